@@ -1,0 +1,56 @@
+"""Rows with their truth, as values: what every method trains on and every judgement is made against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lasttoken.labels import LabelSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N texts with their targets in one label space. Row order never changes."""
+
+    ids: Sequence[str]  # (N,), unique
+    texts: Sequence[str]  # (N,)
+    targets: np.ndarray  # (N,) int64 columns when single-label, (N, C) bool when multi-label
+    labels: LabelSpace
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The dataset of the rows (M,) int, in that order."""
+        return Dataset([self.ids[i] for i in rows], [self.texts[i] for i in rows], self.targets[rows], self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a source holds, before it is split and before a label space exists."""
+
+    ids: list[str]  # (N,), unique; the row's number from 0 where no id column is named
+    texts: list[str]  # (N,)
+    labels: list[tuple[str, ...]] | None  # (N,) names of each row; one name each when single-label; None: not asked for
+    multi: bool  # a row may hold any number of labels
+    groups: list[str] | None = None  # (N,) rows of one group never cross a split
+    splits: list[str] | None = None  # (N,) "train", "valid" or "test", from a split column
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three parts of a problem. The label space is that of train; valid and test live inside it."""
+
+    train: Dataset
+    valid: Dataset
+    test: Dataset
+    origin: str  # one sentence: how the parts were made, seed included
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.train.labels
