@@ -24,7 +24,7 @@ class Dataset:
 
     def take(self, rows: np.ndarray) -> Dataset:
         """The dataset of the rows (M,) int, in that order."""
-        return Dataset([self.ids[i] for i in rows], [self.texts[i] for i in rows], self.targets[rows], self.labels)
+        return Dataset([self.ids[i] for i in rows.tolist()], [self.texts[i] for i in rows.tolist()], self.targets[rows], self.labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,26 @@
-"""The waist of the package: probabilities of N rows over C labels, and the truth. Below here nothing knows how they were made."""
+"""The waist of the package: probabilities of N rows over C labels, and the truth.
+
+Whatever reads them does not know how they were made.
+"""
+
+# pyarrow has no type stubs, so whatever it returns is unknown here
+# pyright: basic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lasttoken.errors import ArtifactError
 from lasttoken.labels import LabelSpace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +36,13 @@ class Predictions:
         expected = (len(self.ids), len(self.labels))
         if self.probs.shape != expected:
             raise ValueError(f"probs are {self.probs.shape}, expected {expected}")
+        if self.targets.shape != (expected if self.labels.multi else expected[:1]):
+            raise ValueError(f"targets are {self.targets.shape}, probs {expected}, multi is {self.labels.multi}")
         if not np.isfinite(self.probs).all():
             rows = np.flatnonzero(~np.isfinite(self.probs).all(axis=1))
-            raise ArtifactError(f"{len(rows)} rows have probabilities that are not finite, first id {self.ids[rows[0]]!r}")
+            raise ArtifactError(
+                f"{len(rows)} rows have probabilities that are not finite, first id {self.ids[rows[0]]!r}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -38,38 +53,62 @@ def decide(probs: np.ndarray, multi: bool) -> np.ndarray:
     return probs >= 0.5 if multi else probs.argmax(axis=1)
 
 
-def write_predictions(predictions: Predictions, path: Path) -> None:
-    """A Parquet file of columns id, target (list of names) and probs (list of C); the label names are in its metadata."""
-    import json
+def write_predictions(predictions: Predictions, path: Path, *, texts: Sequence[str] | None = None) -> None:
+    """A Parquet file of columns id, target (list of names), probs (list of C) and, where given, text.
 
+    texts: (N,), row-aligned. The label names are in the file's metadata.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if texts is not None and len(texts) != len(predictions):
+        raise ValueError(f"{len(texts)} texts for {len(predictions)} rows")
     space = predictions.labels
     if space.multi:
         targets = [list(names) for names in space.decode_sets(predictions.targets)]
     else:
         targets = [[name] for name in space.decode(predictions.targets)]
-    probs = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(predictions.probs).ravel()), len(space))
-    table = pa.table({"id": pa.array(list(predictions.ids), pa.string()), "target": targets, "probs": probs})
+    columns = {
+        "id": pa.array(list(predictions.ids), pa.string()),
+        "target": pa.array(targets, pa.list_(pa.string())),
+        "probs": pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(predictions.probs, dtype=np.float64).ravel()), len(space)
+        ),
+    }
+    if texts is not None:
+        columns["text"] = pa.array(list(texts), pa.string())
     described = json.dumps({"names": space.names, "multi": space.multi})
-    pq.write_table(table.replace_schema_metadata({"lasttoken": described}), path)
+    pq.write_table(pa.table(columns).replace_schema_metadata({"lasttoken": described}), path)
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The inverse of `write_predictions`. Raises ArtifactError on a file that is missing or damaged."""
-    import json
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-        described = json.loads(table.schema.metadata[b"lasttoken"])
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a predictions file of lasttoken ({error}); run the fit again") from error
-    space = LabelSpace(tuple(described["names"]), described["multi"])
+    """What `write_predictions` was given. Raises ArtifactError on a file that is missing or damaged."""
+    table, space = stored(path, ["id", "target", "probs"])
     names = table["target"].to_pylist()
     targets = space.encode_sets(names) if space.multi else space.encode([row[0] for row in names])
     probs = table["probs"].combine_chunks().flatten().to_numpy().reshape(len(table), len(space))
     return Predictions(table["id"].to_pylist(), targets, probs, space)
+
+
+def read_texts(path: Path) -> list[str] | None:
+    """The texts (N,) that were stored with the predictions, None where they were not. Raises ArtifactError likewise."""
+    import pyarrow.parquet as pq
+
+    stored(path, ["id"])  # refuses what is no predictions file
+    if "text" not in pq.read_schema(path).names:
+        return None
+    return stored(path, ["text"])[0]["text"].to_pylist()
+
+
+def stored(path: Path, columns: list[str]) -> tuple[pa.Table, LabelSpace]:
+    """These columns of a predictions file, and its labels. Raises ArtifactError where it is none or lacks one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        described = json.loads(pq.read_schema(path).metadata[b"lasttoken"])
+        table = pq.read_table(path, columns=columns)
+        return table, LabelSpace(tuple(described["names"]), described["multi"])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(f"{path}: not a predictions file of lasttoken ({reason}); run the fit again") from error

@@ -1,0 +1,57 @@
+"""The methods by name. Adding one: a file in methods/, a config model in config.py, a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lasttoken.config import METHOD_CONFIGS, Method
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ArtifactError, ConfigError
+from lasttoken.journal import Journal
+from lasttoken.methods.classifier import Classifier
+
+METHODS = ("embedding", "instruction", "encoder", "probe", "linear")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a file of methods/ offers."""
+
+    fit: Callable[..., Classifier]
+    load: Callable[..., Classifier]
+
+
+def family(name: str) -> Family:
+    """The family of a method, imported on first use. Raises ConfigError on an unknown name."""
+    if name not in METHODS:
+        raise ConfigError([f"method: {name!r} is not among {', '.join(METHODS)}"])
+    module: Any = import_module(f"lasttoken.methods.{name}")
+    return Family(module.fit, module.load)
+
+
+def fit(
+    config: Method,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    journal: Journal | None = None,
+) -> Classifier:
+    """The classifier that `config` describes, fitted on `train`; `valid` decides what training leaves open."""
+    journal = Journal() if journal is None else journal
+    return family(config.method).fit(config, train, valid, seed=seed, device=device, journal=journal)
+
+
+def load(folder: Path, *, device: str = "auto") -> Classifier:
+    """The classifier saved in a method folder. Raises ArtifactError on one that is damaged or of an unknown method."""
+    from lasttoken.methods.artifact import read_settings
+
+    config, _, _ = read_settings(folder)
+    if config.method not in METHOD_CONFIGS:
+        raise ArtifactError(f"{folder}: method {config.method!r} is not known to this version; update lasttoken")
+    return family(config.method).load(folder, device=device)

@@ -1,0 +1,246 @@
+"""What a run is told: frozen models that read and write TOML. Every default stands here and is saved with the run.
+
+Defaults are those of arXiv:2512.12677 where the paper names them. A value that cannot be used is reported with all
+the others, in one ConfigError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+from lasttoken.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of every config: frozen, no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Data(Settings):
+    """Where the rows are, and which columns mean what."""
+
+    source: str = ""  # file, hub:owner/name[:config], or words for rows given from Python
+    valid: str | None = None  # a file of its own
+    test: str | None = None
+    text: tuple[str, ...] = ("text",)
+    template: str | None = None  # "{title}\n\n{body}"; None joins the text columns by an empty line
+    label: tuple[str, ...] = ("label",)  # one column of names or lists, or several columns of 0 and 1
+    separator: str | None = None  # splits a string into several labels
+    id: str | None = None
+    group: str | None = None  # rows of one group never cross a split
+    split: str | None = None  # a column of train, valid, test
+    encoding: str = "utf-8"
+    drop_empty: bool = False  # leave out rows without text, instead of refusing them
+    valid_share: Share = 0.1
+    test_share: Share = 0.2
+
+
+class Lora(Settings):
+    """Low-rank adapters (Hu 2021, arXiv:2106.09685) through PEFT."""
+
+    r: Count = 8  # 0: no adapter, only the head trains
+    alpha: PositiveFloat = 16.0
+    dropout: Share = 0.05
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # every linear layer of the blocks, or names
+    rslora: bool = False  # scale by alpha / sqrt(r) (Kalajdzievski 2023, arXiv:2312.03732)
+    dora: bool = False  # magnitude and direction apart (Liu 2024, arXiv:2402.09353)
+
+
+class Training(Settings):
+    """How weights are fitted."""
+
+    epochs: PositiveFloat = 20.0
+    lr: PositiveFloat | Literal["auto"] = "auto"  # auto: see `learning_rate`
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Share = 0.03  # share of the updates
+    batch: PositiveInt = 8  # rows an update
+    budget: PositiveInt = 8192  # tokens a micro-batch; memory, not the result, depends on it
+    optimizer: Literal["adamw8bit", "paged_adamw32bit", "adamw"] = "adamw8bit"  # on CUDA; elsewhere always adamw
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: PositiveFloat = 1.0  # L2 norm of the gradient
+    metric: str = "micro_f1"  # of validation; decides early stopping and which weights are kept
+    evaluations: PositiveInt = 1  # of validation, an epoch
+    patience: PositiveInt = 2  # evaluations without a gain before training stops
+
+
+class Embedding(Settings):
+    """A causal LM, LoRA, and a head on the final token's hidden state."""
+
+    method: Literal["embedding"] = "embedding"
+    model: str = "tiny"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    quantize: Literal["nf4", "none"] = "none"
+    lora: Lora = Lora()
+    pooling: Literal["last", "mean", "max", "attention"] = "last"
+    head: Literal["linear", "mlp"] = "linear"
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Share = 0.0
+    max_length: PositiveInt = 512  # tokens
+    train: Training = Training()
+
+
+class Instruction(Settings):
+    """The same LM, prompted; the answer is the label's text; every label scored exactly."""
+
+    method: Literal["instruction"] = "instruction"
+    model: str = "tiny"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    quantize: Literal["nf4", "none"] = "none"
+    train_model: bool = True  # False: zero-shot, the same code without training
+    lora: Lora = Lora(r=64, alpha=128.0)
+    prompt: str | None = None  # a template with {labels} and {text}; None: see text/prompt.py
+    chat: Literal["auto", "off"] = "auto"  # auto: the tokenizer's chat template where it has one
+    verbalizer: dict[str, str] = {}  # label -> answer text; a label's own name where it is missing
+    decode: Literal["score", "generate"] = "score"
+    label_separator: str = ", "  # of a multi-label answer
+    questions: PositiveInt = 16  # multi-label training: labels asked about per row and update
+    max_length: PositiveInt = 1024  # tokens, prompt included
+    train: Training = Training(epochs=5.0, schedule="cosine", optimizer="paged_adamw32bit")
+
+
+class Encoder(Settings):
+    """An encoder with a head, all of it trained."""
+
+    method: Literal["encoder"] = "encoder"
+    model: str = "answerdotai/ModernBERT-base"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    pooling: Literal["first", "mean"] = "mean"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; weights are float32
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Share = 0.0
+    max_length: PositiveInt = 512
+    train: Training = Training(epochs=5.0, lr=5e-5, warmup=0.1, batch=16, weight_decay=0.01)
+
+
+class Probe(Settings):
+    """A frozen model's hidden states, pooled, under logistic regression."""
+
+    method: Literal["probe"] = "probe"
+    model: str = "tiny"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    quantize: Literal["nf4", "none"] = "none"
+    layer: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # 0: token embeddings; auto: best on validation
+    pooling: Literal["last", "mean", "max"] = "mean"
+    bidirectional: bool = False  # drop the causal mask, after LLM2Vec (BehnamGhader 2024, arXiv:2404.05961)
+    regularisation: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0)  # C of the regression, by cross-validation
+    class_weights: Literal["none", "balanced"] = "none"
+    max_length: PositiveInt = 512
+    budget: PositiveInt = 8192
+
+
+class Linear(Settings):
+    """TF-IDF of words and characters under logistic regression."""
+
+    method: Literal["linear"] = "linear"
+    words: tuple[PositiveInt, PositiveInt] = (1, 2)  # n-grams, from and to
+    characters: tuple[Count, Count] = (3, 5)  # n-grams inside words; (0, 0): none
+    min_count: PositiveInt = 2  # documents that must hold an n-gram
+    max_features: PositiveInt = 200_000  # of each of the two kinds
+    regularisation: tuple[PositiveFloat, ...] = (3.0, 30.0)  # C, by cross-validation
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+Method = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
+METHOD_CONFIGS: dict[str, type[Settings]] = {kind.model_fields["method"].default: kind for kind in get_args(Method)}
+
+
+class Run(Settings):
+    """One training run, whole: what config.toml holds."""
+
+    seed: Count = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: Data = Data()
+    method: Annotated[Method, Field(discriminator="method")] = Embedding()
+
+
+def learning_rate(lr: float | str, width: int) -> float:
+    """`auto` is 2e-4, the paper's, for models 2,048 wide or wider, and grows as 1 / width below that (Yang 2022, arXiv:2203.03466)."""
+    return 2e-4 * 2048 / min(2048, width) if isinstance(lr, str) else lr
+
+
+def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
+    """`kind` made of plain values. Raises ConfigError with every problem, each with its dotted name and what would do."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise ConfigError([sentence(kind, dict(problem)) for problem in error.errors()]) from error
+
+
+def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
+    """One problem of a config: where, what, and the nearest name where a name is unknown."""
+    place = [str(part) for part in problem["loc"] if part not in METHOD_CONFIGS]
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        known = sorted(names(kind))
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"{name}: no such setting; {hint}"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def names(kind: type[Settings], prefix: str = "") -> set[str]:
+    """Dotted names of every setting of `kind`."""
+    found: set[str] = set()
+    for name, field in kind.model_fields.items():
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type) and issubclass(t, Settings)]
+        for each in inner:
+            found |= names(each, f"{prefix}{name}.")
+        if not inner:
+            found.add(f"{prefix}{name}")
+    return found
+
+
+def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested `values` after `a.b=value` assignments; a value is TOML, or a string where it is not TOML."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    wrong = [a for a in assignments if "=" not in a]
+    if wrong:
+        raise ConfigError([f"--set {a}: write it as name=value, for instance --set method.lora.r=16" for a in wrong])
+    for assignment in assignments:
+        path, _, text = assignment.partition("=")
+        *parents, last = path.strip().split(".")
+        place = result
+        for parent in parents:
+            place[parent] = dict(place.get(parent) or {})
+            place = place[parent]
+        place[last] = toml_value(text.strip())
+    return result
+
+
+def toml_value(text: str) -> Any:
+    """`text` read as a TOML value; itself where it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def to_toml(config: Settings) -> str:
+    """Every setting, defaults too; those that are None are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def read_run(path: Path) -> Run:
+    """The Run in a TOML file. Raises ConfigError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError([f"{path}: no such file"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not TOML ({error})"]) from error
+    return parse(Run, values)

@@ -1,0 +1,248 @@
+"""Rows out of whatever a user has: a file, a stream, a data set of the Hugging Face Hub, a data frame.
+
+The one decision: columns are named by the caller, never found by their looks. `read_rows` gives Rows or raises
+DataError with one sentence; it never repairs. Rows without text are refused unless `keep_empty`, after which
+`without_empty` drops them and says how many they were.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import string
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from lasttoken.data.dataset import Rows
+from lasttoken.data.hub import dataset_table, hub_table, parts_table
+from lasttoken.data.split import canonical
+from lasttoken.data.tables import Table, file_table, frame_table, stream_table
+from lasttoken.data.truth import Places, is_missing, label_names, name_of, present
+from lasttoken.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+
+    Source = str | os.PathLike[str] | IO[Any] | pandas.DataFrame | datasets.Dataset | datasets.DatasetDict
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What each column of a source means."""
+
+    text: tuple[str, ...]  # several are joined by a blank line, or put into the template
+    template: str | None = None  # such as "{title}. {body}"
+    label: tuple[str, ...] | None = None  # several are 0/1 indicators; None: no truth is needed
+    separator: str | None = None  # between the names in a label cell such as "A;C"
+    id: str | None = None  # None: the row's number from 0
+    group: str | None = None  # rows of one group stay in one part
+    split: str | None = None  # names each row's part: train, valid or test
+
+    def __post_init__(self) -> None:
+        problem = self.problem()
+        if problem:
+            raise DataError(problem)
+
+    def problem(self) -> str | None:
+        """The sentence about columns that contradict each other, if they do."""
+        labels = self.label or ()
+        if not self.text or self.label == ():
+            return (
+                "no text column is named"
+                if not self.text
+                else "no label column is named; leave label out to read no truth"
+            )
+        if len(set(self.text)) < len(self.text) or len(set(labels)) < len(labels):
+            return f"a column is named twice among text {list(self.text)} or label {list(labels)}; name each once"
+        both = sorted(set(self.text) & set(labels))
+        if both:
+            return f"column {both[0]!r} is named as text and as label; a text that holds its label teaches nothing"
+        if self.separator == "" or (self.separator and len(labels) != 1):
+            return f"separator {self.separator!r}: it splits the cells of one label column; leave it out or name one"
+        return None if self.template is None else self.template_problem(self.template)
+
+    def template_problem(self, template: str) -> str | None:
+        """The sentence about a template that does not fit the text columns, if it does not."""
+        try:
+            pieces = list(string.Formatter().parse(template))
+        except ValueError as error:
+            return f"template {template!r}: {error}; write a literal brace twice"
+        fields = {piece[1] for piece in pieces if piece[1] is not None}
+        if any(piece[2] or piece[3] for piece in pieces):
+            return f"template {template!r}: only plain {{column}} fields are filled in, without ':' or '!'"
+        if fields != set(self.text):
+            return (
+                f"template {template!r} fills in {sorted(fields)}, text names {sorted(self.text)}; make them the same"
+            )
+        return None
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that are read: text, label, id, group, split, where named. A column may stand for two of them."""
+        return [*self.text, *(self.label or ()), *(column for _, column in self.keys)]
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """(use, column) of the id, group and split columns that are named."""
+        uses = (("id", self.id), ("group", self.group), ("split", self.split))
+        return [(use, column) for use, column in uses if column is not None]
+
+
+def read_rows(
+    source: Source,
+    *,
+    columns: Columns,
+    encoding: str = "utf-8",
+    format: str | None = None,
+    prefix: str = "",
+    keep_empty: bool = False,
+) -> Rows:
+    """The rows of a path, `hub:owner/name[:config]`, stream, DataFrame, Dataset or DatasetDict, in their order.
+
+    `format` (csv, tsv, jsonl or parquet) overrides the file's ending and has to be given with a stream. `prefix` goes
+    before row numbers that serve as ids, so that the rows of several files differ ("test:17"). The parts of a hub data
+    set become `Rows.splits` unless `columns.split` is named. Raises DataError.
+    """
+    table = table_of(source, columns.wanted, format=format, encoding=encoding)
+    rows = gathered(table, columns, prefix)
+    if not keep_empty:
+        try:
+            check_texts(rows)
+        except DataError as error:
+            raise DataError(f"{table.name}: {error}") from error
+    return rows
+
+
+def without_empty(rows: Rows) -> tuple[Rows, int]:
+    """The rows that have text, and how many were dropped. Ids stay as they were."""
+    kept = [i for i, text in enumerate(rows.texts) if text.strip()]
+    if not kept:
+        raise DataError(f"none of the {len(rows)} rows has any text; check which column holds it")
+    if len(kept) == len(rows):
+        return rows, 0
+    taken = {
+        name: None if values is None else [values[i] for i in kept]
+        for name, values in (("labels", rows.labels), ("groups", rows.groups), ("splits", rows.splits))
+    }
+    ids, texts = [rows.ids[i] for i in kept], [rows.texts[i] for i in kept]
+    return replace(rows, ids=ids, texts=texts, **taken), len(rows) - len(kept)
+
+
+def check_texts(rows: Rows) -> None:
+    """Raise DataError when texts are empty or white space alone, naming how many and the first ids."""
+    empty = [row for row, text in zip(rows.ids, rows.texts, strict=True) if not text.strip()]
+    if empty:
+        shown = ", ".join(repr(row) for row in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        count = f"{len(empty)} rows have" if len(empty) > 1 else "1 row has"
+        raise DataError(f"{count} an empty text, id {shown}; mend them, or drop them with --drop-empty")
+
+
+def table_of(source: Source, wanted: Sequence[str], *, format: str | None, encoding: str) -> Table:
+    """The records of a source of any kind."""
+    if isinstance(source, str) and source.startswith("hub:"):
+        return hub_table(source, wanted)
+    if isinstance(source, str | os.PathLike):
+        return file_table(Path(source), wanted, format=format, encoding=encoding)
+    if isinstance(source, io.IOBase):
+        return stream_table(cast("IO[Any]", source), wanted, format=format, encoding=encoding)
+    import pandas
+
+    if isinstance(source, pandas.DataFrame):
+        return frame_table(source, wanted)
+    import datasets
+
+    if isinstance(source, datasets.DatasetDict):
+        return parts_table(source, wanted, "the data set")
+    if isinstance(source, datasets.Dataset):
+        return dataset_table(source, wanted)
+    kind = type(source).__name__
+    raise DataError(
+        f"rows cannot be read from an object of type {kind}; give a path, a stream, a DataFrame or a Dataset"
+    )
+
+
+def gathered(table: Table, columns: Columns, prefix: str) -> Rows:
+    """Rows out of a table's records, read one by one."""
+    width, compose = len(columns.text), composer(columns)
+    numbers, texts = array("q"), list[str]()
+    stores: list[list[Any]] = [[] for _ in columns.wanted[width:]]
+    memo: dict[str, str] = {}  # equal cells are kept once
+    for number, record in table.records:
+        try:
+            texts.append(compose(record[:width]))
+        except DataError as error:
+            raise DataError(f"{table.at(number)}: {error}") from error
+        numbers.append(number)
+        for store, cell in zip(stores, record[width:], strict=True):
+            store.append(memo.setdefault(cell, cell) if type(cell) is str else cell)
+    if not texts:
+        raise DataError(f"{table.name}: there are no rows, only column names; check that it was written whole")
+
+    def places(rows: list[int]) -> str:
+        return table.some([numbers[i] for i in rows[:6]])
+
+    labels, multi = None, False
+    if columns.label is not None:
+        count = len(columns.label)
+        labels, multi = label_names(columns.label, stores[:count], columns.separator, places=places)
+        stores = stores[count:]
+    keys = {  # what is left of the columns, in the order in which they were asked for
+        use: named(store, column, places) for (use, column), store in zip(columns.keys, stores, strict=True)
+    }
+    ids = keys.get("id") or table.row_names(len(texts), prefix)
+    check_ids(ids, table.name)
+    splits = parts_named(keys["split"], table.name) if "split" in keys else table.part_of_rows()
+    return Rows(ids, texts, labels, multi, keys.get("group"), splits)
+
+
+def composer(columns: Columns) -> Callable[[Sequence[Any]], str]:
+    """The function that makes a row's text of its cells. Without a template, cells that hold nothing are left out."""
+    if columns.template is None:
+        if len(columns.text) == 1:
+            return lambda cells: as_text(cells[0])
+        return lambda cells: "\n\n".join(text for text in map(as_text, cells) if text.strip())
+    pieces = [(literal, name) for literal, name, _, _ in string.Formatter().parse(columns.template)]
+
+    def filled(cells: Sequence[Any]) -> str:
+        texts = dict(zip(columns.text, map(as_text, cells), strict=True))
+        if not any(text.strip() for text in texts.values()):
+            return ""  # the template's own words are no text
+        return "".join(literal + (texts[name] if name is not None else "") for literal, name in pieces)
+
+    return filled
+
+
+def as_text(cell: Any) -> str:
+    """A cell as text; one that holds nothing is ''."""
+    if isinstance(cell, str):
+        return cell
+    return "" if is_missing(cell) else name_of(cell, "the text column")
+
+
+def named(cells: Sequence[Any], column: str, places: Places) -> list[str]:
+    """The cells of an id, group or split column as names. Raises DataError on a cell that holds nothing."""
+    return [name_of(cell, places([i])) for i, cell in enumerate(present(cells, column, places))]
+
+
+def parts_named(names: Sequence[str], name: str) -> list[str]:
+    """The cells of a split column as train, valid or test."""
+    try:
+        return canonical(names)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+def check_ids(ids: Sequence[str], name: str) -> None:
+    """Raise DataError when two rows have one id, naming the first such id and how many there are."""
+    if len(set(ids)) == len(ids):
+        return
+    twice = {row: count for row, count in Counter(ids).items() if count > 1}
+    first, count = next(iter(twice.items()))
+    more = len(twice) - 1
+    others = f", and {more} other id{'s' if more > 1 else ''} too" if more else ""
+    raise DataError(f"{name}: id {first!r} occurs {count} times{others}; make ids unique, or name no id column")

@@ -1,0 +1,231 @@
+"""Train, valid and test: given by the source, given as files, or made here from a seed.
+
+The one decision: labels are those of train. A label that train lacks is an error that names it, never a silent column.
+Groups never cross a line; labels are balanced as well as groups allow. One seed gives one split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from lasttoken.data.dataset import Dataset, Rows, Splits
+from lasttoken.data.stratify import grouped, iterative, stratified
+from lasttoken.errors import DataError
+from lasttoken.labels import LabelSpace
+from lasttoken.seed import generator
+
+PARTS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
+ORDER = ("train", "valid", "test")
+
+
+def split_rows(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> np.ndarray:
+    """The part of each row, "train", "valid" or "test" (N,). Parts that `rows.splits` lacks are made out of its train.
+
+    `valid` and `test` are shares of the rows that are divided. Every label of the divided rows has a row in train.
+    Raises DataError where that cannot be.
+    """
+    return divided(rows, seed=seed, valid=valid, test=test)[0]
+
+
+def make_splits(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
+    """The three parts of one source, in the label space of its train. Raises DataError on a label that train lacks."""
+    parts, origin = divided(rows, seed=seed, valid=valid, test=test)
+    return assembled(rows, parts, origin)
+
+
+def splits_from(
+    train: Rows,
+    valid: Rows | None,
+    test: Rows | None,
+    *,
+    seed: int,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+) -> Splits:
+    """The three parts of given files; those that are None are made out of train. Ids must differ across the files."""
+    if valid is None and test is None:
+        return make_splits(train, seed=seed, valid=valid_fraction, test=test_fraction)
+    given = {name: rows for name, rows in zip(ORDER, (train, valid, test), strict=True) if rows is not None}
+    return make_splits(joined(given), seed=seed, valid=valid_fraction, test=test_fraction)
+
+
+def canonical(names: Sequence[str]) -> list[str]:
+    """'train', 'valid' or 'test' for each name as sources write it. Raises DataError on other names."""
+    unknown = Counter(name for name in names if name not in PARTS)
+    if unknown:
+        shown = ", ".join(f"{name!r} ({rows_of(count)})" for name, count in sorted(unknown.items())[:5])
+        raise DataError(f"split {shown} is none of {', '.join(PARTS)}; rename it or remove the rows")
+    return [PARTS[name] for name in names]
+
+
+def divided(rows: Rows, *, seed: int, valid: float, test: float) -> tuple[np.ndarray, str]:
+    """The part of each row (N,), and the sentence that says how they came about."""
+    if not (valid > 0 and test > 0 and valid + test < 1):
+        raise DataError(f"valid {valid:g} and test {test:g}: shares above 0 whose sum is below 1 are needed")
+    named_rows = truths(rows)
+    parts = np.array(canonical(rows.splits) if rows.splits is not None else ["train"] * len(rows), dtype="<U5")
+    given = [name for name in ORDER if (parts == name).any()]
+    if "train" not in given:
+        raise DataError(f"the split names {' and '.join(given)} but no train rows; mark those to train on as 'train'")
+    check_groups(rows, parts)
+    missing = {name: share for name, share in (("valid", valid), ("test", test)) if name not in given}
+    if not missing:
+        return parts, "given: train, valid and test"
+    check_singles(rows, named_rows)
+    pool = np.flatnonzero(parts == "train")
+    shares = (1 - sum(missing.values()), *missing.values())
+    groups = None if rows.groups is None else [rows.groups[i] for i in pool]
+    made = shared_out([named_rows[i] for i in pool], groups, shares, multi=rows.multi, rng=generator(seed, "split"))
+    names = np.array(["train", *missing])
+    parts[pool] = names[made]
+    for name in names:
+        if not (parts == name).any():
+            raise DataError(f"{too_few(rows, len(pool))}: {name} would be empty; give more rows, or a file for {name}")
+    return parts, origin_of(rows, given, missing, seed)
+
+
+def shared_out(
+    truth: Sequence[tuple[str, ...]],
+    groups: Sequence[str] | None,
+    shares: Sequence[float],
+    *,
+    multi: bool,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Part numbers (N,), 0 for train, by the way that fits rows of this kind."""
+    column = {name: j for j, name in enumerate(sorted({name for names in truth for name in names}))}
+    memberships = [[column[name] for name in names] for names in truth]
+    if groups is not None:
+        number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        return grouped(memberships, np.array([number[group] for group in groups]), shares, rng)
+    if multi:
+        return iterative(memberships, shares, rng)
+    return stratified(np.array([row[0] for row in memberships]), shares, rng)
+
+
+def origin_of(rows: Rows, given: Sequence[str], missing: dict[str, float], seed: int) -> str:
+    """One sentence: which parts were given and how the others were made."""
+    if rows.groups is not None:
+        way = "by group, balanced by label"
+    else:
+        way = "by iterative stratification over labels" if rows.multi else "stratified by label"
+    if len(given) == 1 and rows.splits is None:
+        shares = "/".join(f"{100 * share:g}" for share in (1 - sum(missing.values()), *missing.values()))
+        return f"made here: {shares} {way}, seed {seed}"
+    made = " and ".join(f"{name} made here: {100 * share:g}% of train" for name, share in missing.items())
+    return f"given: {' and '.join(given)}; {made} {way}, seed {seed}"
+
+
+def assembled(rows: Rows, parts: np.ndarray, origin: str) -> Splits:
+    """Datasets of the parts, in the label space of train."""
+    named_rows = truths(rows)
+    taken = {name: np.flatnonzero(parts == name).tolist() for name in ORDER}
+    known = {name for i in taken["train"] for name in named_rows[i]}
+    for name in ("valid", "test"):
+        check_known(known, [named_rows[i] for i in taken[name]], name)
+    if len(known) < 2:
+        held = f"only label {next(iter(known))!r}" if known else "no label at all"
+        raise DataError(f"the {rows_of(len(taken['train']))} of train hold {held}; two labels or more are needed")
+    space = LabelSpace.of(known, rows.multi)
+
+    def dataset(chosen: list[int]) -> Dataset:
+        truth = [named_rows[i] for i in chosen]
+        targets = space.encode_sets(truth) if rows.multi else space.encode([names[0] for names in truth])
+        return Dataset([rows.ids[i] for i in chosen], [rows.texts[i] for i in chosen], targets, space)
+
+    return Splits(dataset(taken["train"]), dataset(taken["valid"]), dataset(taken["test"]), origin)
+
+
+def joined(given: dict[str, Rows]) -> Rows:
+    """One Rows of several files, whose splits are the parts they are for. Raises DataError where they disagree."""
+    train = given["train"]
+    for name, rows in given.items():
+        if rows.splits is not None:
+            raise DataError(
+                f"the {name} file has a split column, and there are files for parts too; use one or the other"
+            )
+        if rows.multi != train.multi:
+            one, several = (name, "train") if train.multi else ("train", name)
+            raise DataError(f"{one} has one label a row but {several} has sets of labels; write both in the same way")
+        if (rows.groups is None) != (train.groups is None):
+            raise DataError(f"of train and {name} one has groups and one has none; name the group column of both")
+    owner: dict[str, str] = {}
+    for name, rows in given.items():
+        for row in rows.ids:
+            if row in owner:
+                raise DataError(f"id {row!r} is in {owner[row]} and in {name}; ids must differ across the parts")
+        owner.update(dict.fromkeys(rows.ids, name))
+    return Rows(
+        ids=list(owner),
+        texts=[text for rows in given.values() for text in rows.texts],
+        labels=[names for rows in given.values() for names in truths(rows)],
+        multi=train.multi,
+        groups=None if train.groups is None else [group for rows in given.values() for group in rows.groups or ()],
+        splits=[name for name, rows in given.items() for _ in range(len(rows))],
+    )
+
+
+def truths(rows: Rows) -> list[tuple[str, ...]]:
+    """The labels of rows that have them. Raises DataError where they were not read."""
+    if rows.labels is None:
+        raise DataError("the rows have no labels, so nothing can be trained on or judged; name the label column")
+    return rows.labels
+
+
+def check_groups(rows: Rows, parts: np.ndarray) -> None:
+    """Raise DataError when a given split cuts through a group."""
+    if rows.groups is None:
+        return
+    homes: defaultdict[str, set[str]] = defaultdict(set)
+    for group, part in zip(rows.groups, parts.tolist(), strict=True):
+        homes[group].add(part)
+    cut = [group for group, names in homes.items() if len(names) > 1]
+    if cut:
+        where = " and in ".join(name for name in ORDER if name in homes[cut[0]])
+        count = f"{len(cut)} groups are" if len(cut) > 1 else "1 group is"
+        raise DataError(
+            f"group {cut[0]!r} is in {where} ({count} cut so); keep a group in one part, or name no group column"
+        )
+
+
+def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:
+    """Raise DataError when a class has one row in all, which cannot be both learnt and tested.
+
+    Not so where a row may hold any number of labels: there rare labels are the rule, and their row stays in train.
+    """
+    if rows.multi:
+        return
+    single = sorted(name for name, count in Counter(names[0] for names in named_rows).items() if count == 1)
+    if single:
+        shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
+        what = f"{len(single)} labels have" if len(single) > 1 else "label has"
+        raise DataError(f"{what} one row only: {shown}; add rows, merge it into another label, or remove it")
+
+
+def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: str) -> None:
+    """Raise DataError when rows of `part` hold labels that train does not."""
+    unseen = Counter(name for names in truth for name in names)
+    for name in known:
+        del unseen[name]
+    if unseen:
+        shown = ", ".join(f"{name!r} ({rows_of(count)})" for name, count in sorted(unseen.items())[:5])
+        more = ", ..." if len(unseen) > 5 else ""
+        what = f"{len(unseen)} labels are" if len(unseen) > 1 else "1 label is"
+        raise DataError(
+            f"{what} in {part} but not in train: {shown}{more}; add such rows to train or remove them from {part}"
+        )
+
+
+def too_few(rows: Rows, count: int) -> str:
+    """What there is too little of, for a part to have any."""
+    if rows.groups is None:
+        return f"{rows_of(count)} cannot be divided so that train has every label"
+    return f"{rows_of(count)} in {len(set(rows.groups))} groups cannot be divided so that train has every label"
+
+
+def rows_of(count: int) -> str:
+    """'1 row', '2 rows'."""
+    return "1 row" if count == 1 else f"{count} rows"

@@ -1,0 +1,257 @@
+"""Which run is best, and is it so? Every pair of runs judged on the same rows, with the verdict in words.
+
+A difference is claimed only where two things agree: the randomisation test, after Holm's adjustment over all pairs,
+gives p <= .05, and the bootstrap interval of the difference excludes 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lasttoken.errors import DataError
+from lasttoken.evaluation.metrics import HEADLINE, METRICS, Metric, exact, named
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.significance import (
+    DRAWS,
+    Interval,
+    bootstrap_difference,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    randomisation,
+)
+from lasttoken.evaluation.summary import measure
+from lasttoken.evaluation.wording import figure, listed, p_value, span
+from lasttoken.seed import generator
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs a and b on the same N rows. Differences are of the metric, a less b."""
+
+    a: str
+    b: str
+    metric: str
+    n: int
+    family: int  # how many pairs were tested together
+    difference: Interval
+    p_randomisation: float
+    p_mcnemar: float  # of being right; with many labels, of having the whole set right
+    p_holm: float  # p_randomisation, adjusted over the family
+    mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2
+
+    @property
+    def shown(self) -> bool:
+        """Whether the two are shown to differ."""
+        return self.p_holm <= ALPHA and (self.difference.low > 0 or self.difference.high < 0)
+
+    @property
+    def winner(self) -> str | None:
+        """The run that is shown to be better, None where neither is."""
+        a_is_better = (self.difference.estimate > 0) == METRICS[self.metric].higher_is_better
+        return (self.a if a_is_better else self.b) if self.shown else None
+
+    @property
+    def verdict(self) -> str:
+        """One sentence, without a full stop."""
+        words, found = METRICS[self.metric].words, self.difference
+        if math.isnan(found.estimate):
+            return f"no difference can be shown between {self.a} and {self.b}: {words} is undefined on these rows"
+        if math.isnan(found.low):
+            return f"no difference can be shown between {self.a} and {self.b} on {self.n} row"
+        if found.estimate == found.low == found.high == 0:
+            return f"{self.a} and {self.b} are the same on these {self.n:,} rows by {words}"
+        p = p_value(self.p_holm) + (" (Holm)" if self.family > 1 else "")
+        if self.winner is None:
+            return (
+                f"no difference shown between {self.a} and {self.b} ({figure(found.estimate)} "
+                f"{span(found.low, found.high)}, {p}); this test set would show one of {figure(self.mde)} or more"
+            )
+        ends = sorted((abs(found.low), abs(found.high)))
+        loser = self.b if self.winner == self.a else self.a
+        return f"{self.winner} beats {loser} by {figure(abs(found.estimate))} {words} {span(*ends)}, {p}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "a": self.a,
+            "b": self.b,
+            "difference": self.difference.to_dict(),
+            "p_randomisation": self.p_randomisation,
+            "p_mcnemar": self.p_mcnemar,
+            "p_holm": self.p_holm,
+            "mde": None if math.isnan(self.mde) else self.mde,
+            "winner": self.winner,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every run's score and every pair's verdict, by one metric on the same N rows."""
+
+    metric: str
+    n: int
+    level: float
+    draws: int
+    seed: int
+    reference: str | None  # the run that all pairs hold; None: all pairs of runs
+    scores: dict[str, Interval]
+    pairs: list[Pair]
+
+    def score(self, name: str) -> str:
+        """linear (.705)."""
+        return f"{name} ({figure(self.scores[name].estimate)})"
+
+    def summary(self) -> str:
+        """The best run, and which others are not shown to differ from it."""
+        metric = METRICS[self.metric]
+        known = {name: found.estimate for name, found in self.scores.items() if not math.isnan(found.estimate)}
+        if not known:
+            return f"{metric.words} is undefined on these rows, so nothing can be compared."
+        best = (max if metric.higher_is_better else min)(known, key=known.__getitem__)
+        how = "highest" if metric.higher_is_better else "lowest, which is best"
+        if len(self.scores) == 1:
+            return f"{best} scores {figure(known[best])} {metric.words}; there is no other run to compare it with."
+        said = f"{best} scores {how} ({figure(known[best])} {metric.words})"
+        return said + self.standing(best if self.reference is None else self.reference) + "."
+
+    def standing(self, name: str) -> str:
+        """How one run stands to those that it was paired with, as the rest of a sentence."""
+        pairs = [(pair, pair.b if pair.a == name else pair.a) for pair in self.pairs if name in (pair.a, pair.b)]
+        level = [self.score(other) for pair, other in pairs if pair.winner is None]
+        worse = [self.score(other) for pair, other in pairs if pair.winner == name]
+        better = [self.score(other) for pair, other in pairs if pair.winner == other]
+        said = f"; {self.score(name)} is" if self.reference else ";"
+        parts = [
+            *([f"{said} not shown to differ from {listed(level)}"] if level else []),
+            *([f"{said} shown to beat {listed(worse)}"] if worse else []),
+            *([f"{said} beaten by {listed(better)}"] if better else []),
+        ]
+        return "".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; None stands for what is undefined."""
+        return {
+            "metric": self.metric,
+            "n": self.n,
+            "level": self.level,
+            "draws": self.draws,
+            "seed": self.seed,
+            "reference": self.reference,
+            "scores": {name: found.to_dict() for name, found in self.scores.items()},
+            "pairs": [pair.to_dict() for pair in self.pairs],
+            "summary": self.summary(),
+        }
+
+
+def compare(
+    runs: Mapping[str, Predictions],
+    *,
+    metric: str = HEADLINE,
+    seed: int = 0,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    reference: str | None = None,
+) -> Comparison:
+    """Every pair of runs by `metric`, or with `reference` every run against that one.
+
+    Fewer pairs are adjusted for less, so name a reference where only it matters. Rows may come in another order.
+    Raises DataError where the runs were not judged on the same rows, targets and labels.
+    """
+    if not runs:
+        raise DataError("there are no runs to compare; name one or more")
+    if reference is not None and reference not in runs:
+        raise DataError(f"reference {reference!r} is not among the runs {list(runs)}")
+    runs = align(runs)
+    first = next(iter(runs.values()))
+    chosen = named(metric, first.labels.multi)
+    scores = {name: measure(one, metric, seed=seed, draws=draws, level=level) for name, one in runs.items()}
+    names = [pair for pair in itertools.combinations(runs, 2) if reference is None or reference in pair]
+    pairs = [tested(chosen, runs, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
+    adjusted = holm([pair.p_randomisation for pair in pairs])
+    pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
+    return Comparison(metric, len(first), level, draws, seed, reference, scores, pairs)
+
+
+def tested(
+    metric: Metric,
+    runs: Mapping[str, Predictions],
+    names: tuple[str, str],
+    *,
+    family: int,
+    seed: int,
+    draws: int,
+    level: float,
+) -> Pair:
+    """One pair, not yet adjusted. Its random numbers depend on its names, not on which other pairs there are.
+
+    The detectable effect is at alpha / family, the strictest of Holm's levels.
+    """
+    a, b = runs[names[0]], runs[names[1]]
+    y, of = a.targets, f"{metric.name} of {names[0]} and {names[1]}"
+    rng = generator(seed, f"difference in {of}")
+    difference = bootstrap_difference(metric, y, a.probs, b.probs, rng=rng, draws=draws, level=level)
+    p = randomisation(metric, y, a.probs, b.probs, rng=generator(seed, f"swaps in {of}"), draws=draws)
+    return Pair(
+        *names,
+        metric=metric.name,
+        n=len(y),
+        family=family,
+        difference=difference,
+        p_randomisation=p,
+        p_mcnemar=mcnemar(exact(y, a.probs), exact(y, b.probs)),
+        p_holm=p,
+        mde=minimum_detectable_effect(difference.standard_error, alpha=ALPHA / family),
+    )
+
+
+def align(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """The runs with their rows in the order of the first. Raises DataError where a run was judged on others."""
+    first, base = next(iter(runs.items()))
+    return {name: base if name == first else aligned(name, one, first, base) for name, one in runs.items()}
+
+
+def aligned(name: str, run: Predictions, first: str, base: Predictions) -> Predictions:
+    """`run` in the row order of `base`. Raises DataError where rows, targets or labels differ."""
+    remedy = "compare runs that predict the same test set"
+    if run.labels != base.labels:
+        raise DataError(f"{name} and {first}: {label_difference(run, base)}; {remedy}")
+    place = {id_: i for i, id_ in enumerate(run.ids)}
+    for which, one in ((name, run), (first, base)):
+        if len(set(one.ids)) < len(one):
+            raise DataError(f"{which}: {len(one) - len(set(one.ids))} of {len(one)} row ids repeat; ids must differ")
+    missing = [id_ for id_ in base.ids if id_ not in place]
+    extra = sorted(place.keys() - set(base.ids))
+    if missing or extra:
+        example = f"{missing[0]!r} is only in {first}" if missing else f"{extra[0]!r} is only in {name}"
+        raise DataError(
+            f"{name} and {first} were judged on different rows: {len(missing)} of {len(base)} rows of {first} are not "
+            f"in {name}, {len(extra)} of {len(run)} rows of {name} are not in {first}, for example {example}; {remedy}"
+        )
+    order = np.array([place[id_] for id_ in base.ids], dtype=np.int64)
+    targets = run.targets[order]
+    differs = np.flatnonzero((targets != base.targets).reshape(len(base), -1).any(axis=1)) if len(base) else order
+    if len(differs):
+        raise DataError(
+            f"{name} and {first} hold different targets for {len(differs)} of {len(base)} rows, "
+            f"first id {base.ids[differs[0]]!r}; {remedy}"
+        )
+    return Predictions(base.ids, base.targets, run.probs[order], base.labels)
+
+
+def label_difference(run: Predictions, base: Predictions) -> str:
+    """What differs between two label spaces that are not equal."""
+    if run.labels.multi != base.labels.multi:
+        return "one has a single label a row, the other any number"
+    only = sorted(set(run.labels.names) ^ set(base.labels.names))
+    if not only:
+        return "their labels are in different orders"
+    return f"{len(only)} labels are in only one of them, for example {only[0]!r}"

@@ -1,0 +1,284 @@
+"""How good the probabilities are: every metric of the package, as metric(y, probs) -> float.
+
+y is (N,) int64 (one label a row) or (N, C) bool (any number), probs (N, C). C is the width of probs: a label that is
+neither true nor predicted anywhere scores F1 0 and is never dropped from a macro average, or else a classifier could
+raise its score by leaving labels out. An F1 of 0/0 is 0. A metric of no rows is nan.
+
+Each formula is a value of sums over rows (see rowsums.py); `significance` resamples through those same sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lasttoken.errors import DataError
+from lasttoken.evaluation.auroc import areas, macro_shares
+from lasttoken.evaluation.predictions import decide
+from lasttoken.evaluation.rowsums import RowSums
+from lasttoken.labels import LabelSpace
+
+HEADLINE = "macro_f1"  # what a comparison is decided on unless the user names another
+BINS = 15  # of the calibration error and of the reliability diagram
+SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A metric as value(sums over rows)."""
+
+    sums: Callable[[np.ndarray, np.ndarray], RowSums]  # (y, probs) -> N rows of S contributions
+    value: Callable[[np.ndarray, int], np.ndarray]  # (sums (D, S), N) -> (D,)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """metric(y, probs) -> float, with what a reader needs to judge the figure."""
+
+    name: str  # macro_f1
+    words: str  # macro-F1
+    higher_is_better: bool
+    bounds: tuple[float, float]
+    single: Formula | None  # None: not defined for one label a row
+    multi: Formula | None
+
+    def formula(self, y: np.ndarray) -> Formula:
+        """The formula for targets such as y. Raises DataError where the metric is not defined for them."""
+        formula = self.multi if y.ndim == 2 else self.single
+        if formula is None:
+            raise undefined(self.name, multi=y.ndim == 2)
+        return formula
+
+    def __call__(self, y: np.ndarray, probs: np.ndarray) -> float:
+        formula = self.formula(y)
+        return float(formula.value(formula.sums(y, probs).total()[None], len(y))[0]) if len(y) else math.nan
+
+
+# -- contributions of rows
+
+
+def once(row: np.ndarray) -> RowSums:
+    """One figure a row: (N,) -> S = 1."""
+    return RowSums(len(row), 1, np.arange(len(row)), np.zeros(len(row), dtype=np.int64), row.astype(np.float64))
+
+
+def counts(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    """Of each class its rows both true and predicted | predicted | true: S = 3C."""
+    n, classes = probs.shape
+    chosen = decide(probs, y.ndim == 2)
+    if y.ndim == 2:
+        rows, columns = np.nonzero(np.concatenate([y & chosen, chosen, y], axis=1))
+    else:
+        hit, every = np.flatnonzero(y == chosen), np.arange(len(y))
+        rows = np.concatenate([hit, every, every])
+        columns = np.concatenate([y[hit], chosen + classes, y + 2 * classes])
+    return RowSums.marks(n, 3 * classes, rows, columns)
+
+
+def exact(y: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Whether each row's decision is right, (N,) bool; with many labels, whether its whole set is."""
+    right = decide(probs, y.ndim == 2) == y
+    return right.all(axis=1) if y.ndim == 2 else right
+
+
+def right_rows(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    return once(exact(y, probs))
+
+
+def row_f1(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    chosen = decide(probs, multi=True)
+    return once(ratio(2.0 * (y & chosen).sum(axis=1), (y.sum(axis=1) + chosen.sum(axis=1)).astype(np.float64)))
+
+
+def surprise(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    """-log of the probability given to the truth, in nats; the mean over columns with many labels."""
+    if y.ndim == 2:
+        return once(-np.log(np.clip(np.where(y, probs, 1 - probs), SMALLEST, 1)).mean(axis=1))
+    return once(-np.log(np.clip(probs[np.arange(len(y)), y], SMALLEST, 1)))
+
+
+def squares(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    """(p - truth)^2, summed over the classes of a row as Brier (1950) did; the mean over columns with many labels."""
+    if y.ndim == 2:
+        return once(((probs - y) ** 2).mean(axis=1))
+    return once((probs**2).sum(axis=1) - 2 * probs[np.arange(len(y)), y] + 1)
+
+
+def claims(y: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is claimed and whether it is true, each (N, K): of the top label (K = 1), or with many, of each (K = C)."""
+    if y.ndim == 2:
+        return probs, y
+    return probs.max(axis=1)[:, None], exact(y, probs)[:, None]
+
+
+def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Which of `bins` equal-width bins (low, high]; 0 falls into the first."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+
+
+def gaps(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    """Truth less confidence in the bin that it falls into: S = BINS, divided by the claims a row makes."""
+    confidence, true = claims(y, probs)
+    place = np.arange(len(y))[:, None] * BINS + bin_of(confidence, BINS)
+    amounts = np.bincount(place.ravel(), (true - confidence).ravel(), len(y) * BINS) / confidence.shape[1]
+    return RowSums.dense(amounts.reshape(len(y), BINS))
+
+
+def area_shares(y: np.ndarray, probs: np.ndarray) -> RowSums:
+    return once(macro_shares(y, probs))
+
+
+# -- values of sums, (D, S) -> (D,)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, and 0 where below is 0."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+
+
+def mean(sums: np.ndarray, n: int) -> np.ndarray:
+    return sums[:, 0] / n
+
+
+def class_f1(sums: np.ndarray) -> np.ndarray:
+    """F1 of every class, (D, 3C) -> (D, C)."""
+    hit, predicted, true = np.split(sums, 3, axis=1)
+    return ratio(2 * hit, predicted + true)
+
+
+def macro(sums: np.ndarray, n: int) -> np.ndarray:
+    """The mean of the classes' F1, not the F1 of mean precision and recall (Opitz & Burst 2019, arXiv:1911.03347)."""
+    return class_f1(sums).mean(axis=1)
+
+
+def micro(sums: np.ndarray, n: int) -> np.ndarray:
+    hit, predicted, true = (part.sum(axis=1) for part in np.split(sums, 3, axis=1))
+    return ratio(2 * hit, predicted + true)
+
+
+def weighted(sums: np.ndarray, n: int) -> np.ndarray:
+    """The mean of the classes' F1, each weighing as many as it has true rows."""
+    true = np.split(sums, 3, axis=1)[2]
+    return ratio((class_f1(sums) * true).sum(axis=1), true.sum(axis=1))
+
+
+def correlation(sums: np.ndarray, n: int) -> np.ndarray:
+    """Matthews' coefficient for C classes (Gorodkin 2004, R_K); 0 where truth or prediction is constant."""
+    hit, predicted, true = np.split(sums, 3, axis=1)
+    covariance = n * hit.sum(axis=1) - (predicted * true).sum(axis=1)
+    spread = (n**2 - (predicted**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1))
+    return ratio(covariance, np.sqrt(spread))
+
+
+def mean_gap(sums: np.ndarray, n: int) -> np.ndarray:
+    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599, eq. 3). Few rows a bin make it too large."""
+    return np.abs(sums).sum(axis=1) / n
+
+
+# -- the table
+
+MACRO, MICRO, WEIGHTED = Formula(counts, macro), Formula(counts, micro), Formula(counts, weighted)
+RIGHT, SURPRISE, SQUARES = Formula(right_rows, mean), Formula(surprise, mean), Formula(squares, mean)
+GAPS, AREA = Formula(gaps, mean_gap), Formula(area_shares, mean)
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # name, words, higher is better, bounds, one label a row, any number of labels
+        Metric("accuracy", "accuracy", True, (0, 1), RIGHT, None),
+        Metric("subset_accuracy", "subset accuracy", True, (0, 1), None, RIGHT),  # the whole set is right
+        Metric("macro_f1", "macro-F1", True, (0, 1), MACRO, MACRO),
+        Metric("micro_f1", "micro-F1", True, (0, 1), MICRO, MICRO),  # with one label a row this is the accuracy
+        Metric("weighted_f1", "weighted F1", True, (0, 1), WEIGHTED, WEIGHTED),
+        # a row with neither true nor predicted labels scores 0, as in scikit-learn
+        Metric("samples_f1", "samples F1", True, (0, 1), None, Formula(row_f1, mean)),
+        Metric("mcc", "MCC", True, (-1, 1), Formula(counts, correlation), None),
+        Metric("log_loss", "log-loss", False, (0, math.inf), SURPRISE, SURPRISE),
+        # one label: the sum over classes, 0 to 2; many: the mean over all N * C binary claims, 0 to 1
+        Metric("brier", "Brier score", False, (0, 2), SQUARES, SQUARES),
+        # one label: the top label's confidence; many: all N * C probabilities pooled into one set of bins
+        Metric("ece", "ECE", False, (0, 1), GAPS, GAPS),
+        # macro, one class against the rest, over the classes that have rows of both kinds (Hanley & McNeil 1982)
+        Metric("auroc", "AUROC", True, (0, 1), AREA, AREA),
+    )
+}
+
+
+def metrics_for(multi: bool) -> list[str]:
+    """The names of the metrics that are defined for one label a row, or with `multi` for any number."""
+    return [name for name, metric in METRICS.items() if (metric.multi if multi else metric.single) is not None]
+
+
+def undefined(name: str, *, multi: bool) -> DataError:
+    kind = "any number of labels" if multi else "one label"
+    return DataError(f"metric {name!r} is not defined where a text has {kind}; choose from {metrics_for(multi)}")
+
+
+def named(name: str, multi: bool) -> Metric:
+    """The metric of that name. Raises DataError where there is none for such targets."""
+    if name not in metrics_for(multi):
+        raise undefined(name, multi=multi)
+    return METRICS[name]
+
+
+# -- the same counts, by class and by bin
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one label fares. Ratios of 0/0 are 0; auroc is nan where all rows are of one kind."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int  # rows of which it is true
+    predicted: int  # rows for which it is decided
+    auroc: float
+
+
+def per_class(y: np.ndarray, probs: np.ndarray, labels: LabelSpace) -> list[ClassScores]:
+    """One entry per label, in column order."""
+    sums = counts(y, probs).total()
+    hit, predicted, true = np.split(sums, 3)  # each (C,)
+    table = zip(
+        labels.names, ratio(hit, predicted), ratio(hit, true), class_f1(sums[None])[0], true, predicted,
+        areas(y, probs), strict=True,
+    )  # fmt: skip
+    return [
+        ClassScores(name, float(p), float(r), float(f), int(t), int(d), float(a)) for name, p, r, f, t, d, a in table
+    ]
+
+
+def confusion(y: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Rows by truth and decision, int64: (C, C) with one label a row, (C, 2, 2) with many (no before yes)."""
+    n, classes = probs.shape
+    chosen = decide(probs, y.ndim == 2)
+    if y.ndim == 1:
+        return np.bincount(y * classes + chosen, minlength=classes**2).reshape(classes, classes)
+    hit, predicted, true = (np.sum(part, axis=0) for part in (y & chosen, chosen, y))
+    cells = np.stack([n - predicted - true + hit, predicted - hit, true - hit, hit], axis=1)
+    return cells.reshape(classes, 2, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """The reliability diagram: what was claimed and what came true, per equal-width bin of confidence."""
+
+    confidence: np.ndarray  # (bins,) mean of the bin's claims; nan where it is empty
+    accuracy: np.ndarray  # (bins,) the part of them that is true; nan where it is empty
+    count: np.ndarray  # (bins,) int64
+
+
+def reliability(y: np.ndarray, probs: np.ndarray, bins: int = BINS) -> Reliability:
+    """Claims against truth: the top label of each row, or with many labels all N * C probabilities."""
+    confidence, true = (part.ravel() for part in claims(y, probs))
+    place = bin_of(confidence, bins)
+    count = np.bincount(place, minlength=bins)
+    full = np.where(count == 0, np.nan, count)
+    return Reliability(
+        np.bincount(place, confidence, bins) / full, np.bincount(place, true.astype(np.float64), bins) / full, count
+    )

@@ -1,0 +1,180 @@
+"""Is A better than B, or lucky? Intervals, tests and power for classifiers judged on the same rows.
+
+The interval is a bootstrap of rows, the p-value a randomisation test; the two answer different questions and neither
+is made from the other. All resampling goes through the sums that a metric is a value of, and both classifiers of a pair
+always meet the same draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from lasttoken.evaluation.metrics import Metric
+
+DRAWS = 2000
+BLOCK = 2**20  # row weights drawn at once; bounds memory to some tens of MB whatever N is
+ROUNDING = 1e-12  # differences closer than this are equal: sums in another order differ by about N * 1e-16
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval that holds it. The ends are nan where N < 2 or the estimate is undefined."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float  # 0.95 means a 95 % interval
+    standard_error: float = math.nan  # of the estimate
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON: estimate, low, high, level; None stands for nan."""
+        found = {"estimate": self.estimate, "low": self.low, "high": self.high, "level": self.level}
+        return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+
+def blocks(n: int, draws: int) -> Iterator[int]:
+    """How many draws of N rows to hold at once, until `draws` are made."""
+    size = max(1, BLOCK // max(n, 1))
+    for start in range(0, draws, size):
+        yield min(size, draws - start)
+
+
+def resamples(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Blocks (B, N) of how often each row is drawn, when N rows are drawn with replacement."""
+    for size in blocks(n, draws):
+        rows = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        yield np.bincount(rows.ravel(), minlength=size * n).reshape(size, n)
+
+
+def interval(estimate: float, drawn: np.ndarray, level: float, bounds: tuple[float, float]) -> Interval:
+    """The percentile interval of the draws (D,), moved so that their mean is the estimate, cut to `bounds`.
+
+    The move matters where a metric is biased in resamples: a rare label is missing from many of them and drags
+    macro-F1 down, noise adds to every bin of the calibration error, and the plain percentile interval can miss its own
+    estimate. So moved, the interval is about the score to expect on another test set of this size and kind.
+    """
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) - (drawn.mean() - estimate)
+    low, high = max(bounds[0], min(float(low), estimate)), min(bounds[1], max(float(high), estimate))
+    return Interval(estimate, low, high, level, float(drawn.std(ddof=1)))
+
+
+def bootstrap(
+    metric: Metric,
+    y: np.ndarray,
+    probs: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of metric(y, probs) from resampled rows (Efron & Tibshirani 1993). y (N,) or (N, C), probs (N, C).
+
+    For AUROC the rows' pseudo-values are resampled, which is DeLong's interval (1988) in all but the normal tails.
+    """
+    estimate = metric(y, probs)
+    if len(y) < 2 or math.isnan(estimate):
+        return Interval(estimate, math.nan, math.nan, level)
+    formula, n = metric.formula(y), len(y)
+    sums = formula.sums(y, probs)
+    drawn = [formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)]
+    return interval(estimate, np.concatenate(drawn), level, metric.bounds)
+
+
+def bootstrap_difference(
+    metric: Metric,
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of metric(y, a) - metric(y, b), resampling rows jointly. a, b: (N, C), row-aligned.
+
+    Joint resampling keeps the pairing, which is what makes the interval narrower than the difference of two separate
+    ones (Efron & Tibshirani 1993).
+    """
+    estimate = metric(y, a) - metric(y, b)
+    if len(y) < 2 or math.isnan(estimate):
+        return Interval(estimate, math.nan, math.nan, level)
+    formula, n = metric.formula(y), len(y)
+    of_a, of_b = formula.sums(y, a), formula.sums(y, b)
+    drawn = [
+        formula.value(of_a.weighted(weights), n) - formula.value(of_b.weighted(weights), n)
+        for weights in resamples(n, draws, rng)
+    ]
+    return interval(estimate, np.concatenate(drawn), level, (-math.inf, math.inf))
+
+
+def randomisation(
+    metric: Metric,
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> float:
+    """Two-sided p-value that A and B are alike, judged by |metric(y, a) - metric(y, b)|.
+
+    Approximate randomisation (Noreen 1989; Yeh 2000, arXiv:cs/0008005): were A and B alike, swapping their outputs on
+    any rows would change nothing, so the share of random swaps with a difference at least as large is the p-value. The
+    observed arrangement counts as one of them (Phipson & Smyth 2010), so p is never below 1 / (draws + 1) and the
+    test's size is at most alpha at any N and for any metric: a bootstrap p-value promises neither. For AUROC it is the
+    rows' pseudo-values that are swapped, which is right to first order.
+    """
+    observed = metric(y, a) - metric(y, b)
+    if math.isnan(observed):
+        return 1.0
+    formula, n = metric.formula(y), len(y)
+    of_a, of_b = formula.sums(y, a), formula.sums(y, b)
+    moved = of_b.minus(of_a)  # what A gains, and B loses, by a swap
+    total_a, total_b = of_a.total(), of_b.total()
+    as_large = 0
+    for size in blocks(n, draws):
+        gain = moved.weighted(rng.integers(0, 2, (size, n), dtype=np.uint8))  # (B, S)
+        difference = formula.value(total_a + gain, n) - formula.value(total_b - gain, n)
+        as_large += int(np.sum(np.abs(difference) >= abs(observed) - ROUNDING))
+    return (1 + as_large) / (1 + draws)
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Exact two-sided p-value that A and B are equally often right.
+
+    right_a, right_b: bool (N,), row i of both about the same text. Only the rows on which the two disagree carry
+    evidence; under the null each such row is a fair coin (McNemar 1947, binomial form).
+    """
+    only_a = int(np.sum(right_a & ~right_b))
+    only_b = int(np.sum(~right_a & right_b))
+    n, k = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    ways = tail = 1  # ways to choose i of n, as exact integers
+    for i in range(k):
+        ways = ways * (n - i) // (i + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of one family adjusted so that its chance of any false claim stays below alpha (Holm 1979)."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def minimum_detectable_effect(standard_error: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a test set with this standard error shows in `power` of cases, at two-sided `alpha`.
+
+    (z_{1 - alpha/2} + z_{power}) * standard error, the normal approximation (Card et al. 2020, arXiv:2010.06595).
+    """
+    normal = NormalDist()
+    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error

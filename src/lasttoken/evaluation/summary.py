@@ -1,0 +1,38 @@
+"""Everything measured on one set of predictions, each figure with its interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from lasttoken.evaluation.metrics import metrics_for, named, per_class
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.significance import DRAWS, Interval, bootstrap
+from lasttoken.seed import generator
+
+
+def measure(predictions: Predictions, metric: str, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> Interval:
+    """One metric with its interval; the same predictions and seed give the same. Raises DataError on its name."""
+    rng = generator(seed, f"interval of {metric}")
+    chosen = named(metric, predictions.labels.multi)
+    return bootstrap(chosen, predictions.targets, predictions.probs, rng=rng, draws=draws, level=level)
+
+
+def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
+    """n, classes, multi, metrics and per_class, ready for JSON. A figure that is undefined is None."""
+    space = predictions.labels
+    metrics = {
+        name: measure(predictions, name, seed=seed, draws=draws, level=level).to_dict()
+        for name in metrics_for(space.multi)
+    }
+    classes = [asdict(one) for one in per_class(predictions.targets, predictions.probs, space)]
+    for one in classes:
+        one["auroc"] = None if math.isnan(one["auroc"]) else one["auroc"]
+    return {
+        "n": len(predictions),
+        "classes": len(space),
+        "multi": space.multi,
+        "metrics": metrics,
+        "per_class": classes,
+    }

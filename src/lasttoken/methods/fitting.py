@@ -1,0 +1,139 @@
+"""What every trained method does around its loss: plan the updates, score validation, keep the best weights, keep the books."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lasttoken.config import Training, learning_rate
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.journal import Journal
+from lasttoken.model.adapter import total_parameters, trainable_parameters
+from lasttoken.seed import derive, generator
+from lasttoken.text.batch import epochs
+from lasttoken.train.loop import Step, keep_best, train
+from lasttoken.train.optimizer import make_optimizer
+from lasttoken.train.schedule import schedule
+from lasttoken.train.world import World
+
+
+def fit_weights(
+    modules: Sequence[nn.Module],
+    loss_and_count: Callable[[np.ndarray], tuple[Tensor, float]],
+    lengths: np.ndarray,
+    valid: Dataset,
+    predict: Callable[[], np.ndarray],
+    *,
+    settings: Training,
+    width: int,
+    seed: int,
+    world: World,
+    journal: Journal,
+) -> None:
+    """Train `modules` in place on rows of `lengths` (N,) tokens and leave them with their best weights on `valid`.
+
+    loss_and_count takes the rows (B,) of a micro-batch. predict gives the probabilities of `valid`, (M, C).
+    Raises Diverged, or KeyboardInterrupt, where it came before the first score.
+    """
+    metric = validation_metric(settings.metric, valid)
+    per_epoch = math.ceil(len(lengths) / settings.batch)
+    count = max(1, math.ceil(settings.epochs * per_epoch))
+    every = max(1, per_epoch // settings.evaluations)
+    rate = learning_rate(settings.lr, width)
+    weights = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = make_optimizer(settings.optimizer, weights, lr=rate, weight_decay=settings.weight_decay)
+    rows = generator(seed, "order of the training rows")
+    updates = epochs(lengths, batch=settings.batch, budget=settings.budget, rng=rows, share=world.share)
+    journal.note(
+        f"training: {len(lengths)} rows, {settings.epochs:g} epochs at most, {count} updates of {settings.batch} rows, "
+        f"peak learning rate {rate:g} ({settings.schedule}), best {metric} of validation kept"
+    )
+    journal.facts |= {
+        "trainable_parameters": sum(map(trainable_parameters, modules)),
+        "total_parameters": sum(map(total_parameters, modules)),
+        "learning_rate": rate,
+    }
+
+    def score() -> float:
+        return float(METRICS[metric](valid.targets, predict()))
+
+    def log(step: Step, current: float | None) -> None:
+        spent[0] += step.seconds
+        journal.steps.append(
+            {
+                "update": step.number,
+                "loss": step.loss,
+                "lr": step.lr,
+                "grad_norm": step.grad_norm,
+                "rows": min(settings.batch, len(lengths)),
+                "seconds": step.seconds,
+                "valid": None if current is None else {metric: current},
+            }
+        )
+        journal.progress("training" if current is None else f"training, {metric} {current:.3f}", step.number, count)
+
+    spent = [0.0]
+    torch.manual_seed(derive(seed, f"dropout of process {world.rank}"))
+    began = time.perf_counter()
+    multiplier = schedule(settings.schedule, warmup=settings.warmup)
+    steps = train(
+        loss_and_count, updates, optimizer, count=count, multiplier=multiplier, clip=settings.clip, world=world
+    )
+    best = keep_best(
+        modules, in_mode(modules, steps), score, every=min(every, count), patience=settings.patience, log=log
+    )
+    journal.failure = best.failure
+    journal.note(f"training {best.end}; best {metric} of validation {best.score:.4f} after update {best.update}")
+    seen = min(len(journal.steps), count) * settings.batch
+    journal.facts |= {
+        "train_seconds": time.perf_counter() - began,
+        "train_rows": min(seen, math.ceil(settings.epochs * len(lengths))),
+        "train_rows_per_second": steady_rate(journal.steps, settings.batch),
+    }
+
+
+def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Step]:
+    """`steps`, each taken with the modules in training mode and handed out with them in evaluation mode."""
+    while True:
+        for module in modules:
+            module.train()
+        step = next(steps, None)
+        for module in modules:
+            module.eval()
+        if step is None:
+            return
+        yield step
+
+
+def steady_rate(steps: Sequence[dict], batch: int) -> float | None:
+    """Rows a second over the updates themselves, the first tenth left out as warm-up; None where there are too few."""
+    counted = steps[max(1, len(steps) // 10) :]
+    seconds = sum(step["seconds"] for step in counted)
+    return batch * len(counted) / seconds if seconds > 0 else None
+
+
+def validation_metric(name: str, valid: Dataset) -> str:
+    """`name`, shown to be a metric of this kind of problem where higher is better. Raises ConfigError."""
+    good = ["accuracy", "micro_f1", "macro_f1", "weighted_f1", *(["samples_f1", "subset_accuracy"] if valid.labels.multi else ["mcc"])]
+    if name not in good:
+        raise ConfigError([f"train.metric: {name!r} cannot decide early stopping; known are {', '.join(good)}"])
+    return name
+
+
+def no_training(modules: Sequence[nn.Module], journal: Journal) -> None:
+    """The books of a fit that trains nothing."""
+    journal.note("nothing was trained (zero-shot)")
+    journal.facts |= {
+        "trainable_parameters": 0,
+        "total_parameters": sum(map(total_parameters, modules)),
+        "train_seconds": 0.0,
+        "train_rows": 0,
+        "train_rows_per_second": None,
+    }

@@ -1,0 +1,207 @@
+"""Approach 2: the same LM, prompted; the answer is the label's text, and every label is scored exactly.
+
+Reads top to bottom, as methods/embedding.py does; where the two differ is the paper's comparison
+(Yousefiramandi & Cooney 2025, arXiv:2512.12677). The loss is on the answer and its terminator only, and the
+vocabulary head runs only where an answer token is predicted.
+
+One label a row: the score of a label is log p(its tokens and the terminator | prompt); softmax over labels.
+Several: the model learns two things, the joined answer ("A, C", in label-space order; what `generate` reads) and,
+label by label, "does it apply? yes / no" (what probabilities come from).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from lasttoken.config import Instruction
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ModelError
+from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.artifact import check_base, describe_base, read_settings, write_settings
+from lasttoken.methods.fitting import fit_weights, no_training
+from lasttoken.methods.generation import generated_probs
+from lasttoken.methods.scoring import Scored, lay_out_trees, score
+from lasttoken.model.adapter import adapt, load_adapter, save_adapter
+from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.device import choose_device
+from lasttoken.seed import derive, generator
+from lasttoken.text.batch import by_length
+from lasttoken.text.prompt import Prompt, make_prompt
+from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.text.tree import Tree, grow
+from lasttoken.train.world import World, join
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionModel:
+    """A backbone with its vocabulary head, its adapter and its prompt: texts -> probabilities."""
+
+    config: Instruction
+    labels: LabelSpace
+    backbone: Backbone
+    adapter: PeftModel | None
+    prompt: Prompt
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities (N, C) float64, row order kept. With decode = "generate" they are 0 and 1; see `answer`."""
+        if self.config.decode == "generate":
+            return self.answer(texts)[0]
+        encoded = encode_texts(self.backbone, self.prompt, texts, self.config)
+        return label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
+
+    def answer(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Greedy answers, parsed as in the paper: (0 / 1 probabilities (N, C), invalid (N,) bool: no label was named)."""
+        encoded = encode_texts(self.backbone, self.prompt, texts, self.config)
+        return generated_probs(self.backbone, self.prompt, encoded, self.labels)
+
+    def save(self, folder: Path) -> None:
+        """method.json, and adapter/ in PEFT's format."""
+        c = self.config
+        write_settings(folder, c, self.labels, base=describe_base(c.model, c.revision, c.trust_remote_code))
+        if self.adapter is not None:
+            save_adapter(self.adapter, folder / "adapter")
+
+
+def fit(
+    config: Instruction, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal
+) -> InstructionModel:
+    """The model trained on `train`, with the weights that were best on `valid`; zero-shot with train_model = false."""
+    place = choose_device(device)
+    world = join(place)
+    backbone, prompt = build(config, train.labels, place)
+    if config.quantize == "nf4":
+        packed, linears = quantised_layers(backbone.module)
+        journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
+    said = backbone.tokenizer.decode([*prompt.header]) + "..." + backbone.tokenizer.decode(prompt.footer)
+    journal.note(f"instruction: prompt {said!r}")
+    if not config.train_model:
+        no_training([backbone.whole], journal)
+        return InstructionModel(config, train.labels, backbone, None, prompt)
+    adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter")) if config.lora.r else None
+    rows = encode_texts(backbone, prompt, train.texts, config)
+    asked = encode_texts(backbone, prompt, valid.texts, config)
+    if cut := rows.truncation(config.max_length):
+        journal.note(f"train: {cut}")
+    pick = generator(seed, "labels asked about")
+
+    def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
+        taught = [lesson(prompt, backbone, train, int(i), config.questions, pick) for i in chosen]
+        batch = lay_out_trees(backbone, prompt.header, [rows.ids[i] for i in chosen], [tree for tree, _ in taught])
+        with backbone.autocast():
+            scores = score(backbone, batch)
+        weights = torch.from_numpy(np.concatenate([weight for _, weight in taught])).to(place)
+        tokens = torch.from_numpy(np.concatenate([np.bincount(t.path, minlength=t.paths) for t, _ in taught])).to(place)
+        return -(torch.cat(scores) * weights).sum(), float((tokens * weights).sum())
+
+    fit_weights(
+        [backbone.whole],
+        loss_and_count,
+        rows.lengths + len(prompt.footer),
+        valid,
+        lambda: label_probs(backbone, prompt, asked, train.labels, budget=config.train.budget, world=world),
+        settings=config.train,
+        width=backbone.width,
+        seed=seed,
+        world=world,
+        journal=journal,
+    )
+    return InstructionModel(config, train.labels, backbone, adapter, prompt)
+
+
+def load(folder: Path, *, device: str) -> InstructionModel:
+    """The model that `save` wrote."""
+    config, labels, rest = read_settings(folder)
+    check_base(rest["base"])
+    backbone, prompt = build(config, labels, choose_device(device))
+    trained = config.train_model and config.lora.r
+    adapter = load_adapter(backbone, folder / "adapter") if trained else None
+    return InstructionModel(config, labels, backbone, adapter, prompt)
+
+
+def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tuple[Backbone, Prompt]:
+    """The frozen backbone with its vocabulary head, and the prompt for its tokenizer."""
+    backbone = load_backbone(
+        config.model,
+        kind="decoder",
+        device=device,
+        quantize=config.quantize,
+        vocabulary=True,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    prompt = make_prompt(
+        backbone.tokenizer,
+        labels,
+        template=config.prompt,
+        chat=config.chat == "auto",
+        verbalizer=config.verbalizer,
+        separator=config.label_separator,
+    )
+    return backbone, prompt
+
+
+def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction) -> Encoded:
+    """Token ids of the texts alone, cut so that header, text, footer and the longest answer fit the limit."""
+    tails = [[*f, *a] for f, a in (prompt.answer_path(j) for j in range(len(prompt.answers)))]
+    tails += [[*question, *prompt.yes] for question in prompt.questions]
+    around = len(prompt.header) + max(map(len, tails))
+    limit = min(config.max_length, backbone.window) - around
+    if limit < 1:
+        raise ModelError(
+            f"instruction: prompt and labels take {around} of {limit + around} tokens and leave none for the text; "
+            "raise max_length, shorten the prompt or the answers, or use --method embedding"
+        )
+    return encode(backbone.tokenizer, texts, limit=limit, special=False)
+
+
+def lesson(
+    prompt: Prompt, backbone: Backbone, train: Dataset, row: int, questions: int, rng: np.random.Generator
+) -> tuple[Tree, np.ndarray]:
+    """What one row teaches: a tree of right answers, and the weight (paths,) of each.
+
+    With more labels than `questions`, those that apply are all asked and others are drawn; a drawn one stands for
+    all that were not, so that the expected loss is that of asking every label.
+    """
+    if not train.labels.multi:
+        return grow([prompt.answer_path(int(train.targets[row]))]), np.ones(1)
+    true = np.flatnonzero(train.targets[row])
+    false = np.flatnonzero(~train.targets[row])
+    drawn = false if len(false) + len(true) <= questions else rng.choice(false, max(1, questions - len(true)), replace=False)
+    paths = [prompt.set_path(true, backbone.tokenizer)]
+    paths += [prompt.question_path(int(j), True) for j in true]
+    paths += [prompt.question_path(int(j), False) for j in drawn]
+    stands_for = len(false) / max(1, len(drawn))
+    return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), stands_for)]
+
+
+def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
+    """The tree that every row is scored with: all labels, or for every label yes (path 2j) and no (path 2j + 1)."""
+    if not labels.multi:
+        return grow([prompt.answer_path(j) for j in range(len(labels))])
+    return grow([prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)])
+
+
+@torch.inference_mode()
+def label_probs(
+    backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = World()
+) -> np.ndarray:
+    """Exact probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
+    tree = answer_tree(prompt, labels)
+    scores = torch.zeros(len(encoded), tree.paths, dtype=torch.float64)
+    for rows in by_length(encoded.lengths + len(tree.tokens), budget)[world.rank :: world.size]:
+        batch: Scored = lay_out_trees(backbone, prompt.header, [encoded.ids[i] for i in rows], [tree] * len(rows))
+        with backbone.autocast():
+            scores[torch.from_numpy(rows)] = torch.stack(score(backbone, batch)).double().cpu()
+    world.add([scores])
+    if not labels.multi:
+        return scores.softmax(dim=1).numpy()
+    return (scores[:, 0::2] - scores[:, 1::2]).sigmoid().numpy()

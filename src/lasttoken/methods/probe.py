@@ -1,0 +1,203 @@
+"""A frozen model, read at one layer: pooled hidden states under logistic regression.
+
+Features of every layer are computed in one pass and kept in a cache by the digest of what they depend on, so that
+choosing the layer, and every later fit on the same texts, costs no second pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from lasttoken.config import Probe
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.artifact import check_base, describe_base, read_settings, read_tensors, write_settings, write_tensors
+from lasttoken.methods.packed import packed_batches
+from lasttoken.methods.regression import Regression, fit_regression
+from lasttoken.model.adapter import total_parameters
+from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.device import choose_device
+from lasttoken.model.pooling import Pool
+from lasttoken.text.tokenizer import encode
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeModel:
+    """A frozen backbone, the layer it is read at, and the regression on top: texts -> probabilities."""
+
+    config: Probe
+    labels: LabelSpace
+    backbone: Backbone
+    layer: int
+    mean: np.ndarray  # (H,) float32, of the training features
+    scale: np.ndarray  # (H,) float32, their standard deviation
+    regression: Regression
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Probabilities (N, C) float64, row order kept."""
+        features = pooled(self.backbone, texts, self.config, layer=self.layer)[0]
+        return self.regression((features - self.mean) / self.scale)
+
+    def save(self, folder: Path) -> None:
+        """method.json and the tensors of the regression; the backbone is named, not copied."""
+        c = self.config
+        base = describe_base(c.model, c.revision, c.trust_remote_code)
+        write_settings(folder, c, self.labels, base=base, layer=self.layer)
+        moments = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
+        write_tensors(folder / "head.safetensors", {**self.regression.tensors(), **moments})
+
+
+def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal) -> ProbeModel:
+    """The regression on the layer that is asked for, or with `auto` on the one with the best macro-F1 on `valid`."""
+    backbone = build(config, device)
+    if config.quantize == "nf4":
+        packed, linears = quantised_layers(backbone.module)
+        journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
+    depth = int(backbone.config.num_hidden_layers)
+    if config.layer != "auto" and config.layer > depth:
+        raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
+    began = time.perf_counter()
+    seen = cached(backbone, train.texts, config, journal, "train")  # (layers + 1, N, H)
+    spent = time.perf_counter() - began
+    asked = cached(backbone, valid.texts, config, journal, "valid")
+    began = time.perf_counter()
+    layer, model = choose_layer(config, backbone, seen, asked, (train, valid), seed, journal)
+    journal.facts |= {
+        "trainable_parameters": model.regression.weight.size + model.regression.bias.size,
+        "total_parameters": total_parameters(backbone.module),
+        "train_seconds": spent + time.perf_counter() - began,
+        "train_rows": len(train),
+        "train_rows_per_second": None,
+    }
+    journal.note(f"probe: layer {layer} of {depth}, {config.pooling} pooling, the backbone not trained")
+    return model
+
+
+def choose_layer(
+    config: Probe,
+    backbone: Backbone,
+    seen: np.ndarray,
+    asked: np.ndarray,
+    parts: tuple[Dataset, Dataset],
+    seed: int,
+    journal: Journal,
+) -> tuple[int, ProbeModel]:
+    """(layer, the model on it). With `auto` each layer is tried at the middle C, and C is tuned on the best only."""
+    train, valid = parts
+    chosen = len(seen) - 1 if config.layer == "auto" else config.layer
+    if config.layer == "auto":
+        middle = (sorted(config.regularisation)[len(config.regularisation) // 2],)
+        scores = []
+        for layer in range(len(seen)):
+            journal.progress("probe: trying layers", layer, len(seen))
+            model = fit_layer(config, backbone, seen[layer], layer, train, middle, seed, journal)
+            probs = model.regression((asked[layer] - model.mean) / model.scale)
+            scores.append(METRICS["macro_f1"](valid.targets, probs))
+        chosen = int(np.argmax(scores))
+        journal.note("probe: macro-F1 of validation by layer " + ", ".join(f"{i}: {s:.3f}" for i, s in enumerate(scores)))
+    return chosen, fit_layer(config, backbone, seen[chosen], chosen, train, config.regularisation, seed, journal)
+
+
+def fit_layer(
+    config: Probe, backbone: Backbone, features: np.ndarray, layer: int, train: Dataset, strengths: Sequence[float], seed: int, journal: Journal
+) -> ProbeModel:
+    """The model on the features (N, H) of one layer, standardised by their own mean and deviation."""
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    regression = fit_regression(
+        (features - mean) / scale,
+        train.targets,
+        len(train.labels),
+        strengths=strengths,
+        balanced=config.class_weights == "balanced",
+        seed=seed,
+        journal=journal,
+    )
+    return ProbeModel(config, train.labels, backbone, layer, mean, scale, regression)
+
+
+def load(folder: Path, *, device: str) -> ProbeModel:
+    """The model that `save` wrote."""
+    config, labels, rest = read_settings(folder)
+    check_base(rest["base"])
+    tensors = read_tensors(folder / "head.safetensors")
+    mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
+    return ProbeModel(config, labels, build(config, device), rest["layer"], mean, scale, Regression.of(tensors, labels.multi))
+
+
+def build(config: Probe, device: str) -> Backbone:
+    """The frozen backbone, a decoder or an encoder."""
+    return load_backbone(
+        config.model,
+        kind="any",
+        device=choose_device(device),
+        quantize=config.quantize,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+@torch.inference_mode()
+def pooled(backbone: Backbone, texts: Sequence[str], config: Probe, *, layer: int | None = None, journal: Journal | None = None) -> np.ndarray:
+    """Pooled hidden states float32 of each text: all layers (layers + 1, N, H), or (1, N, H) of one."""
+    encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window))
+    pool = Pool(config.pooling, backbone.width)
+    depth = 1 if layer is not None else int(backbone.config.num_hidden_layers) + 1
+    features = np.zeros((depth, len(encoded), backbone.width), dtype=np.float32)
+    causal = False if config.bidirectional else None
+    done = 0
+    for rows, batch in packed_batches(encoded, backbone, budget=config.budget, causal=causal):
+        with backbone.autocast():
+            states = backbone.hidden(batch.tokens, batch.layout, layers=True)  # (layers + 1, T, H)
+        for place, state in enumerate(states if layer is None else states[layer : layer + 1]):
+            features[place, rows] = pool(state, batch.layout.ends).cpu().numpy()
+        done += len(rows)
+        if journal is not None:
+            journal.progress("probe: features", done, len(encoded))
+    if journal is not None and (cut := encoded.truncation(min(config.max_length, backbone.window))):
+        journal.note(cut)
+    return features
+
+
+def cached(backbone: Backbone, texts: Sequence[str], config: Probe, journal: Journal, what: str) -> np.ndarray:
+    """`pooled` of all layers, from the cache where it holds them."""
+    path = cache_folder() / f"features-{feature_digest(backbone, texts, config)}.safetensors"
+    if path.exists():
+        journal.note(f"probe: features of {what} from the cache ({path.name})")
+        return read_tensors(path)["features"].numpy()
+    features = pooled(backbone, texts, config, journal=journal)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    save_file({"features": torch.from_numpy(features)}, part)
+    part.rename(path)
+    return features
+
+
+def cache_folder() -> Path:
+    """Where features are kept: LASTTOKEN_CACHE, or lasttoken in the user's cache folder. Safe to delete."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("LASTTOKEN_CACHE") or Path(base) / "lasttoken")
+
+
+def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe) -> str:
+    """sha256 over all that features depend on: the model's identity, precision, pooling, limit, and the texts."""
+    kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
+    values = {name: getattr(config, name) for name in kept} | {"dtype": str(backbone.compute), "device": backbone.device.type}
+    base = describe_base(config.model, config.revision, config.trust_remote_code)
+    digest = hashlib.sha256(json.dumps([values, base, torch.__version__], sort_keys=True).encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,65 @@
+"""Trees of answers behind packed texts, run in one pass: the log-probability of every path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasttoken.model.attention import Layout, lay_out
+from lasttoken.model.backbone import Backbone
+from lasttoken.text.tree import Tree
+
+CHUNK = 1024  # vocabulary rows held at once: positions, not tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A packed row (header, then each text with its tree) and where in it something is predicted."""
+
+    tokens: Tensor  # (T,) int64
+    layout: Layout
+    places: Tensor  # (n,) int64, where the vocabulary head runs
+    at: Tensor  # (Q,) int64, index into places
+    predicted: Tensor  # (Q,) int64 token ids
+    of: Tensor  # (E,) int64, index into predictions
+    path: Tensor  # (E,) int64, counted on through the texts
+    paths: list[int]  # of each text
+
+
+def lay_out_trees(backbone: Backbone, header: np.ndarray, texts: Sequence[np.ndarray], trees: Sequence[Tree]) -> Scored:
+    """The packed row of `texts`, each followed by its tree, all behind one shared header (P,)."""
+    lengths = [len(text) + len(tree.tokens) for text, tree in zip(texts, trees, strict=True)]
+    layout = lay_out(lengths, prefix=len(header), trees=[t.ancestors for t in trees], device=backbone.device)
+    pieces = [piece for text, tree in zip(texts, trees, strict=True) for piece in (text, tree.tokens)]
+    tokens = np.concatenate([header, *pieces]).astype(np.int64)
+    ends = layout.ends.cpu().numpy()
+    places, at, predicted, of, path = [], [], [], [], []
+    seen = np.zeros(3, dtype=np.int64)  # places, predictions, paths so far
+    for end, tree in zip(ends, trees, strict=True):
+        places.append(end + 1 + tree.nodes)  # ROOT is -1: the text's last token itself
+        at.append(tree.at + seen[0])
+        predicted.append(tree.predicted)
+        of.append(tree.of + seen[1])
+        path.append(tree.path + seen[2])
+        seen += [len(tree.nodes), len(tree.predicted), tree.paths]
+    joined = (torch.from_numpy(np.concatenate(parts)).to(backbone.device) for parts in (places, at, predicted, of, path))
+    return Scored(torch.from_numpy(tokens).to(backbone.device), layout, *joined, [tree.paths for tree in trees])
+
+
+def score(backbone: Backbone, batch: Scored) -> list[Tensor]:
+    """log p(answer | what stands before it) of every path, float32: one tensor (paths,) a text."""
+    hidden = backbone.hidden(batch.tokens, batch.layout)[batch.places]  # (n, H)
+    chosen = []
+    for start in range(0, len(batch.places), CHUNK):
+        logits = backbone.vocabulary(hidden[start : start + CHUNK])  # (chunk, V) float32
+        mine = (batch.at >= start) & (batch.at < start + CHUNK)
+        local = batch.at[mine] - start
+        chosen.append(logits[local, batch.predicted[mine]] - logits.logsumexp(dim=1)[local])
+    order = torch.argsort(torch.cat([torch.nonzero((batch.at >= s) & (batch.at < s + CHUNK))[:, 0] for s in range(0, len(batch.places), CHUNK)]))
+    predictions = torch.cat(chosen)[order]  # (Q,)
+    totals = predictions.new_zeros(sum(batch.paths)).index_add(0, batch.path, predictions[batch.of])
+    return list(totals.split(batch.paths))

@@ -1,0 +1,114 @@
+"""LoRA through PEFT: put into a loaded backbone, saved and loaded in PEFT's own format."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from lasttoken.errors import ArtifactError, ModelError
+from lasttoken.model.backbone import Backbone
+
+
+def adapt(
+    backbone: Backbone,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float,
+    targets: str | Sequence[str] = "all-linear",
+    rslora: bool = False,
+    dora: bool = False,
+    seed: int,
+) -> PeftModel:
+    """Add LoRA, in place, to the linear layers of the backbone's blocks; at first it changes nothing, B being zero.
+
+    The seed is set here, before the weights of A are drawn: drawn earlier they would not repeat. The vocabulary
+    head and any classification head stay untouched. Raises ModelError where a target names no layer.
+    """
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=rslora,
+        use_dora=dora,
+        bias="none",
+    )
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(backbone.whole, config)
+    except ValueError as error:
+        raise ModelError(f"lora.targets: {error}".splitlines()[0]) from error
+    return prepared(adapted)
+
+
+def prepared(adapted: PeftModel) -> PeftModel:
+    """`adapted`, made faster without changing what it computes.
+
+    Its float32 weights are left to autocast (PEFT's own casting would copy every input to float32 and back), and on a
+    CPU its dropout draws one random byte an element in place of one random float.
+    """
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+            dropouts = getattr(module, "lora_dropout", None)
+            for name, layer in (dropouts.items() if dropouts is not None else ()):
+                if isinstance(layer, nn.Dropout):
+                    dropouts[name] = ByteDropout(layer.p)
+    return adapted
+
+
+class ByteDropout(nn.Module):
+    """Dropout whose rate is a multiple of 1/256 (.05 becomes .0508), scaled exactly for that rate.
+
+    On a CPU the random numbers of torch's own dropout take a fifth of a training step; eight bytes a draw do not.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.threshold = round(p * 256)
+        self.p = self.threshold / 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.threshold:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        dropped = words.view(torch.uint8)[: x.numel()].view(x.shape) < self.threshold
+        return x.masked_fill(dropped, 0) * (1 / (1 - self.p))
+
+
+def save_adapter(adapted: PeftModel, folder: Path) -> None:
+    """adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained reads them without this package."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Could not find a config file")  # a model that has no folder of its own
+        adapted.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, which nobody here does
+
+
+def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
+    """Put a saved adapter into the backbone, in place. Raises ArtifactError where it does not fit."""
+    try:
+        return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]) from error
+
+
+def trainable_parameters(module: nn.Module) -> int:
+    """How many numbers an optimiser would change."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def total_parameters(module: nn.Module) -> int:
+    """How many numbers the model has; a 4-bit weight counts once for each number it stands for."""
+    return sum(
+        (p.numel() * 2 if p.dtype == torch.uint8 else p.numel()) for p in module.parameters()
+    )

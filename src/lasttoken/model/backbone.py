@@ -1,0 +1,289 @@
+"""Language models as this package uses them: loaded, quantised, adapted, checked, and run on packed rows.
+
+The one decision to know: every architecture goes through the same check when it is loaded (`verify`). Two texts in
+one packed row must give what each gives alone through the model's own ordinary forward. A model for which that does
+not hold (a state-space layer, an attention that ignores the registered function) is refused, never silently wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from lasttoken.errors import ModelError
+from lasttoken.model.attention import NAME, Layout, lay_out
+from lasttoken.model.device import choose_dtype
+
+TINY = Path(__file__).parent / "tiny"
+Kind = Literal["decoder", "encoder", "any"]
+
+# Progress bars and advice of the library would land between our own lines.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A loaded model without its vocabulary head, its tokenizer, and what the package needs to know of them."""
+
+    name: str  # as the user wrote it
+    whole: PreTrainedModel  # as transformers loaded it
+    module: nn.Module  # the part of it that gives last_hidden_state (1, T, H)
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig  # of the text model
+    vocabulary: nn.Module | None  # hidden (n, H) -> logits (n, V); None where it was not asked for
+    device: torch.device
+    compute: torch.dtype  # of its matrix products; weights may be wider
+    causal: bool = True
+    offset: int = 0  # added to positions: RoBERTa counts from its padding id + 1
+
+    @property
+    def width(self) -> int:
+        """H, the size of a hidden state."""
+        return int(self.config.hidden_size)
+
+    def autocast(self) -> torch.autocast:
+        """The context to run it in: float32 weights take part in bfloat16 products without being rounded themselves."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16)
+
+    @property
+    def window(self) -> int:
+        """Tokens the model was made for; 1,024 where its config does not say."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 1024) - self.offset
+
+    def hidden(self, tokens: Tensor, layout: Layout, *, layers: bool = False) -> Tensor:
+        """Hidden states after the last block, (T, H), of a packed row tokens (T,); with `layers` all of them, (layers + 1, T, H)."""
+        out = self.module(
+            input_ids=tokens[None],
+            position_ids=(layout.positions + self.offset)[None],
+            layout=layout,
+            output_hidden_states=layers,
+            **({} if self.config.model_type in ENCODERS_WITHOUT_CACHE else {"use_cache": False}),
+        )
+        return torch.cat(out.hidden_states) if layers else out.last_hidden_state[0]
+
+
+ENCODERS_WITHOUT_CACHE = {"modernbert"}  # their forward hands unknown keywords to attention, where a cache flag is noise
+
+
+def locate(name: str) -> str:
+    """What to give to from_pretrained: the folder of `tiny`, a local folder, or a hub name."""
+    return str(TINY) if name == "tiny" else name
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model's config. Raises ModelError, with what was searched, where there is none."""
+    try:
+        return AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(not_found(name, error)) from error
+
+
+def not_found(name: str, error: Exception) -> str:
+    """The sentence for a model that does not load: what was searched, and how to work offline."""
+    if name == "tiny" or Path(name).is_dir():
+        return f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
+    if "trust_remote_code" in str(error):
+        return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
+    cache = os.environ.get("HF_HUB_CACHE", str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"))
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    hub = "huggingface.co was not asked (HF_HUB_OFFLINE is set)" if offline else "huggingface.co"
+    return (
+        f"model {name!r} not found: searched the folder ./{name}, the cache {cache}, and {hub}; check the spelling, "
+        "or give a local folder (to work offline: `hf download NAME --local-dir DIR` on a machine with a network); "
+        f"'tiny' needs no download ({first_line(error)})"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first non-empty line of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def load(
+    name: str,
+    *,
+    kind: Kind,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    compute: torch.dtype | None = None,
+    quantize: Literal["nf4", "none"] = "none",
+    vocabulary: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """The model, frozen and in eval mode, checked to be of `kind` and exact on packed rows.
+
+    dtype: of the weights; None is `choose_dtype`. compute: of the products; None is as the weights. vocabulary: keep the vocabulary head (instruction tuning). Raises ModelError.
+    """
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = load_config(name, **where)
+    refuse_other_kinds(name, config)
+    dtype = dtype or choose_dtype(device)
+    quantization = nf4_config(name, device, dtype) if quantize == "nf4" else None
+    auto = AutoModelForCausalLM if vocabulary else AutoModel
+    extra = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
+        model = auto.from_pretrained(locate(name), dtype=dtype, attn_implementation="eager", **where, **extra)
+    except (OSError, ValueError) as error:
+        raise ModelError(not_found(name, error)) from error
+    model.requires_grad_(False)
+    model.eval()
+    if quantization and device.type == "cpu":
+        keep_packing_off(model)
+    if not quantization:
+        model.to(device)
+    trunk = model.get_decoder() if vocabulary else text_model(model)
+    head = VocabularyHead(model) if vocabulary else None
+    backbone = Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute or dtype)
+    return verify(backbone, kind)
+
+
+def refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
+    """Raises ModelError on an encoder-decoder, which is neither of the two kinds."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder")
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The text part of a model whose config nests one (Gemma 3, Qwen 3.5...), else the model itself (unsloth #6036)."""
+    inner = getattr(model, "language_model", None)
+    return model if inner is None else inner
+
+
+class VocabularyHead(nn.Module):
+    """Hidden states (n, H) -> vocabulary logits (n, V) float32, with the soft cap or scale that the model's config names."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.projection = model.get_output_embeddings()
+        text = model.config.get_text_config()
+        self.cap = getattr(text, "final_logit_softcapping", None)
+        self.scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.projection(hidden.to(self.projection.weight.dtype)).float() * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def nf4_config(name: str, device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4-bit NF4 with double quantisation, computing in `dtype` (Dettmers 2023, arXiv:2305.14314)."""
+    if device.type == "mps":
+        raise ModelError(f"model {name!r}: 4-bit NF4 needs CUDA or a CPU, not MPS; use --quantize none")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def keep_packing_off(model: nn.Module) -> None:
+    """Have 4-bit layers on a CPU compute from the weights they were loaded with.
+
+    In evaluation mode bitsandbytes (0.50) repacks them for its own kernel: scales are rounded to bfloat16, for good,
+    and a layer whose inputs are no multiple of 64 raises. Predictions would then depend on how often a model had
+    been trained and evaluated. Can go when the repacking is exact.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def quantised_layers(module: nn.Module) -> tuple[int, int]:
+    """(linear layers in 4-bit NF4, linear layers in all) of a backbone's blocks, as they really are after loading."""
+    from bitsandbytes.nn import Linear4bit
+
+    linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    packed = [m for m in linears if isinstance(m, Linear4bit) and m.weight.dtype == torch.uint8 and m.weight.quant_type == "nf4"]
+    return len(packed), len(linears)
+
+
+@torch.no_grad()
+def verify(backbone: Backbone, kind: Kind) -> Backbone:
+    """The backbone, switched to packed attention and shown to be exact there. Raises ModelError where it is not.
+
+    Also settles by experiment what configs leave unclear: whether the model is causal, and where positions begin.
+    """
+    rng = np.random.default_rng(0)
+    size = int(backbone.config.vocab_size)
+    texts = [rng.integers(0, size, n) for n in (7, 5)]
+    alone = [one_by_one(backbone, text) for text in texts]  # before the switch: the model's own attention
+    changed = np.r_[texts[0][:-1], (texts[0][-1] + 1) % size]
+    causal = bool(torch.allclose(one_by_one(backbone, changed)[0], alone[0][0], rtol=1e-3, atol=1e-3))
+    if causal and kind == "encoder":
+        raise ModelError(f"model {backbone.name!r} is a causal language model, not an encoder; use --method embedding")
+    if not causal and kind == "decoder":
+        raise ModelError(f"model {backbone.name!r} is an encoder (its tokens see both ways); use --method encoder")
+    logits = None if backbone.vocabulary is None else backbone.whole(input_ids=to_tensor(texts[1], backbone)[None]).logits[0]
+    backbone.whole.set_attn_implementation(NAME)
+    layout = lay_out([len(text) for text in texts], causal=causal, device=backbone.device)
+    wanted = torch.cat(alone)
+    for offset in (0, 1 + (backbone.config.pad_token_id or 0)):
+        candidate = replace(backbone, causal=causal, offset=offset)
+        try:
+            packed = candidate.hidden(to_tensor(np.concatenate(texts), backbone), layout)
+        except (IndexError, RuntimeError, TypeError) as error:
+            raise ModelError(f"model {backbone.name!r} ({backbone.config.model_type}) cannot run packed: {first_line(error)}") from error
+        if close(packed, wanted):
+            if logits is not None and not close(candidate.vocabulary(wanted[-len(texts[1]) :]), logits.float()):
+                raise ModelError(f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here")
+            return candidate
+    raise ModelError(
+        f"model {backbone.name!r} ({backbone.config.model_type}) does not give the same hidden states for packed texts as for "
+        "single ones (a state-space layer, or positions of its own); it cannot be used"
+    )
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of the dtype the model computes in, relative to the size of `b`."""
+    bound = 0.05 if a.dtype == torch.bfloat16 or b.dtype == torch.bfloat16 else 1e-3
+    return bool((a.float() - b.float()).norm() <= bound * b.float().norm())
+
+
+def one_by_one(backbone: Backbone, ids: np.ndarray) -> Tensor:
+    """Hidden states (T, H) of one text through the model's own forward, nothing of ours in it."""
+    return backbone.module(input_ids=to_tensor(ids, backbone)[None]).last_hidden_state[0]
+
+
+def to_tensor(ids: np.ndarray | Sequence[int], backbone: Backbone) -> Tensor:
+    """Ids as int64 on the backbone's device."""
+    return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=backbone.device)
+
+
+def fingerprint(name: str) -> str | None:
+    """sha256 over the weight and config files of a local folder (names, sizes, first and last MiB); None for a hub model.
+
+    Enough to notice that a folder holds another model than the one a run was trained on, at no cost for large files.
+    """
+    folder = Path(locate(name))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin", ".json"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(file.read())
+    return digest.hexdigest()

@@ -1,0 +1,50 @@
+"""Where the numbers are computed, in which precision, and how much memory that took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+
+import torch
+
+from lasttoken.errors import ConfigError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, then MPS, then the CPU. Under several processes each takes its own GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["device: 'cuda' asked for, but torch sees no CUDA device; use --device cpu or auto"])
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(["device: 'mps' asked for, but torch offers none here; use --device cpu or auto"])
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it natively, else float32. Never float16: its range is what makes heads NaN."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16 if int(platform.mac_ver()[0].partition(".")[0] or 0) >= 14 else torch.float32
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words, such as `NVIDIA H200` or `cpu (2 threads)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def peak_memory(device: torch.device) -> dict[str, int | str | None]:
+    """Peak bytes so far: allocated and reserved on a GPU, resident set of the process elsewhere."""
+    if device.type == "cuda":
+        reserved = torch.cuda.max_memory_reserved(device)
+        return {"kind": "allocated", "bytes": torch.cuda.max_memory_allocated(device), "reserved": reserved}
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return {"kind": "resident", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "reserved": None}

@@ -1,0 +1,61 @@
+"""From the hidden states of a packed row to one vector a text, and from that to logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Pooling = Literal["last", "first", "mean", "max", "attention"]
+
+
+class Pool(nn.Module):
+    """Hidden states (T, H) of packed texts -> (B, H) float32.
+
+    The pooled token is found by its index in the packed row, never by comparing ids with a padding id: where
+    padding and end-of-text are one token that comparison picks the wrong one (transformers #35909, peft #3620).
+    """
+
+    def __init__(self, kind: Pooling, width: int):
+        super().__init__()
+        self.kind = kind
+        self.query = nn.Parameter(torch.zeros(width)) if kind == "attention" else None  # zeros: begins as the mean
+
+    def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+        """hidden: (T, H), texts one after the other from index 0. ends: (B,) int64, index of each text's last token."""
+        if self.kind == "last":
+            return hidden[ends].float()
+        if self.kind == "first":
+            return hidden[torch.cat([ends.new_zeros(1), ends[:-1] + 1])].float()
+        hidden = hidden.float()
+        lengths = torch.diff(ends, prepend=ends.new_full((1,), -1))  # (B,)
+        owner = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), lengths)  # (T,)
+        shape = (len(ends), hidden.shape[1])
+        index = owner[:, None].expand_as(hidden)
+        if self.kind == "max":
+            return hidden.new_zeros(shape).scatter_reduce(0, index, hidden, "amax", include_self=False)
+        if self.query is None:
+            return hidden.new_zeros(shape).index_add(0, owner, hidden) / lengths[:, None]
+        scores = hidden @ self.query / hidden.shape[1] ** 0.5  # (T,)
+        top = scores.new_zeros(len(ends)).scatter_reduce(0, owner, scores, "amax", include_self=False)
+        weights = (scores - top[owner]).exp()
+        total = weights.new_zeros(len(ends)).index_add(0, owner, weights)
+        return hidden.new_zeros(shape).index_add(0, owner, hidden * (weights / total[owner])[:, None])
+
+
+class Head(nn.Module):
+    """Pooling, then a linear layer or a two-layer MLP, all float32: (T, H) -> logits (B, C)."""
+
+    def __init__(self, width: int, classes: int, *, pooling: Pooling = "last", kind: Literal["linear", "mlp"] = "linear", bias: bool = True):
+        super().__init__()
+        self.pool = Pool(pooling, width)
+        final = nn.Linear(width, classes, bias=bias)
+        nn.init.normal_(final.weight, std=0.02)
+        if bias:
+            nn.init.zeros_(final.bias)
+        self.layers = final if kind == "linear" else nn.Sequential(nn.Linear(width, width), nn.GELU(), final)
+
+    def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.layers(self.pool(hidden, ends))

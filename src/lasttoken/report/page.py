@@ -1,0 +1,95 @@
+"""The report: one HTML file that stands alone. Nothing is loaded from elsewhere and nothing in it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lasttoken.errors import UserError
+from lasttoken.evaluation.metrics import HEADLINE, METRICS
+from lasttoken.report import figures, tables, units
+from lasttoken.report.collect import RunView
+from lasttoken.report.section import interval_scale, sections
+from lasttoken.report.verdict import difference_scale, scope, shown_pairs, verdict
+
+MANY_CLASSES = 30  # above it only the best and the worst of the per-class table stand open
+ENDS = 15  # classes of each end that do
+
+
+def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, title: str) -> str:
+    """The page about `runs`, the best first. `comparison` is a `Comparison.to_dict()`, or None where none was made.
+
+    Raises UserError where there is no run, where names repeat, or where single-label and multi-label runs are mixed.
+    """
+    check(runs)
+    metric = METRICS[comparison["metric"] if comparison else HEADLINE]
+    runs = tables.best_first(runs, metric)
+    columns = tables.columns(metric, multi=runs[0].labels.multi)
+    scale = interval_scale(runs, metric)
+    pairs: list[Mapping[str, Any]] = comparison["pairs"] if comparison else []
+    differences = difference_scale(pairs)
+    rows = tables.class_rows(runs)
+    level = f"{100 * tables.measure(runs[0], metric.name).level:g} %"
+    return template().render(
+        title=title,
+        units=units,
+        metric=metric,
+        level=level,
+        multi=runs[0].labels.multi,
+        sections=sections(runs, metric, columns=columns, scale=scale),
+        glyphs={run.name: figures.glyph(i) for i, run in enumerate(runs)},
+        verdict=verdict(runs, comparison, metric),
+        scope=scope(runs, level),
+        created=max(run.environment.created for run in runs)[:10],
+        devices=list(dict.fromkeys(run.environment.device for run in runs)),
+        columns=columns,
+        axis=figures.axis_strip(scale),
+        notes=[(run.name, note) for run in runs for note in tables.notes(run)],
+        comparison=comparison,
+        pairs=shown_pairs(pairs, differences),
+        pair_axis=figures.axis_strip(differences),
+        rows=rows,
+        shown_rows=[*rows[:ENDS], None, *rows[-ENDS:]] if len(rows) > MANY_CLASSES else rows,
+        ends=ENDS,
+        strips={row.label: figures.dot_strip(row.f1, figures.UNIT, words=tables.in_words(row, runs)) for row in rows},
+        unit_axis=figures.axis_strip(figures.UNIT),
+        problems=tables.problems(runs),
+    )
+
+
+def check(runs: Sequence[RunView]) -> None:
+    """Raises UserError where these runs cannot share a page."""
+    if not runs:
+        raise UserError("a report needs a run; name one or more run folders")
+    names = [run.name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"runs of one report need different names; given twice: {twice}")
+    if len({run.labels.multi for run in runs}) > 1:
+        raise UserError("single-label and multi-label runs cannot share a report; report on each kind alone")
+
+
+def template() -> Any:
+    """The page's template. Whatever it is given is escaped, but for the figures, which escape their own texts."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lasttoken", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def write_page(html: str, path: Path) -> None:
+    """Write the page whole or not at all: PATH.part first, renamed when it is on disk."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(html)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

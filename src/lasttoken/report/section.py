@@ -1,0 +1,121 @@
+"""What the page shows of one run: its row of the table of methods, its figures and its mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lasttoken.evaluation.metrics import METRICS, Metric, reliability
+from lasttoken.report import figures, tables, units
+from lasttoken.report.collect import RunView
+
+MATRIX_CLASSES = 20  # above it the most confused pairs stand in for the confusion matrix
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run, ready for the page."""
+
+    run: RunView
+    number: int  # decides colour and shape
+    glyph: str
+    about: str
+    cells: list[tables.Cell]  # of the table of methods
+    interval: str  # strip of the headline metric
+    calibration: str  # the calibration error
+    reliability: str  # panel
+    curves: list[str]  # panels, none for a method without a training loop
+    matrix: np.ndarray | None  # (C, C) confusion, where a matrix is readable
+    confused: list[tables.Confused]  # where it is not
+    mistakes: list[tables.Mistake]
+    memory: str
+
+
+def sections(
+    runs: Sequence[RunView], metric: Metric, *, columns: Sequence[tables.Column], scale: figures.Scale
+) -> list[Section]:
+    """One section for each run, in the order given."""
+    cells = tables.method_cells(runs, columns)
+    return [
+        Section(
+            run=run,
+            number=i,
+            glyph=figures.glyph(i),
+            about=about(run),
+            cells=cells[i],
+            interval=interval_strip(run, metric, scale, number=i),
+            calibration=units.score(tables.measure(run, "ece").estimate),
+            reliability=reliability_panel(run, number=i),
+            curves=curves(run, metric, number=i),
+            matrix=tables.confusion_matrix(run) if readable(run) else None,
+            confused=[] if run.labels.multi or readable(run) else tables.most_confused(run),
+            mistakes=tables.mistakes(run),
+            memory=memory(run),
+        )
+        for i, run in enumerate(runs)
+    ]
+
+
+def about(run: RunView) -> str:
+    """The method and the model of a run, as far as its name does not say them."""
+    parts = [run.measures.method if run.measures.method != run.name else "", run.measures.model or ""]
+    return " · ".join(part for part in parts if part)
+
+
+def readable(run: RunView) -> bool:
+    """Whether a confusion matrix can be read: one label a row, and not too many classes."""
+    return not run.labels.multi and len(run.labels) <= MATRIX_CLASSES
+
+
+def memory(run: RunView) -> str:
+    """Peak memory, and of what it is the peak."""
+    cost = run.measures.cost
+    of = (
+        "resident set of the process"
+        if cost.peak_memory_kind == "resident"
+        else f"{cost.peak_memory_kind} on the device"
+    )
+    reserved = "" if math.isnan(cost.peak_reserved_bytes) else f", {units.data_size(cost.peak_reserved_bytes)} reserved"
+    return f"{units.data_size(cost.peak_memory_bytes)} ({of}{reserved})"
+
+
+def interval_scale(runs: Sequence[RunView], metric: Metric) -> figures.Scale:
+    """The axis that holds every run's interval of `metric`; all that the metric can be where one run stands alone."""
+    found = [tables.measure(run, metric.name) for run in runs]
+    values = [value for one in found for value in (one.estimate, one.low, one.high)]
+    ends = [end for end in metric.bounds if math.isfinite(end)] if len(runs) == 1 else []
+    return figures.scale_over([*values, *ends], within=metric.bounds)
+
+
+def interval_strip(run: RunView, metric: Metric, scale: figures.Scale, *, number: int) -> str:
+    """The headline metric of one run on its interval."""
+    found = tables.measure(run, metric.name)
+    words = f"{run.name}: {metric.words} {units.score(found.estimate)} {units.span(found.low, found.high)}"
+    return figures.interval_strip((found.estimate, found.low, found.high), scale, run=number, words=words)
+
+
+def reliability_panel(run: RunView, *, number: int) -> str:
+    """The reliability diagram of the test rows, over the bins of the calibration error."""
+    bins = reliability(run.predictions.targets, run.predictions.probs)
+    of = "a label" if run.labels.multi else "the decision"
+    counts: list[int] = bins.count.tolist()
+    return figures.reliability_panel(bins.confidence.tolist(), bins.accuracy.tolist(), counts, run=number, of=of)
+
+
+def curves(run: RunView, metric: Metric, *, number: int) -> list[str]:
+    """Loss and validation metric against the update; of the validation metrics `metric` where it was logged."""
+    if not run.steps:
+        return []
+    loss = [(float(step.update), step.loss) for step in run.steps]
+    drawn = [figures.curve_panel(loss, title="training loss", run=number)]
+    scored = [(float(step.update), step.valid) for step in run.steps if step.valid]
+    logged = list(dict.fromkeys(name for _, valid in scored for name in valid))
+    if logged:
+        name = metric.name if metric.name in logged else logged[0]
+        points = [(update, valid.get(name, math.nan)) for update, valid in scored]
+        words = METRICS[name].words if name in METRICS else name
+        drawn.append(figures.curve_panel(points, title=f"validation {words}", run=number, markers=True))
+    return drawn

@@ -1,0 +1,229 @@
+"""What the report's tables hold: methods side by side, classes, confusions and the most confident mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lasttoken.evaluation.metrics import METRICS, Metric, confusion
+from lasttoken.evaluation.predictions import decide
+from lasttoken.report import units
+from lasttoken.report.collect import Measure, RunView, Source
+
+CUT = 300  # characters of a text that are shown
+UNKNOWN = Measure(estimate=math.nan, low=math.nan, high=math.nan, level=math.nan)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table of methods."""
+
+    title: str
+    value: Callable[[RunView], float]
+    shown: Callable[[float], str]
+    higher: bool  # is better
+    ends: Callable[[RunView], str] = lambda run: ""  # the interval, in words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value as shown."""
+
+    shown: str
+    detail: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class over all runs."""
+
+    label: str
+    support: int
+    f1: dict[int, float]  # run number -> F1; a run whose label space lacks the class is not in it
+
+    @property
+    def mean(self) -> float:
+        return sum(self.f1.values()) / len(self.f1)
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Rows of one class that were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    share: float  # of the rows of the true class
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong decision, and how sure it was."""
+
+    id: str
+    true: str
+    predicted: str
+    probability: float  # of what was decided
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The data that one or more of the runs were made from."""
+
+    names: list[str]  # of the runs
+    data: Source
+    digest: str
+    classes: int
+    most_frequent: str
+
+
+def measure(run: RunView, metric: str) -> Measure:
+    """The test metric of a run; all NaN where it was not measured."""
+    return run.test.metrics.get(metric, UNKNOWN)
+
+
+def best_first(runs: Sequence[RunView], metric: Metric) -> list[RunView]:
+    """The runs by their test metric, those without one last; ties keep their order."""
+    sign = -1 if metric.higher_is_better else 1
+
+    def key(run: RunView) -> float:
+        estimate = measure(run, metric.name).estimate
+        return math.inf if math.isnan(estimate) else sign * estimate
+
+    return sorted(runs, key=key)
+
+
+def metric_column(metric: Metric) -> Column:
+    """The column of a test metric with its interval."""
+
+    def ends(run: RunView) -> str:
+        found = measure(run, metric.name)
+        return units.span(found.low, found.high)
+
+    return Column(
+        metric.words, lambda run: measure(run, metric.name).estimate, units.score, metric.higher_is_better, ends
+    )
+
+
+def columns(headline: Metric, *, multi: bool) -> list[Column]:
+    """The columns of the table of methods, quality before cost; the first is the headline."""
+    quality = dict.fromkeys([headline.name, "macro_f1", "micro_f1" if multi else "accuracy", "ece", "log_loss"])
+    return [
+        *(metric_column(METRICS[name]) for name in quality),
+        Column("trainable parameters", lambda run: run.measures.cost.trainable_parameters, units.size, False),
+        Column("training time", lambda run: run.measures.cost.train_seconds, units.duration, False),
+        Column("training rows/s", lambda run: run.measures.cost.train_rows_per_second, units.rate, True),
+        Column("prediction rows/s", lambda run: run.measures.cost.predict_rows_per_second, units.rate, True),
+        Column("peak memory", lambda run: run.measures.cost.peak_memory_bytes, units.data_size, False),
+        Column("model size", lambda run: run.measures.cost.model_bytes, units.data_size, False),
+    ]
+
+
+def method_cells(runs: Sequence[RunView], over: Sequence[Column]) -> list[list[Cell]]:
+    """A row of cells for each run. The best value of a column is marked, with all that look equal to it."""
+    by_column = [column_cells(runs, column) for column in over]
+    return [list(row) for row in zip(*by_column, strict=True)]
+
+
+def column_cells(runs: Sequence[RunView], column: Column) -> list[Cell]:
+    """The cells of one column. With a single run nothing is best."""
+    values = [column.value(run) for run in runs]
+    finite = [value for value in values if math.isfinite(value)]
+    best = column.shown((max if column.higher else min)(finite)) if len(finite) > 1 else None
+    shown = [column.shown(value) for value in values]
+    ends = [column.ends(run) for run in runs]
+    return [Cell(text, end, text == best) for text, end in zip(shown, ends, strict=True)]
+
+
+def class_rows(runs: Sequence[RunView]) -> list[ClassRow]:
+    """The classes of all runs, the best mean F1 first."""
+    found: dict[str, ClassRow] = {}
+    for i, run in enumerate(runs):
+        for one in run.test.per_class:
+            row = found.setdefault(one.label, ClassRow(one.label, one.support, {}))
+            row.f1[i] = one.f1
+    return sorted(found.values(), key=lambda row: math.inf if math.isnan(row.mean) else -row.mean)
+
+
+def in_words(row: ClassRow, runs: Sequence[RunView]) -> str:
+    """A class over all runs, for who cannot see the figure."""
+    return f"F1 of {row.label}: " + ", ".join(f"{runs[i].name} {units.brief(f1)}" for i, f1 in row.f1.items())
+
+
+def confusion_matrix(run: RunView) -> np.ndarray:
+    """How many rows of class i were decided to be class j, (C, C) int. Of single-label runs only."""
+    return confusion(run.predictions.targets, run.predictions.probs)
+
+
+def most_confused(run: RunView, most: int = 20) -> list[Confused]:
+    """The pairs of classes with the most rows taken one for the other, most first."""
+    matrix = confusion_matrix(run)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    order = [int(place) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    pairs = [divmod(place, len(matrix)) for place in order]
+    names, support = run.labels.names, matrix.sum(axis=1)
+    return [
+        Confused(names[i], names[j], int(wrong[i, j]), float(wrong[i, j] / support[i])) for i, j in pairs if wrong[i, j]
+    ]
+
+
+def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
+    """The wrong decisions that were surest, surest first; of a multi-label row only its surest one."""
+    seen = run.predictions
+    decided = decide(seen.probs, run.labels.multi)
+    if run.labels.multi:
+        sure = np.where(decided != seen.targets, np.maximum(seen.probs, 1 - seen.probs), -1.0)  # (N, C)
+        column = sure.argmax(axis=1)
+        surest = sure.max(axis=1)
+    else:
+        column = decided
+        surest = np.where(decided != seen.targets, seen.probs.max(axis=1), -1.0)
+    rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
+    return [mistake(run, i, int(column[i]), float(surest[i])) for i in rows]
+
+
+def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
+    """The mistake of `row` about the label of `column`."""
+    names, seen = run.labels.names, run.predictions
+    predicted = names[column]
+    if run.labels.multi:
+        true = ", ".join(names[j] for j in np.flatnonzero(seen.targets[row])) or "no label"
+        predicted = predicted if seen.probs[row, column] >= 0.5 else f"not {predicted}"
+    else:
+        true = names[int(seen.targets[row])]
+    return Mistake(seen.ids[row], true, predicted, probability, None if run.texts is None else cut(run.texts[row]))
+
+
+def notes(run: RunView) -> list[str]:
+    """What should be known of a run: what its fit noted, and answers that named no label."""
+    invalid = run.measures.invalid_answers
+    return [*run.measures.notes, *([] if invalid is None else [f"{units.percent(invalid)} of answers named no label"])]
+
+
+def problems(runs: Sequence[RunView]) -> list[Problem]:
+    """The data of the runs, once each: runs share it where its digest is the same."""
+    found: dict[str, Problem] = {}
+    for run in runs:
+        made = run.environment
+        new = Problem([], made.data, made.data_digest, len(run.labels), most_frequent(run))
+        found.setdefault(made.data_digest, new).names.append(run.name)
+    return list(found.values())
+
+
+def most_frequent(run: RunView) -> str:
+    """How far one gets without reading: the most frequent label and its share of the test rows."""
+    seen, names = run.predictions, run.labels.names
+    counts = seen.targets.sum(axis=0) if run.labels.multi else np.bincount(seen.targets, minlength=len(names))
+    most = int(counts.argmax())
+    return f"{names[most]}, {units.percent(float(counts[most]) / max(1, len(seen)))} of the test rows"
+
+
+def cut(text: str) -> str:
+    """`text` on one line, at most 300 characters of it."""
+    line = " ".join(text.split())
+    return line if len(line) <= CUT else line[:CUT].rstrip() + " …"

@@ -1,0 +1,87 @@
+"""The result in words, what it stands on, and every pair of runs as the comparison judged it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lasttoken.evaluation.metrics import Metric
+from lasttoken.report import figures, tables, units
+from lasttoken.report.collect import RunView
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """One pair of the comparison, as shown."""
+
+    a: str
+    b: str
+    difference: str
+    ends: str
+    strip: str
+    p_values: list[str]  # randomisation, after Holm, McNemar
+    detectable: str
+    verdict: str
+
+
+def verdict(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, metric: Metric) -> str:
+    """The result: the comparison's own sentence, or what a table without tests allows to say. The best run is first."""
+    best = tables.measure(runs[0], metric.name)
+    scored = f"{units.score(best.estimate)} {metric.words} {units.span(best.low, best.high)}".rstrip()
+    if len(runs) == 1:
+        return f"{runs[0].name} scores {scored}."
+    if comparison:
+        return comparison["summary"]
+    return f"{runs[0].name} scores best, {scored}. Whether it is better than the others or lucky was not tested."
+
+
+def scope(runs: Sequence[RunView], level: str) -> str:
+    """What the figures stand on, in a sentence."""
+    rows = either([units.whole(n) for n in sorted({run.test.n for run in runs})])
+    classes = either([str(n) for n in sorted({run.test.classes for run in runs})])
+    kind = "any number of labels" if runs[0].labels.multi else "one label"
+    return f"Measured on the {rows} rows of the test split: {classes} classes, {kind} a row. Intervals are at {level}."
+
+
+def either(shown: Sequence[str]) -> str:
+    """One value, or the first and the last of several."""
+    return shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}"
+
+
+def difference_scale(pairs: Sequence[Mapping[str, Any]]) -> figures.Scale:
+    """The axis that holds every pair's difference, its interval, and zero."""
+    return figures.scale_over([0.0, *(value for pair in pairs for value in difference(pair))], ticks=4)
+
+
+def shown_pairs(pairs: Sequence[Mapping[str, Any]], scale: figures.Scale) -> list[ShownPair]:
+    """The pairs of `Comparison.to_dict()`, in its order."""
+    return [shown_pair(pair, scale) for pair in pairs]
+
+
+def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
+    """One pair of `Comparison.to_dict()`, its difference drawn on `scale`."""
+    estimate, low, high = found = difference(pair)
+    words = f"{pair['a']} less {pair['b']}: {units.signed(estimate)} {units.span(low, high)}"
+    return ShownPair(
+        a=pair["a"],
+        b=pair["b"],
+        difference=units.signed(estimate),
+        ends=units.span(low, high),
+        strip=figures.difference_strip(found, scale, shown=pair["winner"] is not None, words=words),
+        p_values=[units.p_value(pair[name]) for name in ("p_randomisation", "p_holm", "p_mcnemar")],
+        detectable=units.score(number(pair["mde"])),
+        verdict=pair["verdict"],
+    )
+
+
+def difference(pair: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Estimate, low and high of a pair's difference; NaN where undefined."""
+    found = pair["difference"]
+    return number(found["estimate"]), number(found["low"]), number(found["high"])
+
+
+def number(value: float | None) -> float:
+    """The number; NaN for the null that stands for it."""
+    return math.nan if value is None else value

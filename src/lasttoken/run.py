@@ -1,0 +1,135 @@
+"""The run folder: written whole or not at all, and read only when every byte is what was written.
+
+A folder is filled as NAME.part and renamed when it is complete. Its manifest.json holds the format number and the
+sha256 of every other file. Nothing in it executes on load: TOML, JSON, JSONL, Parquet, safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lasttoken.errors import ArtifactError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def check_free(folder: Path) -> None:
+    """Raises ArtifactError where a run cannot be written to `folder`: before hours of training, not after."""
+    if folder.exists():
+        raise ArtifactError(f"{folder} exists; name another folder with --out, or delete it first")
+    if not nearest(folder).is_dir():
+        raise ArtifactError(f"{folder}: {nearest(folder)} is not a folder; name another with --out")
+    if not os.access(nearest(folder), os.W_OK):
+        raise ArtifactError(f"{folder}: no permission to write in {nearest(folder)}; name another folder with --out")
+
+
+def nearest(folder: Path) -> Path:
+    """The closest parent that exists."""
+    return next(parent for parent in folder.absolute().parents if parent.exists())
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` when the block ends well and is gone when it does not.
+
+    Raises ArtifactError where `folder` exists already or the disk is full.
+    """
+    check_free(folder)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)  # what an interrupted run left
+    try:
+        part.mkdir(parents=True)
+        yield part
+        seal(part)
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ArtifactError(f"{folder} could not be written ({error.strerror or error}); nothing was kept of it") from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest and flush every file to disk."""
+    digests = {name: digest(folder / name) for name in files(folder)}
+    write_json(folder / MANIFEST, {"format": FORMAT, "sha256": digests})
+    for name in [*digests, MANIFEST]:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below `folder` but the manifest, as sorted relative names."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name != MANIFEST)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value.update(piece)
+    return value.hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """Raises ArtifactError, naming the file, where a run is missing, damaged, or of a newer format.
+
+    report.html is no part of what is verified: it is made anew from the rest at any time.
+    """
+    if not folder.is_dir():
+        hint = "; its .part folder is a run that never finished" if folder.with_name(folder.name + ".part").exists() else ""
+        raise ArtifactError(f"{folder}: no such run{hint}; `lasttoken train` makes one")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not {"format", "sha256"} <= manifest.keys():
+        raise ArtifactError(f"{folder / MANIFEST}: damaged; fit again")
+    if manifest["format"] > FORMAT:
+        raise ArtifactError(f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken")
+    for name, wanted in manifest["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; restore it or fit again")
+        if name != "report.html" and digest(path) != wanted:
+            raise ArtifactError(f"{path}: damaged (its sha256 is not the one in {MANIFEST}); restore it or fit again")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as JSON, one indent a level, no NaN."""
+    path.write_text(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> None:
+    """One JSON object a line."""
+    lines = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """`value` with what JSON cannot hold (NaN, infinities) as null."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises ArtifactError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: missing; this is no folder of a whole run") from error
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); fit again") from error

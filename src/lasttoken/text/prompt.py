@@ -1,0 +1,128 @@
+"""The prompt of instruction tuning, cut into the pieces that are computed apart: header, text, footers, answers.
+
+The header (task and labels) is the same for every row and is computed once a batch; the text is a row's own; what
+follows it is a tree of footers and answers. Each piece is tokenised alone, in training as in scoring, so that an
+answer has the same tokens in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lasttoken.errors import ConfigError
+from lasttoken.labels import LabelSpace
+from lasttoken.text.tokenizer import end_token
+from lasttoken.text.tree import Path
+
+SINGLE = "Classify the text into one of these labels: {labels}\n\nText:\n{text}\n\nLabel:"
+MULTI = "Decide which of these labels apply to the text: {labels}\n\nText:\n{text}\n\nLabels:"
+QUESTION = "\n\nDoes the label {label} apply?"
+NONE = "none"  # the answer where no label applies
+MARK = "\ue000text\ue000"  # private-use characters: no template holds them
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Token ids of every piece. A row is header + text + footer + answer, an answer ending with the terminator."""
+
+    header: np.ndarray  # (P,) int32
+    footer: list[int]
+    answers: list[list[int]]  # C answers, terminator included
+    texts: list[str]  # C answers as text, for parsing what was generated
+    questions: list[list[int]]  # C footers that ask for one label; empty when single-label
+    yes: list[int]
+    no: list[int]
+    separator: str
+    none: list[int]
+
+    def answer_path(self, column: int) -> Path:
+        """The path that answers with one label."""
+        return self.footer, self.answers[column]
+
+    def set_path(self, columns: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Path:
+        """The path that answers with several labels, in label-space order, or with none."""
+        if not len(columns):
+            return self.footer, self.none
+        joined = self.separator.join(self.texts[j].strip() for j in columns)
+        lead = " " if self.texts[columns[0]].startswith(" ") else ""
+        return self.footer, [*plain_ids(tokenizer, lead + joined), end_token(tokenizer)]
+
+    def question_path(self, column: int, applies: bool) -> Path:
+        """The path that says whether one label applies."""
+        return self.questions[column], self.yes if applies else self.no
+
+
+def make_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    labels: LabelSpace,
+    *,
+    template: str | None = None,
+    chat: bool = True,
+    verbalizer: Mapping[str, str] | None = None,
+    separator: str = ", ",
+) -> Prompt:
+    """The prompt for a label space. Raises ConfigError on a template without {text} or a verbalizer that cannot work.
+
+    chat: wrap it in the tokenizer's chat template, where it has one.
+    """
+    template = template or (MULTI if labels.multi else SINGLE)
+    wrapped = chat and bool(tokenizer.chat_template)
+    names = answer_texts(labels, verbalizer or {})
+    if template.count("{text}") != 1:
+        raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
+    before, after = template.replace("{labels}", "; ".join(names)).split("{text}")
+    lead = "" if wrapped else " "
+    header, footer = render(tokenizer, before, after, wrapped)
+    asked = [render(tokenizer, before, QUESTION.format(label=name), wrapped)[1] for name in names] if labels.multi else []
+    end = [end_token(tokenizer)]
+    answers = [[*plain_ids(tokenizer, lead + name), *end] for name in names]
+    opening = [] if wrapped else opening_ids(tokenizer)
+    return Prompt(
+        np.array([*opening, *plain_ids(tokenizer, header)], dtype=np.int32),
+        plain_ids(tokenizer, footer),
+        answers,
+        [lead + name for name in names],
+        [plain_ids(tokenizer, question) for question in asked],
+        [*plain_ids(tokenizer, lead + "yes"), *end],
+        [*plain_ids(tokenizer, lead + "no"), *end],
+        separator,
+        [*plain_ids(tokenizer, lead + NONE), *end],
+    )
+
+
+def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str]) -> list[str]:
+    """The answer text of each label (C,). Raises ConfigError on unknown labels, empty or equal answers."""
+    unknown = sorted(verbalizer.keys() - set(labels.names))
+    problems = [f"verbalizer: {labels.outside(unknown)}"] if unknown else []
+    names = [verbalizer.get(name, name) for name in labels.names]
+    problems += [f"verbalizer: the answer of {label!r} is empty" for label, name in zip(labels.names, names, strict=True) if not name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"verbalizer: several labels answer {name!r}" for name in twice]
+    if problems:
+        raise ConfigError(problems)
+    return names
+
+
+def render(tokenizer: PreTrainedTokenizerBase, before: str, after: str, chat: bool) -> tuple[str, str]:
+    """What stands before the text and after it, inside the chat template where `chat`."""
+    if not chat:
+        return before, after
+    message = [{"role": "user", "content": before + MARK + after.rstrip()}]
+    whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    header, _, footer = str(whole).partition(MARK)
+    return header, footer
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a piece, nothing added."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts before a text: BOS, or nothing."""
+    ids = list(tokenizer("")["input_ids"])
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and ids[-1] != tokenizer.bos_token_id else ids

@@ -1,0 +1,66 @@
+"""Texts to token ids under a length limit, with an account of what the limit cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """N token sequences, and how many tokens each one lost to the limit."""
+
+    ids: list[np.ndarray]  # N arrays (T_i,) int32, T_i >= 1
+    lost: np.ndarray  # (N,) int64 tokens cut off; 0 for a whole text
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, (N,) int64."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def truncation(self, limit: int) -> str | None:
+        """The sentence that says what the limit cost; None where nothing was cut."""
+        cut = int((self.lost > 0).sum())
+        if cut == 0:
+            return None
+        share = self.lost.sum() / (self.lost.sum() + self.lengths.sum())
+        worst = int(self.lost.max())
+        return (
+            f"{cut} of {len(self)} rows were truncated at {limit} tokens: "
+            f"{share:.1%} of all tokens cut, {worst} of the longest row"
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, special: bool = True) -> Encoded:
+    """Token ids of each text, the head kept where it is longer than `limit` tokens.
+
+    With `special` the tokenizer adds what it adds to any text (BOS, CLS and SEP, or nothing), and truncation keeps
+    those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token.
+    """
+    if not len(texts):
+        return Encoded([], np.zeros(0, dtype=np.int64))
+    whole = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    lost = np.array([max(0, len(ids) - limit) for ids in whole], dtype=np.int64)
+    cut = np.flatnonzero(lost)
+    if len(cut):
+        again = tokenizer(
+            [texts[i] for i in cut], add_special_tokens=special, truncation=True, max_length=limit, verbose=False
+        )["input_ids"]
+        for i, ids in zip(cut, again, strict=True):
+            whole[i] = ids
+    blank = [end_token(tokenizer)]
+    return Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost)
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a text: EOS where there is one, else SEP, PAD, or 0. Padding is never read, so any id serves there."""
+    for candidate in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
+        if candidate is not None:
+            return int(candidate)
+    return 0

@@ -1,0 +1,68 @@
+"""Answers as one tree of tokens, so that what they share is computed once and all are scored in one pass.
+
+A path is context tokens (not scored; a question, say) followed by answer tokens (scored). Paths that begin alike
+share nodes. Every scored token is predicted at the node before it, the root being the last token of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Path = tuple[Sequence[int], Sequence[int]]  # context, answer; token ids
+ROOT = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A nodes; U of them (or the root) predict; Q predictions (node, token) make up the scores of all paths."""
+
+    tokens: np.ndarray  # (A,) int64
+    ancestors: np.ndarray  # (A, A) bool: row i may see column j, itself included
+    nodes: np.ndarray  # (U,) int64, where predictions are made; ROOT is the text's last token
+    at: np.ndarray  # (Q,) int64, index into nodes
+    predicted: np.ndarray  # (Q,) int64 token ids
+    of: np.ndarray  # (E,) int64, prediction ...
+    path: np.ndarray  # (E,) int64, ... and the path whose score it is part of
+    paths: int
+
+
+def grow(paths: Sequence[Path]) -> Tree:
+    """The tree of `paths`. The last token of an answer is predicted but is no node, unless a longer path goes through it."""
+    children: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+    parents: list[int] = []
+    tokens: list[int] = []
+    predictions: dict[tuple[int, int], int] = {}  # (node, token) -> prediction
+    of, path = [], []
+    for number, (context, answer) in enumerate(paths):
+        place = ROOT
+        whole = [*context, *answer]
+        for depth, token in enumerate(whole):
+            if depth >= len(context):
+                of.append(predictions.setdefault((place, token), len(predictions)))
+                path.append(number)
+            if depth == len(whole) - 1:
+                break
+            if (place, token) not in children:
+                children[place, token] = len(tokens)
+                tokens.append(token)
+                parents.append(place)
+            place = children[place, token]
+    ancestors = np.eye(len(tokens), dtype=bool)
+    for node, parent in enumerate(parents):  # parents come first
+        if parent != ROOT:
+            ancestors[node] |= ancestors[parent]
+    nodes = sorted({node for node, _ in predictions})
+    index = {node: i for i, node in enumerate(nodes)}
+    return Tree(
+        np.array(tokens, dtype=np.int64),
+        ancestors,
+        np.array(nodes, dtype=np.int64),
+        np.array([index[node] for node, _ in predictions], dtype=np.int64),
+        np.array([token for _, token in predictions], dtype=np.int64),
+        np.array(of, dtype=np.int64),
+        np.array(path, dtype=np.int64),
+        len(paths),
+    )

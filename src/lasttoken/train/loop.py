@@ -1,0 +1,138 @@
+"""The training loop: one generator, no callbacks.
+
+`train` owns the order of an update (forward, backward, clip, step) and nothing else.
+Whoever iterates it decides, in plain code, what to print and when to stop;
+`keep_best` is the one such caller that all trained methods share.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lasttoken.errors import Diverged
+from lasttoken.train.world import World
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimiser update did."""
+
+    number: int  # 1, 2, ...
+    loss: float  # mean over the update's items
+    lr: float  # of the first parameter group
+    grad_norm: float  # L2, before clipping
+    items: float  # what the loss is a mean over: rows, weighted rows, or target tokens
+    seconds: float  # wall time, waiting for data included
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """How training ended, and which weights were kept."""
+
+    score: float  # of the kept weights; -inf where nothing was scored
+    update: int  # after which they were taken
+    end: str  # "finished", or why it ended early
+    failure: Diverged | KeyboardInterrupt | None = None  # what cut it short
+
+
+def train(
+    loss_and_count: Callable[[Batch], tuple[Tensor, float]],
+    updates: Iterable[Sequence[Batch]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    count: int,
+    multiplier: Callable[[float], float],
+    clip: float = 1.0,
+    world: World = World(),
+) -> Iterator[Step]:
+    """Yield one Step per update until `count` are done or `updates` ends.
+
+    An update is a list of micro-batches. `loss_and_count(batch)` returns the SUM of the losses and how many items
+    it sums over. Gradients are divided once, by the items of the whole update in all processes, so that an
+    accumulated or distributed update equals that of one large batch also where batches hold unequal numbers of
+    items (transformers #34191 is the story of getting this wrong). `multiplier` maps progress in [0, 1) to a
+    factor on each group's lr.
+
+    Raises Diverged when loss or gradient is not finite; the weights are then those of the step before.
+    """
+    groups = optimizer.param_groups
+    base = [group["lr"] for group in groups]
+    weights = [p for group in groups for p in group["params"]]
+    for number, update in zip(range(1, count + 1), updates, strict=False):
+        began = time.perf_counter()
+        for group, lr in zip(groups, base, strict=True):
+            group["lr"] = lr * multiplier((number - 1) / count)
+
+        sums = torch.zeros(2, dtype=torch.float64)  # loss, items
+        for batch in update:
+            loss, items = loss_and_count(batch)
+            loss.backward()
+            sums += torch.tensor([loss.item(), items], dtype=torch.float64)
+        for p in weights:  # a process whose share is empty still takes part in the sum
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        grads = [p.grad for p in weights if p.grad is not None]
+        world.add([*grads, sums])
+        loss_sum, items_sum = sums.tolist()
+
+        torch._foreach_div_(grads, max(items_sum, 1e-12))
+        norm = nn.utils.clip_grad_norm_(weights, clip).item()
+        if not math.isfinite(norm) or not math.isfinite(loss_sum):
+            optimizer.zero_grad(set_to_none=True)
+            raise Diverged(
+                f"update {number}: loss {loss_sum / max(items_sum, 1e-12):g}, gradient norm {norm:g}; lower the learning rate"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield Step(number, loss_sum / max(items_sum, 1e-12), groups[0]["lr"], norm, items_sum, time.perf_counter() - began)
+
+
+def keep_best(
+    modules: Sequence[nn.Module],
+    steps: Iterable[Step],
+    score: Callable[[], float],
+    *,
+    every: int,
+    patience: int,
+    log: Callable[[Step, float | None], None],
+) -> Best:
+    """Run `steps`, score every `every` updates, and leave `modules` with their best-scored trainable weights.
+
+    Stops after `patience` scores without a gain. Higher is better. Only weights that train are copied (to main
+    memory): for LoRA that is a few megabytes, whatever the backbone weighs. Divergence or Ctrl-C after the first
+    score ends training with the best weights restored and is told in `Best.failure`; before it, it is raised.
+    """
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    best, at, kept, stale = float("-inf"), 0, [], 0
+    end, failure = "finished", None
+    try:
+        for step in steps:
+            current = score() if step.number % every == 0 else None
+            log(step, current)
+            if current is None:
+                continue
+            if current > best:
+                best, at, stale = current, step.number, 0
+                kept = [p.detach().cpu().clone() for p in trained]
+            else:
+                stale += 1
+            if stale >= patience:
+                end = f"stopped early at update {step.number}: no gain in {patience} scores"
+                break
+    except (Diverged, KeyboardInterrupt) as error:
+        if not kept:
+            raise
+        why = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"diverged at {error}"
+        end, failure = f"{why}; the weights of update {at} are kept", error
+    with torch.no_grad():
+        for parameter, value in zip(trained, kept, strict=False):
+            parameter.copy_(value)
+    return Best(best, at, end, failure)

@@ -1,0 +1,31 @@
+"""The optimiser by name: 8-bit and paged states on CUDA, plain AdamW elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Name = Literal["adamw8bit", "paged_adamw32bit", "adamw"]
+
+
+def make_optimizer(name: Name, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over `weights` (Loshchilov & Hutter 2019). Matrices decay; vectors (norms, biases) do not.
+
+    adamw8bit: 8-bit states (Dettmers 2022, arXiv:2110.02861); paged_adamw32bit: states that move to main memory
+    when the GPU is full (arXiv:2305.14314). Both exist on CUDA; elsewhere it is torch's own.
+    """
+    weights = list(weights)
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if name == "adamw" or weights[0].device.type != "cuda":
+        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+    import bitsandbytes.optim
+
+    kind = bitsandbytes.optim.AdamW8bit if name == "adamw8bit" else bitsandbytes.optim.PagedAdamW32bit
+    return kind(groups, lr=lr)
