@@ -104,7 +104,7 @@ def make_vectorizers(config: Linear) -> tuple[TfidfVectorizer, ...]:
             sublinear_tf=True,
             strip_accents=None,
             dtype=np.float64,
-            token_pattern=r"(?u)\b\w+\b",
+            token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None,
         )
         for analyzer, ngrams in kinds
         if ngrams != (0, 0)

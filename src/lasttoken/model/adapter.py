@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -43,10 +44,19 @@ def adapt(
     )
     torch.manual_seed(seed)
     try:
-        adapted = get_peft_model(backbone.whole, config)
+        with quiet():
+            adapted = get_peft_model(backbone.whole, config)
     except ValueError as error:
         raise ModelError(f"lora.targets: {error}".splitlines()[0]) from error
     return prepared(adapted)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning that PEFT 0.21 sets off in transformers 5.23 by an old name. Can go with the next PEFT."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def prepared(adapted: PeftModel) -> PeftModel:
@@ -61,7 +71,7 @@ def prepared(adapted: PeftModel) -> PeftModel:
             dropouts = getattr(module, "lora_dropout", None)
             for name, layer in (dropouts.items() if dropouts is not None else ()):
                 if isinstance(layer, nn.Dropout):
-                    dropouts[name] = ByteDropout(layer.p)
+                    dropouts[name] = ByteDropout(layer.p).train(layer.training)
     return adapted
 
 
@@ -97,7 +107,8 @@ def save_adapter(adapted: PeftModel, folder: Path) -> None:
 def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
     """Put a saved adapter into the backbone, in place. Raises ArtifactError where it does not fit."""
     try:
-        return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False))
+        with quiet():
+            return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]) from error
 

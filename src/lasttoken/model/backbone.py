@@ -8,6 +8,7 @@ not hold (a state-space layer, an attention that ignores the registered function
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,8 @@ from lasttoken.model.device import choose_dtype
 TINY = Path(__file__).parent / "tiny"
 Kind = Literal["decoder", "encoder", "any"]
 
-# Progress bars and advice of the library would land between our own lines.
+# Progress bars and advice of the libraries would land between our own lines.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
