@@ -181,7 +181,7 @@ def gathered(table: Table, columns: Columns, prefix: str) -> Rows:
         for store, cell in zip(stores, record[width:], strict=True):
             store.append(memo.setdefault(cell, cell) if type(cell) is str else cell)
     if not texts:
-        raise DataError(f"{table.name}: there are no rows, only column names; check that it was written whole")
+        raise table.no_rows()
 
     def places(rows: list[int]) -> str:
         return table.some([numbers[i] for i in rows[:6]])

@@ -1,7 +1,8 @@
 """File formats and tables in memory, each as the same thing: a stream of numbered records of the columns asked for.
 
 Nothing here knows what a text or a label is. Files are read once, from front to back, and only the columns asked for
-are kept, so that memory is that of the result. Every complaint names the file and the line, row or byte.
+are kept, so that memory is that of the result; a `whole` table gives each record as a dict of all columns instead.
+Every complaint names the file and the line, row or byte.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lasttoken.errors import DataError
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
     import pyarrow.parquet
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -29,12 +31,16 @@ BLOCK = 1 << 20  # bytes read at once
 
 @dataclass(frozen=True)
 class Table:
-    """Where records come from, and the records: (number, cells in the order of the columns asked for)."""
+    """Where records come from, and the records: (number, cells in the order of the columns asked for).
+
+    The records of a whole table are (number, {column: cell}) in the columns' own order; those of JSON may differ in it.
+    """
 
     name: str  # as the user wrote it
     unit: str  # what the numbers count: "line", of the file from 1, or "row", from 0
-    records: Iterator[tuple[int, Sequence[Any]]]
+    records: Iterator[tuple[int, Any]]
     parts: tuple[tuple[str, int], ...] = ()  # (name, rows) where the rows are those of several parts, one after another
+    schema: pyarrow.Schema | None = None  # the types of all columns, where the source has types: Parquet
 
     def at(self, number: int) -> str:
         """The place of one record, as errors name it: 'reviews.csv:17', 'reviews.parquet: row 15'."""
@@ -58,6 +64,10 @@ class Table:
             number -= rows
         return "", number
 
+    def no_rows(self) -> DataError:
+        """The error of a table whose records turned out to be none."""
+        return DataError(f"{self.name}: there are no rows, only column names; check that it was written whole")
+
     def row_names(self, count: int, prefix: str) -> list[str]:
         """Ids for rows that have none: their number from 0, after the part that they are in."""
         if self.parts:
@@ -69,17 +79,19 @@ class Table:
         return [part for part, rows in self.parts for _ in range(rows)] or None
 
 
-def file_table(path: Path, wanted: Sequence[str], *, format: str | None, encoding: str) -> Table:
-    """The records of a file. Its ending names the format unless `format` does."""
+def file_table(path: Path, wanted: Sequence[str], *, format: str | None, encoding: str, whole: bool = False) -> Table:
+    """The records of a file. Its ending names the format unless `format` does. `whole` gives every column."""
     check_file(path)
     format = format or format_of(path)
     if format == "parquet":
-        return parquet_table(path, str(path), wanted)
-    return text_table(file_lines(path, encoding), str(path), wanted, format)
+        return parquet_table(path, str(path), wanted, whole=whole)
+    return text_table(file_lines(path, encoding), str(path), wanted, format, whole=whole)
 
 
-def stream_table(stream: IO[Any], wanted: Sequence[str], *, format: str | None, encoding: str) -> Table:
-    """The records of an open file such as standard input, whose format has to be named."""
+def stream_table(
+    stream: IO[Any], wanted: Sequence[str], *, format: str | None, encoding: str, whole: bool = False
+) -> Table:
+    """The records of an open file such as standard input, whose format has to be named. `whole` gives every column."""
     name = getattr(stream, "name", None)
     name = name if isinstance(name, str) else "<stream>"
     if format is None:
@@ -88,18 +100,19 @@ def stream_table(stream: IO[Any], wanted: Sequence[str], *, format: str | None, 
     if isinstance(binary, io.TextIOBase):
         lines = whole_lines(binary, name)
     elif format == "parquet":
-        return parquet_table(io.BytesIO(binary.read()), name, wanted)
+        return parquet_table(io.BytesIO(binary.read()), name, wanted, whole=whole)
     else:
         lines = decoded_lines(binary, name, encoding)
-    return text_table(lines, name, wanted, format)
+    return text_table(lines, name, wanted, format, whole=whole)
 
 
-def text_table(lines: Iterator[str], name: str, wanted: Sequence[str], format: str) -> Table:
+def text_table(lines: Iterator[str], name: str, wanted: Sequence[str], format: str, *, whole: bool = False) -> Table:
     """The records of lines in one of the formats that are text."""
     if format in ("csv", "tsv"):
-        return Table(name, "line", delimited_records(lines, name, wanted, "," if format == "csv" else "\t"))
+        delimiter = "," if format == "csv" else "\t"
+        return Table(name, "line", delimited_records(lines, name, wanted, delimiter, whole=whole))
     if format == "jsonl":
-        return Table(name, "line", json_records(lines, name, wanted))
+        return Table(name, "line", json_records(lines, name, wanted, whole=whole))
     raise DataError(f"{name}: no reader of format {format!r} for text; known are {', '.join(known_formats())}")
 
 
@@ -138,9 +151,12 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty; it needs a header and rows")
 
 
-def check_columns(wanted: Sequence[str], found: Sequence[str], place: str) -> None:
-    """Raise DataError when a column is missing, naming what may have been meant, or when two share a name."""
-    twice = sorted(name for name, count in Counter(found).items() if count > 1 and (name or name in wanted))
+def check_columns(wanted: Sequence[str], found: Sequence[str], place: str, *, whole: bool = False) -> None:
+    """Raise DataError when a column is missing, naming what may have been meant, or when two share a name.
+
+    Columns that are not named at all may be several, unless they are asked for or the table is to be `whole`.
+    """
+    twice = sorted(name for name, count in Counter(found).items() if count > 1 and (name or whole or name in wanted))
     if twice:
         raise DataError(f"{place}: two columns are named {twice[0]!r}; give every column its own name")
     for name in wanted:
@@ -214,8 +230,8 @@ def without_nul(lines: list[str], name: str, before: int) -> Iterator[str]:
 
 
 def delimited_records(
-    lines: Iterator[str], name: str, wanted: Sequence[str], delimiter: str
-) -> Iterator[tuple[int, list[str]]]:
+    lines: Iterator[str], name: str, wanted: Sequence[str], delimiter: str, *, whole: bool = False
+) -> Iterator[tuple[int, list[str] | dict[str, str]]]:
     """Records of comma- or tab-separated lines, numbered by the line on which each begins. Empty lines are skipped.
 
     Quoting is checked strictly: a quote that is never closed would otherwise swallow the rest of the file.
@@ -229,7 +245,7 @@ def delimited_records(
             if header is None:
                 if fields:
                     header = fields
-                    check_columns(wanted, header, name)
+                    check_columns(wanted, header, name, whole=whole)
                     places = [header.index(column) for column in wanted]
             elif fields or len(header) == 1:  # in a table of one column an empty line is an empty cell
                 fields = fields or [""]
@@ -238,7 +254,7 @@ def delimited_records(
                         f"{name}:{begin}: {len(fields)} fields, expected {len(header)}; "
                         f"put quotes around a field that holds {'a comma' if delimiter == ',' else 'a tab'}"
                     )
-                yield begin, [fields[j] for j in places]
+                yield begin, dict(zip(header, fields, strict=True)) if whole else [fields[j] for j in places]
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -248,7 +264,9 @@ def delimited_records(
         raise DataError(f"{name}: the file is empty; it needs a header and rows")
 
 
-def json_records(lines: Iterator[str], name: str, wanted: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+def json_records(
+    lines: Iterator[str], name: str, wanted: Sequence[str], *, whole: bool = False
+) -> Iterator[tuple[int, list[Any] | dict[str, Any]]]:
     """Records of one JSON object a line. Empty lines are skipped."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -268,13 +286,13 @@ def json_records(lines: Iterator[str], name: str, wanted: Sequence[str]) -> Iter
             )
         if not row.keys() >= set(wanted):
             check_columns(wanted, list(row), place)
-        cells = [row[column] for column in wanted]
+        cells = row if whole else [row[column] for column in wanted]
         if "\\u" in line:
             check_unicode(cells, place)
         yield number, cells
 
 
-def check_unicode(cells: list[Any], place: str) -> None:
+def check_unicode(cells: list[Any] | dict[str, Any], place: str) -> None:
     """Raise DataError when an escape stands for half a character, which no tokenizer and no file can hold."""
     try:
         json.dumps(cells, ensure_ascii=False).encode()
@@ -285,7 +303,7 @@ def check_unicode(cells: list[Any], place: str) -> None:
         ) from error
 
 
-def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str]) -> Table:
+def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *, whole: bool = False) -> Table:
     """The records of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -294,8 +312,12 @@ def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str]) -
         file = pq.ParquetFile(source)
     except (pa.ArrowException, OSError) as error:
         raise DataError(damaged(name, error)) from error
-    check_columns(wanted, file.schema_arrow.names, name)
-    return Table(name, "row", parquet_records(file, name, wanted))
+    schema = file.schema_arrow
+    check_columns(wanted, schema.names, name, whole=whole)
+    records = parquet_records(file, name, schema.names if whole else wanted)
+    if whole:
+        records = ((number, dict(zip(schema.names, cells, strict=True))) for number, cells in records)
+    return Table(name, "row", records, schema=schema)
 
 
 def parquet_records(

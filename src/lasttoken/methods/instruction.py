@@ -82,7 +82,7 @@ def fit(
         packed, linears = quantised_layers(backbone.module)
         journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
     said = backbone.tokenizer.decode([*prompt.header]) + "..." + backbone.tokenizer.decode(prompt.footer)
-    journal.note(f"instruction: prompt {said!r}")
+    journal.note(f"prompt {said!r}")
     if not config.train_model:
         no_training([backbone.whole], journal)
         return InstructionModel(config, train.labels, backbone, None, prompt)

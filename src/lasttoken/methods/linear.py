@@ -50,7 +50,7 @@ def fit(config: Linear, train: Dataset, valid: Dataset, *, seed: int, device: st
     """The model of `train`; C is chosen by cross-validation inside it, so `valid` and `device` are not used."""
     began = time.perf_counter()
     vectorizers = make_vectorizers(config)
-    journal.progress("linear: counting words", 0, 1)
+    journal.progress("counting words", 0, 1)
     try:
         features = sp.hstack([v.fit_transform(train.texts) for v in vectorizers], format="csr")
     except ValueError as error:  # scikit-learn's own: no term is left
@@ -73,7 +73,7 @@ def fit(config: Linear, train: Dataset, valid: Dataset, *, seed: int, device: st
         "train_rows": len(train),
         "train_rows_per_second": len(train) / spent,
     }
-    journal.note(f"linear: {features.shape[1]} features of {len(train)} rows")
+    journal.note(f"{features.shape[1]} features of {len(train)} rows")
     return LinearModel(config, train.labels, vectorizers, regression)
 
 

@@ -83,7 +83,7 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
         "train_rows": len(train),
         "train_rows_per_second": None,
     }
-    journal.note(f"probe: layer {layer} of {depth}, {config.pooling} pooling, the backbone not trained")
+    journal.note(f"layer {layer} of {depth}, {config.pooling} pooling, the backbone not trained")
     return model
 
 
@@ -103,12 +103,12 @@ def choose_layer(
         middle = (sorted(config.regularisation)[len(config.regularisation) // 2],)
         scores = []
         for layer in range(len(seen)):
-            journal.progress("probe: trying layers", layer, len(seen))
+            journal.progress("trying layers", layer, len(seen))
             model = fit_layer(config, backbone, seen[layer], layer, train, middle, seed, journal)
             probs = model.regression((asked[layer] - model.mean) / model.scale)
             scores.append(METRICS["macro_f1"](valid.targets, probs))
         chosen = int(np.argmax(scores))
-        journal.note("probe: macro-F1 of validation by layer " + ", ".join(f"{i}: {s:.3f}" for i, s in enumerate(scores)))
+        journal.note("macro-F1 of validation by layer " + ", ".join(f"{i}: {s:.3f}" for i, s in enumerate(scores)))
     return chosen, fit_layer(config, backbone, seen[chosen], chosen, train, config.regularisation, seed, journal)
 
 
@@ -166,7 +166,7 @@ def pooled(backbone: Backbone, texts: Sequence[str], config: Probe, *, layer: in
             features[place, rows] = pool(state, batch.layout.ends).cpu().numpy()
         done += len(rows)
         if journal is not None:
-            journal.progress("probe: features", done, len(encoded))
+            journal.progress("features", done, len(encoded))
     if journal is not None and (cut := encoded.truncation(min(config.max_length, backbone.window))):
         journal.note(cut)
     return features
@@ -176,7 +176,7 @@ def cached(backbone: Backbone, texts: Sequence[str], config: Probe, journal: Jou
     """`pooled` of all layers, from the cache where it holds them."""
     path = cache_folder() / f"features-{feature_digest(backbone, texts, config)}.safetensors"
     if path.exists():
-        journal.note(f"probe: features of {what} from the cache ({path.name})")
+        journal.note(f"features of {what} from the cache ({path.name})")
         return read_tensors(path)["features"].numpy()
     features = pooled(backbone, texts, config, journal=journal)
     path.parent.mkdir(parents=True, exist_ok=True)

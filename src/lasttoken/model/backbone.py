@@ -8,7 +8,6 @@ not hold (a state-space layer, an attention that ignores the registered function
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -38,7 +38,6 @@ TINY = Path(__file__).parent / "tiny"
 Kind = Literal["decoder", "encoder", "any"]
 
 # Progress bars and advice of the libraries would land between our own lines.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -98,6 +97,11 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         return AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(not_found(name, error)) from error
+
+
+def on_this_machine(name: str) -> bool:
+    """Whether a model loads without a download: `tiny`, a folder, or one in the hub's cache."""
+    return name == "tiny" or Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def not_found(name: str, error: Exception) -> str:

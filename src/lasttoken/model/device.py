@@ -6,6 +6,8 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -41,10 +43,28 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement for `peak_memory`, where the system allows it (CUDA; Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # some containers forbid it; the peak is then that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory(device: torch.device) -> dict[str, int | str | None]:
-    """Peak bytes so far: allocated and reserved on a GPU, resident set of the process elsewhere."""
+    """Peak bytes since `reset_peak`: allocated and reserved on a GPU, resident set of the process elsewhere."""
     if device.type == "cuda":
         reserved = torch.cuda.max_memory_reserved(device)
         return {"kind": "allocated", "bytes": torch.cuda.max_memory_allocated(device), "reserved": reserved}
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return {"kind": "resident", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "reserved": None}
+    return {"kind": "resident", "bytes": peak_resident(), "reserved": None}
+
+
+def peak_resident() -> int:
+    """Bytes of the largest resident set: since the last reset on Linux, of the process's life elsewhere."""
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

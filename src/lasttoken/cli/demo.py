@@ -1,0 +1,56 @@
+"""`lasttoken demo`: the whole job on text that is already on this machine, with the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+
+# What fits six minutes on two cores; everything else is a default.
+SETTINGS = [
+    "embedding.train.epochs=4",
+    "embedding.train.batch=16",
+    "embedding.max_length=256",
+    "embedding.lora.r=16",
+    "instruction.train.epochs=2",
+    "instruction.train.batch=16",
+    "instruction.max_length=320",
+    "probe.max_length=256",
+    "encoder.train.epochs=2",
+    "encoder.max_length=128",
+]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist")] = Path("demo"),
+    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 2000,
+    methods: Annotated[str | None, typer.Option("--methods", help="Names with commas; default: all that can run")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Which library does a docstring come from? Five methods, no GPU, nothing downloaded."""
+    from lasttoken.cli.compare import method_configs, run_all, show
+    from lasttoken.cli.screen import Screen
+    from lasttoken.config import METHOD_CONFIGS
+    from lasttoken.data.demo import docstring_rows
+    from lasttoken.data.split import make_splits
+    from lasttoken.run import check_free
+
+    check_free(out)
+    data = {"source": "docstrings of installed libraries", "group": "module"}
+    names = o.listed(methods or ",".join(METHOD_CONFIGS))
+    configs = method_configs(
+        names, data, model="tiny", encoder=encoder, quantize="none", seed=seed, device="auto", settings=list(SETTINGS)
+    )
+    with Screen() as screen:
+        journal = screen.journal("data")
+        journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
+        splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
+        journal.note(f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}")
+        optional = set() if methods else {"encoder"}
+        runs, comparison = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
+    show(runs, comparison, out, as_json=as_json)

@@ -1,0 +1,94 @@
+"""The options that verbs share, and how they become a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lasttoken.config import METHOD_CONFIGS, Run, override, parse
+from lasttoken.errors import ConfigError
+
+DATA = "Data"
+METHOD = "Method"
+
+Text = Annotated[str, typer.Option("--text", help="Text column, or several: title,body", rich_help_panel=DATA)]
+Label = Annotated[str, typer.Option("--label", help="Label column; or several columns of 0 and 1, with commas", rich_help_panel=DATA)]
+Separator = Annotated[str | None, typer.Option("--separator", help='Splits a label such as "A;C" into several labels', rich_help_panel=DATA)]
+Template = Annotated[str | None, typer.Option("--template", help='Joins text columns: "{title}. {body}"', rich_help_panel=DATA)]
+Id = Annotated[str | None, typer.Option("--id", help="Column of unique row ids", rich_help_panel=DATA)]
+Group = Annotated[str | None, typer.Option("--group", help="Rows of one group never cross a split", rich_help_panel=DATA)]
+Split = Annotated[str | None, typer.Option("--split", help="Column that says train, valid or test", rich_help_panel=DATA)]
+Valid = Annotated[str | None, typer.Option("--valid", help="File of validation rows", rich_help_panel=DATA)]
+Test = Annotated[str | None, typer.Option("--test", help="File of test rows", rich_help_panel=DATA)]
+Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL files", rich_help_panel=DATA)]
+DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without text", rich_help_panel=DATA)]
+Seed = Annotated[int, typer.Option("--seed", help="Of splits, weights and order")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
+Model = Annotated[str, typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny", rich_help_panel=METHOD)]
+Quantize = Annotated[str, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: method.lora.r=16", rich_help_panel=METHOD)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def data_values(
+    source: str,
+    text: str,
+    label: str,
+    *,
+    separator: str | None,
+    template: str | None,
+    id: str | None,
+    group: str | None,
+    split: str | None,
+    valid: str | None,
+    test: str | None,
+    encoding: str,
+    drop_empty: bool,
+) -> dict[str, Any]:
+    """The [data] table of a config."""
+    return {
+        "source": source,
+        "text": listed(text),
+        "label": listed(label),
+        "separator": separator,
+        "template": template,
+        "id": id,
+        "group": group,
+        "split": split,
+        "valid": valid,
+        "test": test,
+        "encoding": encoding,
+        "drop_empty": drop_empty,
+    }
+
+
+def run_config(
+    method: str,
+    data: dict[str, Any],
+    *,
+    model: str | None,
+    quantize: str | None,
+    seed: int,
+    device: str,
+    settings: list[str],
+) -> Run:
+    """The Run of one method. model and quantize are left out where the method has no such setting. Raises ConfigError."""
+    if method not in METHOD_CONFIGS:
+        raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}"])
+    known = METHOD_CONFIGS[method].model_fields
+    chosen = {"model": model, "quantize": quantize}
+    values = {
+        "seed": seed,
+        "device": device,
+        "data": data,
+        "method": {"method": method, **{k: v for k, v in chosen.items() if v is not None and k in known}},
+    }
+    return parse(Run, override(values, settings))

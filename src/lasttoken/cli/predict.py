@@ -1,0 +1,57 @@
+"""`lasttoken predict`: labels for a file, by a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder")],
+    source: Annotated[str, typer.Argument(help="File to label, or - for standard input")],
+    out: Annotated[str, typer.Option("--out", "-o", help="File to write, or - for standard output")] = "-",
+    text: Annotated[str | None, typer.Option("--text", help="Text column(s); default: those of the run")] = None,
+    probs: Annotated[bool, typer.Option("--probs", help="One column a label with its probability")] = False,
+    format: Annotated[str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; default: the file's ending")] = None,
+    out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
+    encoding: o.Encoding = "utf-8",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+) -> None:
+    """Label the rows of a file; every column passes through, the prediction is added."""
+    from lasttoken import catalog
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.config import read_run
+    from lasttoken.experiment import columns_of
+    from lasttoken.predict import predict_file
+    from lasttoken.run import verify
+
+    verify(run)
+    data = read_run(run / "config.toml").data
+    if text is not None:
+        data = data.model_copy(update={"text": o.listed(text), "template": None})
+    with Screen() as screen:
+        classifier = catalog.load(run, device=device)
+        summary = predict_file(
+            classifier,
+            source,
+            out,
+            columns=columns_of(data, labels=False),
+            encoding=encoding,
+            format_in=format,
+            format_out=out_format,
+            probs=probs,
+            separator=data.separator or ";",
+            overwrite=overwrite,
+            progress=lambda done: screen.progress("predict", f"{done} rows", done, done + 1),
+        )
+    if as_json:
+        target = typer.get_text_stream("stderr") if out == "-" else None
+        typer.echo(json.dumps(vars(summary)), file=target)
+    say(f"{summary.rows} rows labelled in {summary.seconds:.1f} s" + (f", {summary.empty} of them without text" if summary.empty else ""))

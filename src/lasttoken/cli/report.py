@@ -1,0 +1,30 @@
+"""`lasttoken report`: one page about finished runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, judged on the same rows")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write")] = Path("report.html"),
+    metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
+    as_json: o.Json = False,
+) -> None:
+    """Put one or several runs on one self-contained page."""
+    from lasttoken.cli.screen import say
+    from lasttoken.experiment import write_report
+
+    title = runs[0].name if len(runs) == 1 else " and ".join(run.name for run in runs)
+    comparison = write_report(runs, out, metric=metric, title=title)
+    if as_json:
+        typer.echo(json.dumps(comparison, allow_nan=False, default=str))
+    elif comparison is not None:
+        typer.echo("\n".join([comparison["summary"], *(pair["verdict"] for pair in comparison["pairs"])]))
+    say(f"report: {out}")

@@ -1,0 +1,65 @@
+"""Results as text for a terminal: a table of methods, one run in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lasttoken.config import Run
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.wording import figure
+from lasttoken.report.units import data_size, duration, size
+
+SHOWN = ("macro_f1", "micro_f1", "ece")
+
+
+def settings_line(config: Run) -> str:
+    """Every setting of the method in one line, defaults too."""
+    return "settings: " + ", ".join(f"{name}={value}" for name, value in flat(config.method.model_dump(mode="json")))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, value) of nested values."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def interval(measured: Mapping[str, Any]) -> str:
+    """`.812 [.790, .834]`, or the estimate alone where there is no interval."""
+    if measured["low"] is None:
+        return figure(measured["estimate"])
+    return f"{figure(measured['estimate'])} [{figure(measured['low'])}, {figure(measured['high'])}]"
+
+
+def brief(metrics: Mapping[str, Any]) -> str:
+    """One run on the test rows, a metric a line."""
+    test = metrics["splits"]["test"]
+    lines = [f"{metrics['name']} on {test['n']} test rows, {test['classes']} labels (95 % intervals)"]
+    lines += [f"  {METRICS[name].words:<18} {interval(measured)}" for name, measured in test["metrics"].items()]
+    return "\n".join(lines)
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The runs side by side, best first: quality with intervals, then cost."""
+    ordered = sorted(runs, key=lambda run: -run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
+    head = ["", *(METRICS[name].words for name in SHOWN), "trainable", "trained in", "train rows/s", "predict rows/s", "peak memory"]
+    rows = [head]
+    for run in ordered:
+        measured, cost = run["splits"]["test"]["metrics"], run["cost"]
+        rate = cost["train_rows_per_second"]
+        rows.append(
+            [
+                run["name"],
+                *(interval(measured[name]) for name in SHOWN),
+                size(cost["trainable_parameters"]),
+                duration(cost["train_seconds"]),
+                "-" if rate is None else f"{rate:,.0f}",
+                f"{cost['predict_rows_per_second']:,.0f}",
+                data_size(cost["peak_memory_bytes"]),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    aligned = ([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in aligned)

@@ -1,0 +1,220 @@
+"""One problem, one or several methods: fit, predict, judge, and write each run folder; then compare them on the same rows."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lasttoken import catalog
+from lasttoken.config import Data, Run, to_toml
+from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.read import Columns, read_rows, without_empty
+from lasttoken.data.record import data_digest, write_splits
+from lasttoken.data.split import make_splits, splits_from
+from lasttoken.errors import ArtifactError
+from lasttoken.evaluation.comparison import compare
+from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lasttoken.evaluation.summary import summarize
+from lasttoken.journal import Journal
+from lasttoken.methods.classifier import Classifier
+from lasttoken.methods.instruction import InstructionModel
+from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
+from lasttoken.report.collect import collect
+from lasttoken.report.page import render, write_page
+from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
+from lasttoken.train.world import World, join
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
+WARM_UP = 32  # rows predicted before the clock starts
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run."""
+
+    folder: Path
+    name: str
+    classifier: Classifier | None  # None where the folder was there already
+    test: Predictions
+    metrics: Mapping[str, Any]  # metrics.json
+    failure: BaseException | None = None  # what cut training short, its best weights being kept
+
+
+def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
+    """The three parts of the problem that `data` describes. Raises DataError."""
+    columns = columns_of(data)
+    given = {"": data.source, "valid": data.valid, "test": data.test}
+    rows = {}
+    for part, source in given.items():
+        if source is None:
+            continue
+        prefix = f"{part}:" if part else ""
+        read = read_rows(source, columns=columns, encoding=data.encoding, prefix=prefix, keep_empty=data.drop_empty)
+        if data.drop_empty:
+            read, dropped = without_empty(read)
+            if dropped:
+                journal.note(f"{source}: {dropped} rows without text left out")
+        rows[part] = read
+    if len(rows) == 1:
+        return make_splits(rows[""], seed=seed, valid=data.valid_share, test=data.test_share)
+    return splits_from(
+        rows[""],
+        rows.get("valid"),
+        rows.get("test"),
+        seed=seed,
+        valid_fraction=data.valid_share,
+        test_fraction=data.test_share,
+    )
+
+
+def columns_of(data: Data, *, labels: bool = True) -> Columns:
+    """What the columns of `data` mean; without `labels`, only what a prediction needs."""
+    if not labels:
+        return Columns(text=data.text, template=data.template, id=data.id)
+    return Columns(data.text, data.template, data.label, data.separator, data.id, data.group, data.split)
+
+
+def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal) -> Outcome:
+    """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only."""
+    device = choose_device(config.device)
+    world = join(device)
+    reset_peak(device)
+    classifier = catalog.fit(
+        config.method, splits.train, splits.valid, seed=config.seed, device=config.device, journal=journal
+    )
+    peak = peak_memory(device)
+    judged, rate, invalid = judge(classifier, splits, journal)
+    metrics = {
+        "format": FORMAT,
+        "name": name,
+        "method": config.method.method,
+        "model": config.method.model_dump().get("model"),
+        "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in judged.items()},
+        "cost": {
+            **{key: journal.facts.get(key) for key in ("trainable_parameters", "total_parameters", "train_seconds", "train_rows_per_second")},
+            "predict_rows_per_second": rate,
+            "peak_memory_bytes": peak["bytes"],
+            "peak_memory_kind": peak["kind"],
+            "peak_reserved_bytes": peak["reserved"],
+            "model_bytes": 0,
+        },
+        "notes": list(journal.notes),
+        "invalid_answers": invalid,
+    }
+    if world.rank == 0:
+        with writing(folder) as part:
+            classifier.save(part)
+            metrics["cost"]["model_bytes"] = sum((part / file).stat().st_size for file in files(part))
+            write_records(part, config, splits, metrics, judged, journal)
+            write_page(render([collect(part)], None, title=f"{name}: {config.data.source}"), part / "report.html")
+    world.wait()
+    return Outcome(folder, name, classifier, judged["test"], metrics, journal.failure)
+
+
+def judge(classifier: Classifier, splits: Splits, journal: Journal) -> tuple[dict[str, Predictions], float, float | None]:
+    """(predictions of valid and test, rows predicted a second on test, share of invalid answers or None)."""
+    journal.progress("predicting validation and test", 0, len(splits.valid) + len(splits.test))
+    valid = predicted(splits.valid, classifier.predict_proba(splits.valid.texts))
+    classifier.predict_proba(splits.test.texts[:WARM_UP])
+    began = time.perf_counter()
+    invalid = None
+    if isinstance(classifier, InstructionModel) and classifier.config.decode == "generate":
+        probs, wrong = classifier.answer(splits.test.texts)
+        invalid = float(wrong.mean())
+    else:
+        probs = classifier.predict_proba(splits.test.texts)
+    spent = time.perf_counter() - began
+    return {"valid": valid, "test": predicted(splits.test, probs)}, len(splits.test) / spent, invalid
+
+
+def predicted(data: Dataset, probs: np.ndarray) -> Predictions:
+    """Predictions of `data`."""
+    return Predictions(data.ids, data.targets, probs, data.labels)
+
+
+def write_records(
+    part: Path,
+    config: Run,
+    splits: Splits,
+    metrics: Mapping[str, Any],
+    judged: Mapping[str, Predictions],
+    journal: Journal,
+) -> None:
+    """Everything of a run folder that is not the model itself."""
+    (part / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    write_json(part / "env.json", environment(config, splits))
+    write_json(part / "labels.json", {"names": splits.labels.names, "multi": splits.labels.multi})
+    write_jsonl(part / "steps.jsonl", journal.steps)
+    write_json(part / "metrics.json", metrics)
+    write_splits(splits, part / "splits.parquet")
+    (part / "predictions").mkdir()
+    for name, predictions in judged.items():
+        texts = splits.valid.texts if name == "valid" else splits.test.texts
+        write_predictions(predictions, part / "predictions" / f"{name}.parquet", texts=texts)
+
+
+def environment(config: Run, splits: Splits) -> dict[str, Any]:
+    """env.json: what a run was made with, and from what."""
+    rows = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
+    return {
+        "format": FORMAT,
+        "lasttoken": version("lasttoken"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "device": describe_device(choose_device(config.device)),
+        "seed": config.seed,
+        "git_commit": git_commit(),
+        "data_digest": data_digest(splits),
+        "data": {"source": config.data.source, "origin": splits.origin, "rows": rows},
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the folder one works in; None outside a repository or without git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | None:
+    """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another."""
+    if not folder.exists():
+        return None
+    verify(folder)
+    same = (folder / "config.toml").read_text(encoding="utf-8") == to_toml(config)
+    if not same or read_json(folder / "env.json")["data_digest"] != data_digest(splits):
+        raise ArtifactError(f"{folder} holds a run with other settings or data; name another folder with --out")
+    metrics = read_json(folder / "metrics.json")
+    return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
+
+
+def write_report(folders: Sequence[Path], path: Path, *, metric: str, title: str, seed: int = 0) -> dict[str, Any] | None:
+    """One page about finished runs, at `path`; returns the comparison, None for a single run.
+
+    Raises ArtifactError on a damaged run, DataError where the runs were not judged on the same rows.
+    """
+    for folder in folders:
+        verify(folder)
+    views = [collect(folder) for folder in folders]
+    comparison = None
+    if len(views) > 1:
+        comparison = compare({view.name: view.predictions for view in views}, metric=metric, seed=seed).to_dict()
+    write_page(render(views, comparison, title=title), path)
+    return comparison
+
+
+def leader(device: str) -> World:
+    """The world this process is part of; only rank 0 speaks and writes."""
+    return join(choose_device(device)) if torch.distributed.is_available() else World()

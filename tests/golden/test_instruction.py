@@ -1,0 +1,126 @@
+"""Label scores from one tree pass against one plain forward of AutoModelForCausalLM per label."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import DECODERS, NESTED, dataset, sentences
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.instruction import answer_tree, label_probs, lesson
+from lasttoken.methods.scoring import lay_out_trees, score
+from lasttoken.model.backbone import Backbone
+from lasttoken.text.prompt import Prompt, make_prompt
+from lasttoken.text.tokenizer import encode
+from lasttoken.text.tree import grow
+
+NAMES = ("sport", "sports", "sports car", "trade of bonds", "é 🎹")  # prefixes of one another; several tokens each
+TEXTS = ["goal", *sentences(4, seed=3), *[text * 3 for text in sentences(1, seed=2)]]
+CLOSE = {"rtol": 1e-5, "atol": 5e-5}  # sums of up to 12 log-probabilities of size 5 to 10, each right to about 1e-6
+
+
+@torch.inference_mode()
+def log_probability(model: PreTrainedModel, before: list[int], answer: list[int]) -> float:
+    """log p(answer | before) by an ordinary forward over the whole sequence."""
+    logits = model(input_ids=torch.tensor([[*before, *answer]])).logits[0, len(before) - 1 : -1]
+    chosen = logits.double().log_softmax(dim=-1)[torch.arange(len(answer)), torch.tensor(answer)]
+    return float(chosen.sum())
+
+
+@torch.inference_mode()
+def tree_scores(backbone: Backbone, prompt: Prompt, labels: LabelSpace) -> np.ndarray:
+    """Scores (texts, paths) of all texts in one packed row."""
+    encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
+    batch = lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, labels)] * len(TEXTS))
+    return torch.stack(score(backbone, batch)).double().numpy()
+
+
+def rows_before(backbone: Backbone, prompt: Prompt) -> list[list[int]]:
+    """Header and text of each row, as ids."""
+    encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
+    return [[*prompt.header.tolist(), *ids.tolist()] for ids in encoded.ids]
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS | NESTED))
+def test_scores_equal_one_forward_per_label(
+    name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+) -> None:
+    backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    assert min(len(answer) for answer in prompt.answers) > 2
+    plain = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    wanted = [
+        [log_probability(plain, [*before, *prompt.footer], answer) for answer in prompt.answers]
+        for before in rows_before(backbone, prompt)
+    ]
+    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2"])
+def test_yes_and_no_of_every_label_equal_one_forward_each(
+    name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+) -> None:
+    backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES, multi=True)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    plain = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    wanted = np.array(
+        [
+            [
+                log_probability(plain, [*before, *question], answer)
+                for question in prompt.questions
+                for answer in (prompt.yes, prompt.no)
+            ]
+            for before in rows_before(backbone, prompt)
+        ]
+    )
+    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
+    encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
+    probs = label_probs(backbone, prompt, encoded, labels, budget=100)
+    expected = 1 / (1 + np.exp(wanted[:, 1::2] - wanted[:, 0::2]))  # yes against no, label by label
+    np.testing.assert_allclose(probs, expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 150, 100_000])
+def test_probabilities_are_a_softmax_over_labels_whatever_the_batches(
+    budget: int, load_shared: Callable[..., Backbone]
+) -> None:
+    backbone, labels = load_shared("llama", vocabulary=True), LabelSpace(NAMES)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    scores = tree_scores(backbone, prompt, labels)
+    expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
+    probs = label_probs(backbone, prompt, encoded, labels, budget=budget)
+    np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-5)  # float32 scores, in other batches
+
+
+@pytest.mark.parametrize("variant", [{}, {"bos": False, "pad": "none"}, {"chat": True, "pad": "eos"}])
+def test_what_is_taught_is_what_is_scored(variant: dict, load_shared: Callable[..., Backbone]) -> None:
+    """A row's training answer has, token for token, the log-probability that prediction gives to its label."""
+    backbone = load_shared("llama", vocabulary=True, **variant)
+    train = dataset(3)
+    prompt = make_prompt(backbone.tokenizer, train.labels)
+    encoded = encode(backbone.tokenizer, train.texts, limit=60, special=False)
+    rng = np.random.default_rng(0)
+    lessons = [lesson(prompt, backbone, train, row, 16, rng) for row in range(3)]
+    assert [weight.tolist() for _, weight in lessons] == [[1.0]] * 3
+    with torch.inference_mode():
+        taught = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree for tree, _ in lessons]))
+        scored = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, train.labels)] * 3))
+    wanted = [float(scored[row][train.targets[row]]) for row in range(3)]
+    assert [float(path[0]) for path in taught] == pytest.approx(wanted, abs=5e-5)
+
+
+def test_a_path_alone_scores_as_in_the_tree_of_all(load_shared: Callable[..., Backbone]) -> None:
+    """A label that is the beginning of another is no different for it."""
+    backbone, labels = load_shared("qwen3", vocabulary=True), LabelSpace(NAMES)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    together = tree_scores(backbone, prompt, labels)
+    encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
+    for j in range(len(NAMES)):
+        tree = grow([prompt.answer_path(j)])
+        with torch.inference_mode():
+            alone = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree] * len(TEXTS)))
+        np.testing.assert_allclose(torch.cat(alone).numpy(), together[:, j], **CLOSE)
