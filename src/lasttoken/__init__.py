@@ -1,0 +1,100 @@
+"""Fine-tune causal language models to classify text, and see with statistics which way is best for your data.
+
+    from lasttoken import EmbeddingClassifier
+
+    clf = EmbeddingClassifier("Qwen/Qwen3-0.6B-Base", quantize="nf4").fit(texts, labels)
+    clf.predict_proba(["Arrived broken, twice."])  # (1, C)
+
+The same from the command line: `lasttoken compare reviews.csv --text body --label stars`. A saved run is read by
+`load(folder)`, two or more are judged by `compare({name: Predictions, ...})`. Every name below is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lasttoken.catalog import fit
+    from lasttoken.config import Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
+    from lasttoken.data.dataset import Dataset, Splits
+    from lasttoken.data.read import Columns, read_rows
+    from lasttoken.data.split import make_splits
+    from lasttoken.errors import ArtifactError, ConfigError, DataError, Diverged, ModelError, UserError
+    from lasttoken.estimator import (
+        EmbeddingClassifier,
+        EncoderClassifier,
+        InstructionClassifier,
+        LinearClassifier,
+        ProbeClassifier,
+    )
+    from lasttoken.evaluation.comparison import compare
+    from lasttoken.evaluation.metrics import METRICS
+    from lasttoken.evaluation.predictions import Predictions
+    from lasttoken.experiment import load
+    from lasttoken.labels import LabelSpace
+
+HOME = {
+    "catalog": ("fit",),
+    "config": ("Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
+    "data.dataset": ("Dataset", "Splits"),
+    "data.read": ("Columns", "read_rows"),
+    "data.split": ("make_splits",),
+    "errors": ("ArtifactError", "ConfigError", "DataError", "Diverged", "ModelError", "UserError"),
+    "estimator": (
+        "EmbeddingClassifier",
+        "EncoderClassifier",
+        "InstructionClassifier",
+        "LinearClassifier",
+        "ProbeClassifier",
+    ),
+    "evaluation.comparison": ("compare",),
+    "evaluation.metrics": ("METRICS",),
+    "evaluation.predictions": ("Predictions",),
+    "experiment": ("load",),
+    "labels": ("LabelSpace",),
+}
+
+__all__ = [
+    "METRICS",
+    "ArtifactError",
+    "Columns",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "Diverged",
+    "Embedding",
+    "EmbeddingClassifier",
+    "Encoder",
+    "EncoderClassifier",
+    "Instruction",
+    "InstructionClassifier",
+    "LabelSpace",
+    "Linear",
+    "LinearClassifier",
+    "Lora",
+    "ModelError",
+    "Predictions",
+    "Probe",
+    "ProbeClassifier",
+    "Run",
+    "Splits",
+    "Training",
+    "UserError",
+    "compare",
+    "fit",
+    "load",
+    "make_splits",
+    "read_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in HOME.items():
+        if name in names:
+            return getattr(import_module(f"lasttoken.{module}"), name)
+    raise AttributeError(f"module 'lasttoken' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

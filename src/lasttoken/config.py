@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, T
 from lasttoken.errors import ConfigError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -42,8 +43,8 @@ class Data(Settings):
     split: str | None = None  # a column of train, valid, test
     encoding: str = "utf-8"
     drop_empty: bool = False  # leave out rows without text, instead of refusing them
-    valid_share: Share = 0.1
-    test_share: Share = 0.2
+    valid_share: Part = 0.1
+    test_share: Part = 0.2
 
 
 class Lora(Settings):

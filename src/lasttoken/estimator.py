@@ -1,13 +1,13 @@
 """The scikit-learn face: one estimator a method, its parameters the settings of the method's config.
 
-Nested settings are written flat, as scikit-learn does: `lora__r`, `train__epochs`. Everything else is the same code
-as the command line's; a fitted estimator's classifier is `classifier_`.
+Nested settings are written flat: `lora_r`, `train_epochs`. Everything else is the same code as the command line's; a
+fitted estimator's classifier is `classifier_`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -16,19 +16,25 @@ from sklearn.utils.validation import check_is_fitted
 from lasttoken import catalog
 from lasttoken.config import METHOD_CONFIGS, Data, parse
 from lasttoken.config import names as setting_names
-from lasttoken.data.dataset import Rows
-from lasttoken.data.split import splits_from
+from lasttoken.data.dataset import Dataset
+from lasttoken.data.split import shared_out
 from lasttoken.errors import DataError
 from lasttoken.evaluation.predictions import decide
-from lasttoken.experiment import columns_of
 from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+from lasttoken.seed import generator
+
+
+def flat_names(method: str) -> dict[str, str]:
+    """Flat parameter name -> dotted setting of a method: {"lora_r": "lora.r", ...}."""
+    return {dotted.replace(".", "_"): dotted for dotted in setting_names(METHOD_CONFIGS[method]) - {"method"}}
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """{"lora__r": 4} -> {"lora": {"r": 4}}."""
+    """{"lora.r": 4} -> {"lora": {"r": 4}}."""
     values: dict[str, Any] = {}
     for name, value in settings.items():
-        *parents, last = name.split("__")
+        *parents, last = name.split(".")
         place = values
         for parent in parents:
             place = place.setdefault(parent, {})
@@ -60,35 +66,39 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
         """Every parameter with its default."""
         config = METHOD_CONFIGS[cls._method]()
         found: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share}
-        for dotted in sorted(setting_names(type(config)) - {"method"}):
+        for name, dotted in flat_names(cls._method).items():
             value: Any = config
             for part in dotted.split("."):
                 value = getattr(value, part)
-            found[dotted.replace(".", "__")] = value
+            found[name] = value
         return found
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
         return sorted(cls._defaults())
 
-    def fit(self, texts: Sequence[str], labels: Any, *, valid: tuple[Sequence[str], Any] | None = None) -> _TextClassifier:
-        """Fit on texts (N,) and labels: names (N,), or an indicator (N, C) of 0 and 1 for several labels a text.
+    def fit(self, texts: Sequence[str], labels: Any, *, valid: tuple[Sequence[str], Any] | None = None) -> Self:
+        """Fit on texts (N,) and labels: (N,) of any sortable values, or an indicator (N, C) for several labels a text.
 
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
-        rows = rows_of(texts, labels, "")
-        given = None if valid is None else rows_of(*valid, "valid:")
-        splits = splits_from(rows, given, rows_of([], [], "test:") if False else None, seed=self.seed, valid_fraction=self.valid_share, test_fraction=0.0)
-        own = ("seed", "device", "valid_share")
-        settings = {name: getattr(self, name) for name in self._defaults() if name not in own}
+        classes, targets = encoded(labels)
+        space = LabelSpace(tuple(str(name) for name in classes), multi=targets.ndim == 2)
+        whole = dataset(as_texts(texts), targets, space)
+        if valid is None:
+            held = held_out(targets, self.valid_share, self.seed)
+            train, chosen = whole.take(np.flatnonzero(~held)), whole.take(np.flatnonzero(held))
+        else:
+            train, chosen = whole, dataset(as_texts(valid[0]), encoded(valid[1], classes)[1], space)
+        settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
         config = parse(METHOD_CONFIGS[self._method], nested(settings))
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(
-            config, splits.train, splits.valid, seed=self.seed, device=self.device, journal=self.journal_
+            config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_
         )
         if self.journal_.failure is not None:
             raise self.journal_.failure
-        self.classes_ = np.array(splits.labels.names)
+        self.classes_ = classes
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -97,6 +107,88 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
         return self.classifier_.predict_proba(as_texts(texts))
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """Names (N,), or an indicator (N, C) int64 where several labels were learnt."""
+        """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt."""
         decided = decide(self.predict_proba(texts), self.classifier_.labels.multi)
         return decided.astype(np.int64) if decided.ndim == 2 else self.classes_[decided]
+
+
+class EmbeddingClassifier(_TextClassifier):
+    """A causal LM with LoRA and a head on the final token's hidden state; settings as in `config.Embedding`."""
+
+    _method = "embedding"
+
+
+class InstructionClassifier(_TextClassifier):
+    """A causal LM that answers with the label's text; settings as in `config.Instruction`."""
+
+    _method = "instruction"
+
+
+class EncoderClassifier(_TextClassifier):
+    """An encoder with a head, all of it trained; settings as in `config.Encoder`."""
+
+    _method = "encoder"
+
+
+class ProbeClassifier(_TextClassifier):
+    """Logistic regression on a frozen model's hidden states; settings as in `config.Probe`."""
+
+    _method = "probe"
+
+
+class LinearClassifier(_TextClassifier):
+    """TF-IDF and logistic regression; settings as in `config.Linear`."""
+
+    _method = "linear"
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+
+
+def as_texts(texts: Any) -> list[str]:
+    """A list of the texts. Raises DataError on one string, or on what is no text."""
+    if isinstance(texts, str):
+        raise DataError("texts must be a list of strings, got one string; put it into a list")
+    found = list(texts)
+    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"text {wrong} is {found[wrong]!r}, not a string; drop or fill such rows")
+    return found
+
+
+def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(classes (C,), targets (N,) int64 or (N, C) bool). An indicator's classes are 0, 1, ... C - 1.
+
+    With `classes` the labels must be among them. Raises DataError.
+    """
+    values = np.asarray(labels)
+    if values.ndim == 2:
+        if not np.isin(values, (0, 1)).all():
+            raise DataError("labels with two axes are an indicator of 0 and 1, one column a label")
+        return np.arange(values.shape[1]), values.astype(bool)
+    if values.dtype == object and any(value is None or value != value for value in values):
+        raise DataError("some labels are None or NaN; drop or fill such rows")
+    known = np.unique(values) if classes is None else classes
+    if len(known) < 2:
+        raise DataError(f"labels hold {len(known)} class(es): {known.tolist()}; two or more are needed")
+    targets = np.searchsorted(known, values).clip(max=len(known) - 1)
+    unknown = sorted(set(values[known[targets] != values].tolist()))
+    if unknown:
+        raise DataError(f"validation labels {unknown[:5]} are not among those of training")
+    return known, targets.astype(np.int64)
+
+
+def dataset(texts: list[str], targets: np.ndarray, space: LabelSpace) -> Dataset:
+    """The rows as a Dataset, numbered from 0. Raises DataError where texts and labels differ in number."""
+    if len(texts) != len(targets):
+        raise DataError(f"{len(texts)} texts and {len(targets)} labels; there must be one label, or row of labels, a text")
+    return Dataset([str(i) for i in range(len(texts))], texts, targets, space)
+
+
+def held_out(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which rows are validation (N,) bool, stratified by label. Raises DataError where there are too few rows."""
+    names = [tuple(map(str, np.flatnonzero(row))) if targets.ndim == 2 else (str(row),) for row in targets]
+    parts = shared_out(names, None, (1 - share, share), multi=targets.ndim == 2, rng=generator(seed, "split"))
+    if not (parts == 1).any():
+        raise DataError(f"{len(targets)} rows are too few to hold out {share:.0%} for validation; give valid=(texts, labels)")
+    return parts == 1

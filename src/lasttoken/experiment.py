@@ -121,6 +121,12 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     return Outcome(folder, name, classifier, judged["test"], metrics, journal.failure)
 
 
+def load(folder: Path | str, *, device: str = "auto") -> Classifier:
+    """The classifier of a finished run. Raises ArtifactError, naming the file, where anything in it is missing or damaged."""
+    verify(Path(folder))
+    return catalog.load(Path(folder), device=device)
+
+
 def judge(classifier: Classifier, splits: Splits, journal: Journal) -> tuple[dict[str, Predictions], float, float | None]:
     """(predictions of valid and test, rows predicted a second on test, share of invalid answers or None)."""
     journal.progress("predicting validation and test", 0, len(splits.valid) + len(splits.test))

@@ -25,19 +25,16 @@ def predict(
     as_json: o.Json = False,
 ) -> None:
     """Label the rows of a file; every column passes through, the prediction is added."""
-    from lasttoken import catalog
     from lasttoken.cli.screen import Screen, say
     from lasttoken.config import read_run
-    from lasttoken.experiment import columns_of
+    from lasttoken.experiment import columns_of, load
     from lasttoken.predict import predict_file
-    from lasttoken.run import verify
 
-    verify(run)
+    classifier = load(run, device=device)
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})
     with Screen() as screen:
-        classifier = catalog.load(run, device=device)
         summary = predict_file(
             classifier,
             source,

@@ -1,0 +1,321 @@
+"""The traps others fell into, one test each; the issue that tells of it is named where there is one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from tiny import DECODERS, ENCODERS, NESTED, REFUSED, dataset, make_tokenizer, sentences
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from lasttoken import catalog
+from lasttoken.config import Embedding, Encoder, Instruction, Linear, Lora, Probe, Training
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ModelError
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.head import fit_head, head_probs
+from lasttoken.methods.instruction import answer_tree, label_probs
+from lasttoken.methods.packed import pack
+from lasttoken.model.adapter import adapt
+from lasttoken.model.attention import packed_attention
+from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.device import choose_dtype
+from lasttoken.model.pooling import Head
+from lasttoken.text.prompt import make_prompt
+from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.train.world import World
+
+QUICK = Training(epochs=2, batch=8, lr=0.01, budget=256, patience=9)
+LORA = Lora(r=4, alpha=8.0)
+CONFIGS: dict[str, Callable[[Callable[..., Path]], Any]] = {
+    "linear": lambda folder: Linear(),
+    "probe": lambda folder: Probe(model=str(folder("llama"))),
+    "probe-nf4": lambda folder: Probe(model=str(folder("qwen3")), quantize="nf4", layer=1, pooling="last", bidirectional=True),
+    "probe-encoder": lambda folder: Probe(model=str(folder("bert"))),
+    "embedding": lambda folder: Embedding(model=str(folder("llama")), lora=LORA, train=QUICK),
+    "embedding-nf4": lambda folder: Embedding(model=str(folder("llama-96")), lora=LORA, quantize="nf4", train=QUICK),
+    "embedding-head-only": lambda folder: Embedding(
+        model=str(folder("gemma3")), lora=Lora(r=0), pooling="attention", head="mlp", class_weights="balanced", train=QUICK
+    ),
+    "embedding-dora": lambda folder: Embedding(model=str(folder("mistral")), lora=Lora(r=4, dora=True), train=QUICK),
+    "instruction": lambda folder: Instruction(model=str(folder("llama")), lora=LORA, train=QUICK),
+    "instruction-nf4": lambda folder: Instruction(model=str(folder("smollm3")), lora=LORA, quantize="nf4", train=QUICK),
+    "instruction-zero-shot": lambda folder: Instruction(model=str(folder("llama", chat=True)), train_model=False),
+    "instruction-generate": lambda folder: Instruction(model=str(folder("llama")), lora=LORA, decode="generate", train=QUICK),
+    "encoder": lambda folder: Encoder(model=str(folder("modernbert")), train=QUICK),
+    "encoder-first": lambda folder: Encoder(model=str(folder("roberta")), pooling="first", precision="float32", train=QUICK),
+}
+
+
+def fit(config: Any, *, multi: bool = False, seed: int = 3, journal: Journal | None = None) -> Any:
+    """The classifier of `config` on 20 rows."""
+    train, valid = dataset(20, multi=multi), dataset(9, multi=multi, seed=1)
+    return catalog.fit(config, train, valid, seed=seed, device="cpu", journal=journal)
+
+
+@torch.inference_mode()
+def packed_hidden(backbone: Backbone, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """(hidden states (T, H), ends (B,)) of all rows in one packed row."""
+    batch = pack(encoded, np.arange(len(encoded)), backbone)
+    return backbone.hidden(batch.tokens, batch.layout), batch.layout.ends
+
+
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_what_is_loaded_predicts_bit_for_bit_what_was_saved(
+    name: str, multi: bool, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Heads that were not saved, or labels that were lost (peft #577, #876, #1070, #2027)."""
+    fitted = fit(CONFIGS[name](folder), multi=multi)
+    texts = dataset(7, seed=2).texts
+    probs = fitted.predict_proba(texts)
+    assert probs.shape == (7, 3)
+    assert probs.dtype == np.float64
+    assert ((probs >= 0) & (probs <= 1)).all()
+    if not multi:
+        assert probs.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-12)
+    fitted.save(tmp_path)
+    torch.rand(3)
+    loaded = catalog.load(tmp_path, device="cpu")
+    assert loaded.labels == LabelSpace(("music", "sport", "trade"), multi)
+    assert np.array_equal(loaded.predict_proba(texts), probs)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"instruction-zero-shot", "instruction-generate"}))
+def test_a_run_repeats_bit_for_bit_from_its_seed(
+    name: str, folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = dataset(7, seed=2).texts
+    multi = name in ("embedding", "instruction", "encoder")
+    first = fit(CONFIGS[name](folder), multi=multi).predict_proba(texts)
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path))  # features are computed again too
+    torch.rand(11)
+    np.random.default_rng().random()
+    assert np.array_equal(fit(CONFIGS[name](folder), multi=multi).predict_proba(texts), first)
+
+
+@pytest.mark.parametrize("name", ["embedding", "instruction", "encoder"])
+def test_another_seed_is_another_run(name: str, folder: Callable[..., Path]) -> None:
+    texts = dataset(7, seed=2).texts
+    one, other = (fit(CONFIGS[name](folder), seed=seed).predict_proba(texts) for seed in (1, 2))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_the_last_token_is_pooled_where_padding_is_the_end_token(
+    name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+) -> None:
+    """Searching for the first padding id finds the wrong token (transformers #35909, #35352; peft #3620)."""
+    backbone = load_shared(name, pad="eos")
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder(name, pad="eos"), num_labels=3, dtype=torch.float32).eval()
+    head = Head(backbone.width, 3, bias=False)
+    with torch.no_grad():
+        head.layers.weight.copy_(theirs.score.weight)
+    texts = ["goal team</s></s>", "</s>", "song", "</s>market</s>"]
+    encoded = encode(backbone.tokenizer, texts, limit=64)
+    assert encoded.ids[0][-2:].tolist() == [2, 2]
+    with torch.inference_mode():
+        found = head(*packed_hidden(backbone, encoded))
+        states = [theirs.base_model(input_ids=torch.tensor(ids[None])).last_hidden_state[0, -1] for ids in encoded.ids]
+        by_id = theirs(input_ids=torch.tensor(encoded.ids[0][None])).logits[0]
+    # float32 sums in another order
+    torch.testing.assert_close(found, torch.stack(states) @ theirs.score.weight.T, rtol=1e-5, atol=1e-5)
+    assert (found[0] - by_id).abs().max() > 1e-3  # the trap itself, as transformers has it
+
+
+@pytest.mark.parametrize("method", ["embedding", "instruction", "instruction-generate", "probe"])
+def test_a_tokenizer_without_padding_serves(method: str, folder: Callable[..., Path]) -> None:
+    """Batches of more than one row are refused elsewhere (transformers #34055, trl #422)."""
+    model = str(folder("llama", pad="none", bos=False))
+    model = fit(CONFIGS[method](folder).model_copy(update={"model": model}))
+    texts = sentences(5, seed=4)
+    probs = model.predict_proba(texts)
+    alone = np.concatenate([model.predict_proba([text]) for text in texts])
+    # products in bfloat16 may be summed in another order in another batch
+    np.testing.assert_allclose(probs, alone, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", [*sorted(DECODERS), *sorted(NESTED), *sorted(ENCODERS)])
+def test_packed_texts_never_see_each_other(name: str, load_shared: Callable[..., Backbone]) -> None:
+    """Perturb one text: every other text's hidden states stay what they were, bit for bit."""
+    backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
+    encoded = encode(backbone.tokenizer, sentences(5, seed=6), limit=64)
+    before, ends = packed_hidden(backbone, encoded)
+    changed = Encoded(list(encoded.ids), encoded.lost)
+    changed.ids[2] = (changed.ids[2] + 17) % 256 + 3
+    after, _ = packed_hidden(backbone, changed)
+    mine = slice(int(ends[1]) + 1, int(ends[2]) + 1)
+    others = torch.ones(len(before), dtype=torch.bool)
+    others[mine] = False
+    assert torch.equal(after[others], before[others])
+    assert (after[mine] - before[mine]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "bert", "modernbert"])
+def test_a_layout_lost_on_the_way_is_refused(name: str, load_shared: Callable[..., Backbone]) -> None:
+    """Boundary arguments that are dropped silently mix the texts of a row (transformers PR #35861)."""
+    backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
+    with pytest.raises(RuntimeError, match=r"did not hand on the layout: packed texts would see each other"):
+        backbone.module(input_ids=torch.tensor([[5, 6, 7]]))
+
+
+@pytest.mark.parametrize("unknown", [{"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(2)}, {"softcap": 30.0}])
+def test_an_attention_that_packing_does_not_know_is_refused(unknown: dict, load_shared: Callable[..., Backbone]) -> None:
+    backbone = load_shared("llama")
+    encoded = encode(backbone.tokenizer, ["goal"], limit=8)
+    layout = pack(encoded, np.arange(1), backbone).layout
+    states = torch.zeros(1, 2, len(encoded.ids[0]), 4)
+    with pytest.raises(RuntimeError, match=r"uses an attention that packing does not know"):
+        packed_attention(nn.Identity(), states, states, states, None, layout=layout, **unknown)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_the_vocabulary_head_runs_only_where_an_answer_is_predicted(multi: bool, load_shared: Callable[..., Backbone]) -> None:
+    backbone = load_shared("llama", vocabulary=True)
+    labels = LabelSpace(("music", "sport", "sports"), multi)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    encoded = encode(backbone.tokenizer, sentences(4, seed=7), limit=64, special=False)
+    rows: list[int] = []
+    hook = backbone.vocabulary.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    try:
+        label_probs(backbone, prompt, encoded, labels, budget=64)
+    finally:
+        hook.remove()
+    tree = answer_tree(prompt, labels)
+    assert sum(rows) == 4 * len(tree.nodes)
+    assert len(tree.nodes) <= sum(map(len, prompt.answers)) if not multi else 3 * (len(prompt.yes) + len(prompt.no))
+
+
+def test_no_vocabulary_head_is_loaded_for_an_embedding(folder: Callable[..., Path]) -> None:
+    fitted = fit(CONFIGS["embedding"](folder))
+    assert fitted.backbone.vocabulary is None
+    assert not [name for name, _ in fitted.backbone.whole.named_modules() if "lm_head" in name]
+
+
+@pytest.mark.parametrize("name", ["embedding", "embedding-nf4"])
+def test_the_head_is_float32_and_neither_wrapped_nor_quantised(name: str, folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A head in half precision, in 4-bit, or under LoRA gives NaN or is lost (transformers #24731, peft #1522, #2027)."""
+    fitted = fit(CONFIGS[name](folder))
+    assert type(fitted.head.layers) is nn.Linear
+    assert {p.dtype for p in fitted.head.parameters()} == {torch.float32}
+    assert not [m for m in fitted.head.modules() if isinstance(m, BaseTunerLayer)]
+    fitted.save(tmp_path)
+    saved = load_file(tmp_path / "head.safetensors")
+    assert saved.keys() == {"layers.weight", "layers.bias"}
+    assert torch.equal(saved["layers.weight"], fitted.head.layers.weight)
+    assert json.loads((tmp_path / "method.json").read_text())["labels"] == {"names": ["music", "sport", "trade"], "multi": False}
+    if name.endswith("nf4"):
+        assert quantised_layers(fitted.backbone.module)[0] == 14
+
+
+def test_float16_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, native=native: native)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr("platform.mac_ver", lambda native=native: ("14.1" if native else "13.6", ("", "", ""), ""))
+        wanted = torch.bfloat16 if native else torch.float32
+        assert [choose_dtype(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [wanted] * 3
+
+
+def trained_head(load_fresh: Callable[..., Backbone], train: Dataset, **settings: Any) -> tuple[np.ndarray, Journal]:
+    """(probabilities after a float32 fit, its journal)."""
+    backbone, journal, valid = load_fresh("llama"), Journal(), dataset(9, multi=train.labels.multi, seed=1)
+    torch.manual_seed(0)
+    head = Head(backbone.width, 3)
+    adapt(backbone, r=4, alpha=8.0, dropout=0.0, seed=0)
+    fit_head(
+        backbone,
+        head,
+        train,
+        valid,
+        settings=Training(lr=0.01, batch=8, **settings),
+        limit=64,
+        class_weights="balanced",
+        label_smoothing=0.0,
+        seed=0,
+        world=World(),
+        journal=journal,
+    )
+    return head_probs(backbone, head, encode(backbone.tokenizer, valid.texts, limit=64), train.labels, budget=256), journal
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_micro_batches_do_not_change_what_is_learnt(multi: bool, load_fresh: Callable[..., Backbone]) -> None:
+    """Averages of averages weigh rows unequally (transformers #34191); here 20 rows in updates of 8, weighted by class."""
+    train = dataset(20, multi=multi)
+    whole, told = trained_head(load_fresh, train, epochs=2, budget=10_000)
+    pieces, again = trained_head(load_fresh, train, epochs=2, budget=1)
+    # six AdamW updates divide float32 gradients by their own size, which enlarges differences of 1e-7
+    np.testing.assert_allclose(pieces, whole, rtol=0, atol=1e-3)
+    assert [step["loss"] for step in again.steps] == pytest.approx([step["loss"] for step in told.steps], rel=1e-3)
+    assert len(told.steps) == 6
+
+
+def test_the_best_weights_are_those_that_stay(load_fresh: Callable[..., Backbone]) -> None:
+    """Best checkpoint, PEFT and early stopping agree (transformers #24252, #30478, PR #36201)."""
+    train = dataset(20)
+    scrambled = Dataset(train.ids, train.texts, np.roll(train.targets, 1), train.labels)  # learning it harms validation
+    probs, journal = trained_head(load_fresh, scrambled, epochs=30, patience=3, evaluations=3)
+    scores = [step["valid"]["micro_f1"] for step in journal.steps if step["valid"]]
+    best = int(np.argmax(scores))
+    assert len(scores) == best + 1 + 3  # stopped
+    assert scores[-1] < max(scores)
+    assert METRICS["micro_f1"](dataset(9, seed=1).targets, probs) == max(scores)
+
+
+@pytest.mark.parametrize("method", ["embedding", "instruction", "probe"])
+def test_a_nested_text_config_serves(method: str, folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The sizes of the text model stand in `get_text_config()` (unsloth #6036)."""
+    config = CONFIGS[method](folder).model_copy(update={"model": str(folder("gemma3-nested"))})
+    fitted = fit(config)
+    assert fitted.backbone.width == 64
+    assert fitted.backbone.window == 256
+    fitted.save(tmp_path)
+    texts = dataset(7, seed=2).texts
+    assert np.array_equal(catalog.load(tmp_path, device="cpu").predict_proba(texts), fitted.predict_proba(texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mamba", r"\(mamba\) does not give the same hidden states"), ("t5", r"\(t5\) is an encoder-decoder"), ("falcon", r"\(falcon\) does not give")],
+)
+def test_models_that_cannot_be_packed_are_refused_by_name(name: str, words: str, load_fresh: Callable[..., Backbone]) -> None:
+    assert name in REFUSED
+    with pytest.raises(ModelError, match=words):
+        load_fresh(name)
+
+
+def test_each_method_names_the_other_for_the_other_kind_of_model(load_fresh: Callable[..., Backbone]) -> None:
+    with pytest.raises(ModelError, match=r"is an encoder \(its tokens see both ways\); use --method encoder$"):
+        load_fresh("bert")
+    with pytest.raises(ModelError, match=r"is a causal language model, not an encoder; use --method embedding$"):
+        load_fresh("llama", kind="encoder")
+
+
+def test_a_dropped_causal_mask_lets_every_token_see_the_text(load_shared: Callable[..., Backbone]) -> None:
+    """What `bidirectional` of the probe asks for, against a causal pass: the first token moves, neighbours do not count."""
+    backbone = load_shared("llama")
+    encoded = encode(backbone.tokenizer, sentences(3, seed=8), limit=64)
+    both = pack(encoded, np.arange(3), backbone, causal=False)
+    alone = pack(encoded, np.arange(1), backbone, causal=False)
+    with torch.inference_mode():
+        seen = backbone.hidden(both.tokens, both.layout)
+        one = backbone.hidden(alone.tokens, alone.layout)
+    torch.testing.assert_close(seen[: len(one)], one, rtol=1e-5, atol=1e-5)  # other shapes, other order of sums
+    assert (seen[0] - packed_hidden(backbone, encoded)[0][0]).abs().max() > 0.01
+
+
+def test_the_tiny_tokenizers_are_what_their_names_say(folder: Callable[..., Path]) -> None:
+    own, same, none = (make_tokenizer(pad=pad) for pad in ("own", "eos", "none"))
+    assert (own.pad_token_id, own.eos_token_id) == (1, 2)
+    assert same.pad_token_id == same.eos_token_id == 2
+    assert none.pad_token_id is None
+    assert AutoModel.from_pretrained(folder("llama", pad="eos")).config.pad_token_id == 2
