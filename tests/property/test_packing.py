@@ -1,0 +1,78 @@
+"""What holds of packed rows whatever texts travel together, in whatever order and batches."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import ENCODERS
+
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.head import head_probs
+from lasttoken.methods.packed import pack, packed_batches
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.pooling import Head
+from lasttoken.text.tokenizer import Encoded
+from lasttoken.train.world import World
+
+# the models are shared by all examples and nothing changes them
+FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROWS = st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=40), min_size=1, max_size=8)
+NAMES = ["llama", "mistral", "gemma3", "gpt2", "modernbert", "roberta"]
+
+
+def as_encoded(rows: list[list[int]]) -> Encoded:
+    return Encoded([np.array(row, dtype=np.int32) for row in rows], np.zeros(len(rows), dtype=np.int64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEW
+@given(rows=ROWS)
+def test_a_packed_row_gives_what_each_text_gives_alone(
+    name: str, rows: list[list[int]], load_shared: Callable[..., Backbone]
+) -> None:
+    backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
+    encoded = as_encoded(rows)
+    together = pack(encoded, np.arange(len(rows)), backbone)
+    with torch.inference_mode():
+        found = backbone.hidden(together.tokens, together.layout)
+        alone = []
+        for i in range(len(rows)):
+            one = pack(encoded, np.array([i]), backbone)
+            alone.append(backbone.hidden(one.tokens, one.layout))
+    # products of other shapes sum float32 in another order: 1e-6 of states of size 1 to 5
+    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert together.layout.ends.tolist() == (np.cumsum([len(row) for row in rows]) - 1).tolist()
+
+
+@pytest.mark.parametrize("pooling", ["last", "first", "mean", "max", "attention"])
+@FEW
+@given(rows=ROWS, budget=st.integers(1, 200), seed=st.integers(0, 99))
+def test_order_and_batches_do_not_change_probabilities(
+    pooling: str, rows: list[list[int]], budget: int, seed: int, load_shared: Callable[..., Backbone]
+) -> None:
+    backbone, labels = load_shared("qwen3"), LabelSpace(("a", "b", "c"))
+    torch.manual_seed(0)
+    head = Head(backbone.width, 3, pooling=pooling, kind="mlp")
+    probs = head_probs(backbone, head, as_encoded(rows), labels, budget=10_000)
+    assert probs.sum(axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-12)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = head_probs(backbone, head, as_encoded([rows[i] for i in order]), labels, budget=budget)
+    np.testing.assert_allclose(shuffled, probs[order], rtol=0, atol=1e-5)  # float32 sums in another order
+
+
+@FEW
+@given(rows=ROWS, budget=st.integers(1, 100), size=st.integers(1, 3))
+def test_processes_share_the_rows_out(
+    rows: list[list[int]], budget: int, size: int, load_shared: Callable[..., Backbone]
+) -> None:
+    backbone, encoded = load_shared("llama"), as_encoded(rows)
+    dealt = [
+        int(row)
+        for rank in range(size)
+        for chosen, _ in packed_batches(encoded, backbone, budget=budget, world=World(rank, size))
+        for row in chosen
+    ]
+    assert sorted(dealt) == list(range(len(rows)))
