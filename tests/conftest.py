@@ -43,9 +43,13 @@ def load_fresh(folder: Callable[..., Path]) -> Callable[..., Backbone]:
 
     from lasttoken.model.backbone import load
 
-    def make(name: str, *, kind: Any = "decoder", quantize: Any = "none", vocabulary: bool = False, **variant: Any) -> Backbone:
+    def make(
+        name: str, *, kind: Any = "decoder", quantize: Any = "none", vocabulary: bool = False, **variant: Any
+    ) -> Backbone:
         place = str(folder(name, **variant))
-        return load(place, kind=kind, device=torch.device("cpu"), dtype=torch.float32, quantize=quantize, vocabulary=vocabulary)
+        return load(
+            place, kind=kind, device=torch.device("cpu"), dtype=torch.float32, quantize=quantize, vocabulary=vocabulary
+        )
 
     return make
 

@@ -42,9 +42,9 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.labels import LabelSpace
 
 WORDS = {
-    "music": "guitar song band melody drums concert choir piano".split(),
-    "sport": "goal match team player score league coach stadium".split(),
-    "trade": "market price shares profit bank bond dollar exports".split(),
+    "music": ["guitar", "song", "band", "melody", "drums", "concert", "choir", "piano"],
+    "sport": ["goal", "match", "team", "player", "score", "league", "coach", "stadium"],
+    "trade": ["market", "price", "shares", "profit", "bank", "bond", "dollar", "exports"],
 }
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}[/]{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -74,13 +74,17 @@ def dataset(rows: int, *, multi: bool = False, seed: int = 0) -> Dataset:
     return Dataset([str(i) for i in range(rows)], texts, targets if multi else targets.argmax(axis=1), labels)
 
 
-def make_tokenizer(*, pad: Pad = "own", bos: bool = True, chat: bool = False, encoder: bool = False) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    *, pad: Pad = "own", bos: bool = True, chat: bool = False, encoder: bool = False
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE of 300 tokens. pad: a token of its own, the end-of-text token, or none. encoder: <s> text </s>."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[BOS, PAD, EOS], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[BOS, PAD, EOS], initial_alphabet=alphabet, show_progress=False
+    )
     inner.train_from_iterator(["Classify the text into one of these labels", *sentences(200)], trainer)
     if encoder or bos:
         ids = [(BOS, inner.token_to_id(BOS)), (EOS, inner.token_to_id(EOS))]
@@ -98,8 +102,20 @@ def make_tokenizer(*, pad: Pad = "own", bos: bool = True, chat: bool = False, en
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 GROUPED = {**SHAPE, "num_key_value_heads": 2, "head_dim": 16}
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 128, "n_positions": WINDOW}
-MIXED = {**GROUPED, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}
-EYES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+MIXED = {
+    **GROUPED,
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 16,
+}
+EYES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 16,
+    "patch_size": 8,
+}
 MODERN = {**SHAPE, "local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2}
 FEATURES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
 
@@ -145,7 +161,11 @@ def write_model(name: str, folder: Path, *, pad: Pad = "own", bos: bool = True, 
     """`folder`, filled with a random float32 model of the architecture `name` and its tokenizer."""
     tokenizer = make_tokenizer(pad=pad, bos=bos, chat=chat, encoder=name in ENCODERS)
     ids = {"vocab_size": len(tokenizer), "max_position_embeddings": WINDOW}
-    ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids |= {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     kind = AutoModel if name in ENCODERS else AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
     torch.manual_seed(sorted(MAKERS).index(name))
     config = MAKERS[name](ids)

@@ -58,7 +58,9 @@ def ag_news(data: Path, size: int | None) -> Splits:
         read = jsonl(data / "ag_news" / f"{name}.jsonl")
         if keep is not None:
             read = [read[i] for i in generator(SEED, "rows of AG News").permutation(len(read))[:keep]]
-        return Rows([f"{name}:{i}" for i in range(len(read))], [r["text"] for r in read], [(r["label"],) for r in read], False)
+        return Rows(
+            [f"{name}:{i}" for i in range(len(read))], [r["text"] for r in read], [(r["label"],) for r in read], False
+        )
 
     whole = None if size is None else round(size / 0.9)  # a tenth becomes validation
     return splits_from(rows("train", whole), None, rows("test", None), seed=SEED)

@@ -75,7 +75,9 @@ def fit_and_predict(settings: dict[str, Any], splits: Splits, seed: int) -> tupl
             eval_dataset=rows(splits.valid),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=lambda out: {"micro_f1": f1_score(out.label_ids, out.predictions.argmax(1), average="micro")},
+            compute_metrics=lambda out: {
+                "micro_f1": f1_score(out.label_ids, out.predictions.argmax(1), average="micro")
+            },
         )
         began = time.perf_counter()
         trainer.train()

@@ -198,7 +198,11 @@ def names(kind: type[Settings], prefix: str = "") -> set[str]:
     """Dotted names of every setting of `kind`."""
     found: set[str] = set()
     for name, field in kind.model_fields.items():
-        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type) and issubclass(t, Settings)]
+        inner = [
+            t
+            for t in (field.annotation, *get_args(field.annotation))
+            if isinstance(t, type) and issubclass(t, Settings)
+        ]
         for each in inner:
             found |= names(each, f"{prefix}{name}.")
         if not inner:

@@ -50,12 +50,17 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
     """
 
     _method: ClassVar[str]
+    seed: int
+    device: str
+    valid_share: float
 
     def __init__(self, model: str | None = None, **settings: Any):
         known = self._defaults()
         unknown = sorted(settings.keys() - known.keys())
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+            raise TypeError(
+                f"{type(self).__name__} has no setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
+            )
         if model is not None:
             settings["model"] = model
         for name, default in known.items():
@@ -93,9 +98,7 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
         settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
         config = parse(METHOD_CONFIGS[self._method], nested(settings))
         self.journal_ = Journal()
-        self.classifier_ = catalog.fit(
-            config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_
-        )
+        self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
         if self.journal_.failure is not None:
             raise self.journal_.failure
         self.classes_ = classes
@@ -181,7 +184,9 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
 def dataset(texts: list[str], targets: np.ndarray, space: LabelSpace) -> Dataset:
     """The rows as a Dataset, numbered from 0. Raises DataError where texts and labels differ in number."""
     if len(texts) != len(targets):
-        raise DataError(f"{len(texts)} texts and {len(targets)} labels; there must be one label, or row of labels, a text")
+        raise DataError(
+            f"{len(texts)} texts and {len(targets)} labels; there must be one label, or row of labels, a text"
+        )
     return Dataset([str(i) for i in range(len(texts))], texts, targets, space)
 
 
@@ -190,5 +195,7 @@ def held_out(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
     names = [tuple(map(str, np.flatnonzero(row))) if targets.ndim == 2 else (str(row),) for row in targets]
     parts = shared_out(names, None, (1 - share, share), multi=targets.ndim == 2, rng=generator(seed, "split"))
     if not (parts == 1).any():
-        raise DataError(f"{len(targets)} rows are too few to hold out {share:.0%} for validation; give valid=(texts, labels)")
+        raise DataError(
+            f"{len(targets)} rows are too few to hold out {share:.0%} for validation; give valid=(texts, labels)"
+        )
     return parts == 1

@@ -101,7 +101,10 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "model": config.method.model_dump().get("model"),
         "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in judged.items()},
         "cost": {
-            **{key: journal.facts.get(key) for key in ("trainable_parameters", "total_parameters", "train_seconds", "train_rows_per_second")},
+            **{
+                key: journal.facts.get(key)
+                for key in ("trainable_parameters", "total_parameters", "train_seconds", "train_rows_per_second")
+            },
             "predict_rows_per_second": rate,
             "peak_memory_bytes": peak["bytes"],
             "peak_memory_kind": peak["kind"],
@@ -127,7 +130,9 @@ def load(folder: Path | str, *, device: str = "auto") -> Classifier:
     return catalog.load(Path(folder), device=device)
 
 
-def judge(classifier: Classifier, splits: Splits, journal: Journal) -> tuple[dict[str, Predictions], float, float | None]:
+def judge(
+    classifier: Classifier, splits: Splits, journal: Journal
+) -> tuple[dict[str, Predictions], float, float | None]:
     """(predictions of valid and test, rows predicted a second on test, share of invalid answers or None)."""
     journal.progress("predicting validation and test", 0, len(splits.valid) + len(splits.test))
     valid = predicted(splits.valid, classifier.predict_proba(splits.valid.texts))
@@ -206,7 +211,9 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
 
 
-def write_report(folders: Sequence[Path], path: Path, *, metric: str, title: str, seed: int = 0) -> dict[str, Any] | None:
+def write_report(
+    folders: Sequence[Path], path: Path, *, metric: str, title: str, seed: int = 0
+) -> dict[str, Any] | None:
     """One page about finished runs, at `path`; returns the comparison, None for a single run.
 
     Raises ArtifactError on a damaged run, DataError where the runs were not judged on the same rows.

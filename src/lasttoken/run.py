@@ -52,7 +52,9 @@ def writing(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise ArtifactError(f"{folder} could not be written ({error.strerror or error}); nothing was kept of it") from error
+        raise ArtifactError(
+            f"{folder} could not be written ({error.strerror or error}); nothing was kept of it"
+        ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -88,13 +90,19 @@ def verify(folder: Path) -> None:
     report.html is no part of what is verified: it is made anew from the rest at any time.
     """
     if not folder.is_dir():
-        hint = "; its .part folder is a run that never finished" if folder.with_name(folder.name + ".part").exists() else ""
+        hint = (
+            "; its .part folder is a run that never finished"
+            if folder.with_name(folder.name + ".part").exists()
+            else ""
+        )
         raise ArtifactError(f"{folder}: no such run{hint}; `lasttoken train` makes one")
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not {"format", "sha256"} <= manifest.keys():
         raise ArtifactError(f"{folder / MANIFEST}: damaged; fit again")
     if manifest["format"] > FORMAT:
-        raise ArtifactError(f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken")
+        raise ArtifactError(
+            f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken"
+        )
     for name, wanted in manifest["sha256"].items():
         path = folder / name
         if not path.is_file():

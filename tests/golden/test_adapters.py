@@ -48,9 +48,16 @@ def lora_state(adapted: PeftModel) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}])
-@pytest.mark.parametrize(("name", "vocabulary"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt-neox", True), ("gemma3", True)])
+@pytest.mark.parametrize(
+    ("name", "vocabulary"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt-neox", True), ("gemma3", True)]
+)
 def test_a_saved_adapter_gives_the_same_hidden_states_in_plain_peft(
-    name: str, vocabulary: bool, options: dict, folder: Callable[..., Path], load_fresh: Callable[..., Backbone], tmp_path: Path
+    name: str,
+    vocabulary: bool,
+    options: dict,
+    folder: Callable[..., Path],
+    load_fresh: Callable[..., Backbone],
+    tmp_path: Path,
 ) -> None:
     backbone = load_fresh(name, vocabulary=vocabulary)
     before = packed_hidden(backbone)
@@ -73,7 +80,9 @@ def test_a_saved_adapter_gives_the_same_hidden_states_in_plain_peft(
 
 
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}])
-def test_our_own_loading_gives_it_bit_for_bit(options: dict, load_fresh: Callable[..., Backbone], tmp_path: Path) -> None:
+def test_our_own_loading_gives_it_bit_for_bit(
+    options: dict, load_fresh: Callable[..., Backbone], tmp_path: Path
+) -> None:
     backbone = load_fresh("llama")
     adapted = adapt(backbone, **LORA, **options, seed=1)
     pretend_training(adapted)
@@ -125,11 +134,20 @@ def test_lora_weights_repeat_from_the_seed_whatever_was_drawn_before(load_fresh:
 
 def test_named_targets_are_taken_and_unknown_ones_refused(load_fresh: Callable[..., Backbone]) -> None:
     adapted = adapt(load_fresh("llama"), **LORA, targets=("q_proj", "v_proj"), seed=1)
-    assert {n.split(".")[-1] for n, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)} == {"q_proj", "v_proj"}
+    assert {n.split(".")[-1] for n, m in adapted.named_modules() if isinstance(m, BaseTunerLayer)} == {
+        "q_proj",
+        "v_proj",
+    }
     # 2 blocks x (q: 4 * (64 + 64), v: 4 * (64 + 32))
     assert trainable_parameters(adapted) == 2 * (4 * 128 + 4 * 96)
     with pytest.raises(ModelError, match=r"^lora\.targets: .*no_such_layer"):
         adapt(load_fresh("llama"), **LORA, targets=("no_such_layer",), seed=1)
+
+
+@pytest.mark.parametrize("targets", [("lm_head",), ("q_proj", "lm_head")])
+def test_the_vocabulary_head_is_no_target(targets: tuple[str, ...], load_fresh: Callable[..., Backbone]) -> None:
+    with pytest.raises(ModelError, match=r"^lora\.targets: .*lm_head"):
+        adapt(load_fresh("llama", vocabulary=True), **LORA, targets=targets, seed=1)
 
 
 def test_an_adapter_of_another_model_is_refused(load_fresh: Callable[..., Backbone], tmp_path: Path) -> None:
@@ -140,7 +158,9 @@ def test_an_adapter_of_another_model_is_refused(load_fresh: Callable[..., Backbo
         load_adapter(load_fresh("gpt2"), tmp_path)
 
 
-@pytest.mark.parametrize(("name", "linears"), [("llama", 14), ("llama-96", 14), ("mistral", 14), ("gpt-neox", 8), ("phi3", 8)])
+@pytest.mark.parametrize(
+    ("name", "linears"), [("llama", 14), ("llama-96", 14), ("mistral", 14), ("gpt-neox", 8), ("phi3", 8)]
+)
 def test_every_linear_layer_is_in_nf4_and_computes_what_bitsandbytes_stored(
     name: str, linears: int, folder: Callable[..., Path], load_fresh: Callable[..., Backbone]
 ) -> None:
@@ -153,10 +173,9 @@ def test_every_linear_layer_is_in_nf4_and_computes_what_bitsandbytes_stored(
             plain = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
             with torch.no_grad():
                 dequantised.get_submodule(path).weight.copy_(plain)
-    wanted = []
+    rows = [torch.tensor([backbone.tokenizer(text)["input_ids"]]) for text in TEXTS]
     with torch.inference_mode():
-        for text in TEXTS:
-            wanted.append(dequantised(input_ids=torch.tensor([backbone.tokenizer(text)["input_ids"]])).last_hidden_state[0])
+        wanted = [dequantised(input_ids=ids).last_hidden_state[0] for ids in rows]
     torch.testing.assert_close(packed_hidden(backbone), torch.cat(wanted), **CLOSE)
     assert total_parameters(backbone.module) == total
 

@@ -10,8 +10,10 @@ from tiny import DECODERS, NESTED, dataset, sentences
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lasttoken.labels import LabelSpace
+from lasttoken.methods.generation import generate
 from lasttoken.methods.instruction import answer_tree, label_probs, lesson
 from lasttoken.methods.scoring import lay_out_trees, score
+from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import Backbone
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import encode
@@ -108,7 +110,9 @@ def test_what_is_taught_is_what_is_scored(variant: dict, load_shared: Callable[.
     assert [weight.tolist() for _, weight in lessons] == [[1.0]] * 3
     with torch.inference_mode():
         taught = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree for tree, _ in lessons]))
-        scored = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, train.labels)] * 3))
+        scored = score(
+            backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, train.labels)] * 3)
+        )
     wanted = [float(scored[row][train.targets[row]]) for row in range(3)]
     assert [float(path[0]) for path in taught] == pytest.approx(wanted, abs=5e-5)
 
@@ -124,3 +128,29 @@ def test_a_path_alone_scores_as_in_the_tree_of_all(load_shared: Callable[..., Ba
         with torch.inference_mode():
             alone = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree] * len(TEXTS)))
         np.testing.assert_allclose(torch.cat(alone).numpy(), together[:, j], **CLOSE)
+
+
+@pytest.mark.parametrize("pad", ["own", "eos", "none"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral"])
+def test_greedy_answers_are_those_of_one_prompt_at_a_time(
+    name: str, pad: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+) -> None:
+    backbone = load_shared(name, vocabulary=True, pad=pad)
+    prompts = [backbone.tokenizer(text)["input_ids"] for text in TEXTS]
+    plain = AutoModelForCausalLM.from_pretrained(folder(name, pad=pad), dtype=torch.float32).eval()
+    wanted = []
+    for ids in prompts:
+        for _ in range(6):  # greedy decoding, written out
+            with torch.inference_mode():
+                ids = [*ids, int(plain(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
+            if ids[-1] == backbone.tokenizer.eos_token_id:
+                break
+        wanted.append(ids)
+    expected = [
+        backbone.tokenizer.decode(ids[len(before) :], skip_special_tokens=True)
+        for ids, before in zip(wanted, prompts, strict=True)
+    ]
+    found = generate(backbone, [np.array(ids, dtype=np.int64) for ids in prompts], 6)
+    assert len(set(found)) > 1
+    assert found == expected
+    assert backbone.whole.config._attn_implementation == NAME  # packed attention is back

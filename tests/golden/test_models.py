@@ -54,7 +54,9 @@ def test_logits_are_those_of_auto_model_for_sequence_classification(
     name: str, pad: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
 ) -> None:
     backbone = load_shared(name, pad=pad)
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder(name, pad=pad), num_labels=3, dtype=torch.float32).eval()
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        folder(name, pad=pad), num_labels=3, dtype=torch.float32
+    ).eval()
     theirs.config.pad_token_id = backbone.tokenizer.pad_token_id
     with torch.inference_mode():
         wanted = theirs(**padded(backbone.tokenizer, TEXTS, backbone.tokenizer.pad_token_id)).logits

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from lasttoken import catalog
 from lasttoken.config import Embedding, Encoder, Instruction, Linear, Lora, Probe, Training
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ModelError
+from lasttoken.errors import ConfigError, ModelError
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -38,20 +38,31 @@ LORA = Lora(r=4, alpha=8.0)
 CONFIGS: dict[str, Callable[[Callable[..., Path]], Any]] = {
     "linear": lambda folder: Linear(),
     "probe": lambda folder: Probe(model=str(folder("llama"))),
-    "probe-nf4": lambda folder: Probe(model=str(folder("qwen3")), quantize="nf4", layer=1, pooling="last", bidirectional=True),
+    "probe-nf4": lambda folder: Probe(
+        model=str(folder("qwen3")), quantize="nf4", layer=1, pooling="last", bidirectional=True
+    ),
     "probe-encoder": lambda folder: Probe(model=str(folder("bert"))),
     "embedding": lambda folder: Embedding(model=str(folder("llama")), lora=LORA, train=QUICK),
     "embedding-nf4": lambda folder: Embedding(model=str(folder("llama-96")), lora=LORA, quantize="nf4", train=QUICK),
     "embedding-head-only": lambda folder: Embedding(
-        model=str(folder("gemma3")), lora=Lora(r=0), pooling="attention", head="mlp", class_weights="balanced", train=QUICK
+        model=str(folder("gemma3")),
+        lora=Lora(r=0),
+        pooling="attention",
+        head="mlp",
+        class_weights="balanced",
+        train=QUICK,
     ),
     "embedding-dora": lambda folder: Embedding(model=str(folder("mistral")), lora=Lora(r=4, dora=True), train=QUICK),
     "instruction": lambda folder: Instruction(model=str(folder("llama")), lora=LORA, train=QUICK),
     "instruction-nf4": lambda folder: Instruction(model=str(folder("smollm3")), lora=LORA, quantize="nf4", train=QUICK),
     "instruction-zero-shot": lambda folder: Instruction(model=str(folder("llama", chat=True)), train_model=False),
-    "instruction-generate": lambda folder: Instruction(model=str(folder("llama")), lora=LORA, decode="generate", train=QUICK),
+    "instruction-generate": lambda folder: Instruction(
+        model=str(folder("llama")), lora=LORA, decode="generate", train=QUICK
+    ),
     "encoder": lambda folder: Encoder(model=str(folder("modernbert")), train=QUICK),
-    "encoder-first": lambda folder: Encoder(model=str(folder("roberta")), pooling="first", precision="float32", train=QUICK),
+    "encoder-first": lambda folder: Encoder(
+        model=str(folder("roberta")), pooling="first", precision="float32", train=QUICK
+    ),
 }
 
 
@@ -115,7 +126,9 @@ def test_the_last_token_is_pooled_where_padding_is_the_end_token(
 ) -> None:
     """Searching for the first padding id finds the wrong token (transformers #35909, #35352; peft #3620)."""
     backbone = load_shared(name, pad="eos")
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder(name, pad="eos"), num_labels=3, dtype=torch.float32).eval()
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        folder(name, pad="eos"), num_labels=3, dtype=torch.float32
+    ).eval()
     head = Head(backbone.width, 3, bias=False)
     with torch.no_grad():
         head.layers.weight.copy_(theirs.score.weight)
@@ -168,7 +181,9 @@ def test_a_layout_lost_on_the_way_is_refused(name: str, load_shared: Callable[..
 
 
 @pytest.mark.parametrize("unknown", [{"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(2)}, {"softcap": 30.0}])
-def test_an_attention_that_packing_does_not_know_is_refused(unknown: dict, load_shared: Callable[..., Backbone]) -> None:
+def test_an_attention_that_packing_does_not_know_is_refused(
+    unknown: dict, load_shared: Callable[..., Backbone]
+) -> None:
     backbone = load_shared("llama")
     encoded = encode(backbone.tokenizer, ["goal"], limit=8)
     layout = pack(encoded, np.arange(1), backbone).layout
@@ -178,7 +193,9 @@ def test_an_attention_that_packing_does_not_know_is_refused(unknown: dict, load_
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_the_vocabulary_head_runs_only_where_an_answer_is_predicted(multi: bool, load_shared: Callable[..., Backbone]) -> None:
+def test_the_vocabulary_head_runs_only_where_an_answer_is_predicted(
+    multi: bool, load_shared: Callable[..., Backbone]
+) -> None:
     backbone = load_shared("llama", vocabulary=True)
     labels = LabelSpace(("music", "sport", "sports"), multi)
     prompt = make_prompt(backbone.tokenizer, labels)
@@ -200,7 +217,9 @@ def test_no_vocabulary_head_is_loaded_for_an_embedding(folder: Callable[..., Pat
 
 
 @pytest.mark.parametrize("name", ["embedding", "embedding-nf4"])
-def test_the_head_is_float32_and_neither_wrapped_nor_quantised(name: str, folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_head_is_float32_and_neither_wrapped_nor_quantised(
+    name: str, folder: Callable[..., Path], tmp_path: Path
+) -> None:
     """A head in half precision, in 4-bit, or under LoRA gives NaN or is lost (transformers #24731, peft #1522, #2027)."""
     fitted = fit(CONFIGS[name](folder))
     assert type(fitted.head.layers) is nn.Linear
@@ -210,7 +229,10 @@ def test_the_head_is_float32_and_neither_wrapped_nor_quantised(name: str, folder
     saved = load_file(tmp_path / "head.safetensors")
     assert saved.keys() == {"layers.weight", "layers.bias"}
     assert torch.equal(saved["layers.weight"], fitted.head.layers.weight)
-    assert json.loads((tmp_path / "method.json").read_text())["labels"] == {"names": ["music", "sport", "trade"], "multi": False}
+    assert json.loads((tmp_path / "method.json").read_text())["labels"] == {
+        "names": ["music", "sport", "trade"],
+        "multi": False,
+    }
     if name.endswith("nf4"):
         assert quantised_layers(fitted.backbone.module)[0] == 14
 
@@ -243,7 +265,9 @@ def trained_head(load_fresh: Callable[..., Backbone], train: Dataset, **settings
         world=World(),
         journal=journal,
     )
-    return head_probs(backbone, head, encode(backbone.tokenizer, valid.texts, limit=64), train.labels, budget=256), journal
+    return head_probs(
+        backbone, head, encode(backbone.tokenizer, valid.texts, limit=64), train.labels, budget=256
+    ), journal
 
 
 @pytest.mark.parametrize("multi", [False, True])
@@ -284,9 +308,15 @@ def test_a_nested_text_config_serves(method: str, folder: Callable[..., Path], t
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("mamba", r"\(mamba\) does not give the same hidden states"), ("t5", r"\(t5\) is an encoder-decoder"), ("falcon", r"\(falcon\) does not give")],
+    [
+        ("mamba", r"\(mamba\) does not give the same hidden states"),
+        ("t5", r"\(t5\) is an encoder-decoder"),
+        ("falcon", r"\(falcon\) does not give"),
+    ],
 )
-def test_models_that_cannot_be_packed_are_refused_by_name(name: str, words: str, load_fresh: Callable[..., Backbone]) -> None:
+def test_models_that_cannot_be_packed_are_refused_by_name(
+    name: str, words: str, load_fresh: Callable[..., Backbone]
+) -> None:
     assert name in REFUSED
     with pytest.raises(ModelError, match=words):
         load_fresh(name)
@@ -318,3 +348,60 @@ def test_the_tiny_tokenizers_are_what_their_names_say(folder: Callable[..., Path
     assert same.pad_token_id == same.eos_token_id == 2
     assert none.pad_token_id is None
     assert AutoModel.from_pretrained(folder("llama", pad="eos")).config.pad_token_id == 2
+
+
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("name", ["linear", "probe", "embedding", "instruction", "instruction-generate", "encoder"])
+def test_no_rows_and_rows_without_words(name: str, multi: bool, folder: Callable[..., Path]) -> None:
+    fitted = fit(CONFIGS[name](folder), multi=multi)
+    assert np.isfinite(fitted.predict_proba(["", " \n", "\x00"])).all()
+    assert fitted.predict_proba([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("method", ["embedding", "instruction", "encoder"])
+def test_rows_are_counted_as_they_were_processed(method: str, folder: Callable[..., Path]) -> None:
+    """Throughput from planned rows came out five times too high in the paper's code; here 20 rows make 8 + 8 + 4."""
+    journal = Journal()
+    fit(CONFIGS[method](folder), journal=journal)
+    assert [step["rows"] for step in journal.steps] == [8, 8, 4, 8, 8, 4]
+    assert journal.facts["train_rows"] == 40
+    counted = journal.steps[1:]  # the first is warm-up
+    rate = sum(step["rows"] for step in counted) / sum(step["seconds"] for step in counted)
+    assert journal.facts["train_rows_per_second"] == pytest.approx(rate)
+
+
+def test_rows_are_counted_where_training_stopped_early(folder: Callable[..., Path]) -> None:
+    journal = Journal()
+    still = Training(epochs=9, batch=8, lr=1e-9, patience=1)  # learns nothing, so the second score is no gain
+    fit(CONFIGS["embedding"](folder).model_copy(update={"train": still}), journal=journal)
+    assert len(journal.steps) == 6
+    assert journal.facts["train_rows"] == 40
+
+
+@pytest.mark.parametrize("decode", ["score", "generate"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_longest_answer_fits_the_window_too(name: str, decode: str, folder: Callable[..., Path]) -> None:
+    """A row of nine labels is taught, and generated, as one long answer behind a text that was cut to the window."""
+    labels = LabelSpace(tuple(f"label{i}" for i in range(9)), multi=True)
+    targets = np.zeros((8, 9), dtype=bool)
+    targets[:4] = True
+    rows = Dataset([str(i) for i in range(8)], ["goal team " * 60] * 8, targets, labels)
+    config = Instruction(model=str(folder(name)), lora=LORA, decode=decode, train=QUICK)
+    longest: list[int] = []
+    original = Backbone.hidden
+
+    def watch(self: Backbone, tokens: Tensor, layout: Any, **options: Any) -> Tensor:
+        longest.append(int(layout.positions.max()))
+        return original(self, tokens, layout, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backbone, "hidden", watch)
+        fitted = catalog.fit(config, rows, rows, device="cpu")
+        assert fitted.predict_proba(rows.texts[:2]).shape == (2, 9)
+    assert max(longest) < 256
+
+
+def test_instruction_without_an_adapter_has_nothing_to_train(folder: Callable[..., Path]) -> None:
+    config = Instruction(model=str(folder("llama")), lora=Lora(r=0), train=QUICK)
+    with pytest.raises(ConfigError, match=r"lora\.r"):
+        fit(config)

@@ -1,7 +1,7 @@
 """What holds of plans, schedules and updates, whatever the rows."""
 
 import math
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -29,22 +29,29 @@ def test_batches_of_prediction_hold_every_row_once_within_the_budget(lengths: np
     ordered = lengths[np.concatenate(batches)]
     assert (ordered[:-1] >= ordered[1:]).all()
     # no batch could take the first row of the next one
-    assert all(lengths[a].sum() + lengths[b[0]] > budget for a, b in zip(batches, batches[1:], strict=False))
+    assert all(lengths[a].sum() + lengths[b[0]] > budget for a, b in pairwise(batches))
 
 
 @MANY
-@given(LENGTHS, st.integers(1, 200), st.randoms(use_true_random=False))
-def test_cutting_keeps_the_order(lengths: np.ndarray, budget: int, random: object) -> None:
-    rows = np.random.default_rng(0).permutation(len(lengths))
+@given(LENGTHS, st.integers(1, 200), st.integers(0, 99))
+def test_cutting_keeps_the_order(lengths: np.ndarray, budget: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).permutation(len(lengths))
     assert np.concatenate(under_budget(rows, lengths, budget)).tolist() == rows.tolist()
 
 
 @MANY
 @given(LENGTHS, st.integers(1, 12), st.integers(1, 150), st.integers(1, 3), st.integers(0, 2**32))
-def test_every_epoch_uses_every_row_once(lengths: np.ndarray, batch: int, budget: int, processes: int, seed: int) -> None:
+def test_every_epoch_uses_every_row_once(
+    lengths: np.ndarray, batch: int, budget: int, processes: int, seed: int
+) -> None:
     count = math.ceil(len(lengths) / batch)
     plans = [
-        list(islice(epochs(lengths, batch=batch, budget=budget, rng=np.random.default_rng(seed), share=(rank, processes)), 2 * count))
+        list(
+            islice(
+                epochs(lengths, batch=batch, budget=budget, rng=np.random.default_rng(seed), share=(rank, processes)),
+                2 * count,
+            )
+        )
         for rank in range(processes)
     ]
     alone = list(islice(epochs(lengths, batch=batch, budget=budget, rng=np.random.default_rng(seed)), 2 * count))
@@ -64,13 +71,13 @@ def test_every_epoch_uses_every_row_once(lengths: np.ndarray, batch: int, budget
 def test_a_schedule_stays_between_zero_and_one(name: str, warmup: float, progress: float) -> None:
     factor = schedule(name, warmup=warmup)
     assert 0 <= factor(progress) <= 1
-    if warmup > 0:
+    if warmup > 1e-6:
         assert 0 < factor(0.0) < 1
     if progress < warmup:
         assert factor(progress) <= factor(min(warmup, progress + 0.01)) + 1e-9  # rises; the last digit may round
 
 
-def weighted(model: nn.Linear, x: Tensor, y: Tensor, weights: Tensor):  # noqa: ANN201 - a closure
+def weighted(model: nn.Linear, x: Tensor, y: Tensor, weights: Tensor):
     """A loss over chosen rows whose items are unequal: rows weigh as much as their class."""
 
     def loss_and_count(rows: np.ndarray) -> tuple[Tensor, float]:
@@ -92,7 +99,9 @@ def test_an_accumulated_update_equals_one_large_batch(rows: list[int], cut: int,
         torch.manual_seed(seed)
         model = nn.Linear(5, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        step = next(train(weighted(model, x, y, weights), [update], optimizer, count=1, multiplier=lambda p: 1.0, clip=1e9))
+        step = next(
+            train(weighted(model, x, y, weights), [update], optimizer, count=1, multiplier=lambda p: 1.0, clip=1e9)
+        )
         results.append((model.weight.detach(), step.loss, step.grad_norm))
     for weight, loss, norm in results[1:]:
         # float32 sums in another order
@@ -109,7 +118,9 @@ def test_losses_are_sums_over_rows(rows: int, multi: bool, smoothing: float, see
     loss = label_loss if multi else class_loss
     whole, count = loss(logits, targets, smoothing=smoothing)
     parts = [loss(logits[i : i + 1], targets[i : i + 1], smoothing=smoothing) for i in range(rows)]
-    torch.testing.assert_close(whole, torch.stack([part for part, _ in parts]).sum(), rtol=1e-5, atol=1e-5)  # order of sums
+    torch.testing.assert_close(
+        whole, torch.stack([part for part, _ in parts]).sum(), rtol=1e-5, atol=1e-5
+    )  # order of sums
     assert count == sum(one for _, one in parts) == rows
 
 

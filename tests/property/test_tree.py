@@ -36,9 +36,15 @@ def test_every_path_is_recovered_from_its_predictions(paths: list[Path]) -> None
     for number, (context, answer) in enumerate(paths):
         mine = tree.of[tree.path == number]
         assert len(mine) == len(answer)
-        steps = sorted((len(before), before, int(tree.predicted[q])) for q in mine for before in [chain(tree, int(tree.nodes[tree.at[q]]))])
+        steps = sorted(
+            (len(before), before, int(tree.predicted[q]))
+            for q in mine
+            for before in [chain(tree, int(tree.nodes[tree.at[q]]))]
+        )
         assert [token for _, _, token in steps] == list(answer)
-        assert [before for _, before, _ in steps] == [[*context, *answer][: len(context) + i] for i in range(len(answer))]
+        assert [before for _, before, _ in steps] == [
+            [*context, *answer][: len(context) + i] for i in range(len(answer))
+        ]
 
 
 @MANY
@@ -59,7 +65,9 @@ def test_a_score_is_the_sum_over_its_answer_in_any_language(paths: list[Path]) -
         return (sum((i + 2) * t for i, t in enumerate(before)) * 7 + token * 3 + len(before)) % 11
 
     tree = grow(paths)
-    of_predictions = [cost(chain(tree, int(tree.nodes[a])), int(p)) for a, p in zip(tree.at, tree.predicted, strict=True)]
+    of_predictions = [
+        cost(chain(tree, int(tree.nodes[a])), int(p)) for a, p in zip(tree.at, tree.predicted, strict=True)
+    ]
     totals = np.zeros(len(paths))
     np.add.at(totals, tree.path, np.array(of_predictions)[tree.of])
     for total, (context, answer) in zip(totals, paths, strict=True):
@@ -69,13 +77,20 @@ def test_a_score_is_the_sum_over_its_answer_in_any_language(paths: list[Path]) -
 
 @MANY
 @given(PATHS, st.integers(1, 6), st.integers(0, 5))
-def test_a_token_of_the_tree_sees_the_prefix_the_text_and_its_ancestors(paths: list[Path], text: int, prefix: int) -> None:
+def test_a_token_of_the_tree_sees_the_prefix_the_text_and_its_ancestors(
+    paths: list[Path], text: int, prefix: int
+) -> None:
     tree = grow(paths)
     size = len(tree.tokens)
     layout = lay_out([text + size, text], prefix=prefix, trees=[tree.ancestors, None])
     assert layout.ends.tolist() == [prefix + text - 1, prefix + 2 * text + size - 1]
     depths = [len(chain(tree, node)) for node in range(size)]
-    expected = [*range(prefix), *range(prefix, prefix + text), *(prefix + text + d - 1 for d in depths), *range(prefix, prefix + text)]
+    expected = [
+        *range(prefix),
+        *range(prefix, prefix + text),
+        *(prefix + text + d - 1 for d in depths),
+        *range(prefix, prefix + text),
+    ]
     assert layout.positions.tolist() == expected
     seen: Counter[tuple[int, int]] = Counter()
     for number, block in enumerate(layout.blocks):

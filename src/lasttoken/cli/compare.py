@@ -20,12 +20,14 @@ def compare(
     source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")],
     text: o.Text = "text",
     label: o.Label = "label",
-    methods: Annotated[str | None, typer.Option("--methods", help="Names with commas; default: all that can run")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
+    ] = None,
     model: o.Model = "tiny",
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
     quantize: o.Quantize = "none",
     metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the runs; finished runs in it are kept")] = Path("runs/compare"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; finished runs in it are kept")] = None,
     separator: o.Separator = None,
     template: o.Template = None,
     id: o.Id = None,
@@ -44,6 +46,7 @@ def compare(
     from lasttoken.cli.screen import Screen
     from lasttoken.experiment import leader, load_data
 
+    folder = out or o.default_folder(source, model)
     data = o.data_values(
         source,
         text,
@@ -71,10 +74,14 @@ def compare(
     with Screen(loud=leader(device).rank == 0) as screen:
         journal = screen.journal("data")
         splits = load_data(next(iter(configs.values())).data, seed=seed, journal=journal)
-        journal.note(f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}")
-        runs, comparison = run_all(configs, splits, out, metric=metric, optional=set() if methods else {"encoder"}, screen=screen)
+        journal.note(
+            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
+        )
+        runs, comparison = run_all(
+            configs, splits, folder, metric=metric, optional=set() if methods else {"encoder"}, screen=screen
+        )
     if leader(device).rank == 0:
-        show(runs, comparison, out, as_json=as_json)
+        show(runs, comparison, folder, as_json=as_json)
 
 
 def method_configs(
@@ -113,8 +120,9 @@ def run_all(
     runs = []
     for name, config in configs.items():
         journal = screen.journal(name)
-        if name in optional and not on_this_machine(config.method.model):
-            journal.note(f"left out: {config.method.model} is not on this machine; --encoder NAME asks for it, or for another")
+        asked = getattr(config.method, "model", "")
+        if name in optional and not on_this_machine(asked):
+            journal.note(f"left out: {asked} is not on this machine; --encoder NAME asks for it, or for another")
             continue
         outcome = finished(config, splits, out / name, name)
         if outcome is not None:
@@ -142,7 +150,9 @@ def show(runs: list[dict[str, Any]], comparison: dict[str, Any] | None, out: Pat
     else:
         typer.echo(table(runs))
         if comparison is not None:
-            typer.echo("\n" + "\n".join([comparison["summary"], "", *(pair["verdict"] for pair in comparison["pairs"])]))
+            typer.echo(
+                "\n" + "\n".join([comparison["summary"], "", *(pair["verdict"] for pair in comparison["pairs"])])
+            )
     best = max(runs, key=lambda run: run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
     say(f"report: {out / 'report.html'}")
     say(f"next: lasttoken predict {out / best['name']} NEW.csv -o labelled.csv")

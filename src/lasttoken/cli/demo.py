@@ -27,7 +27,9 @@ SETTINGS = [
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist")] = Path("demo"),
     rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 2000,
-    methods: Annotated[str | None, typer.Option("--methods", help="Names with commas; default: all that can run")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
+    ] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -50,7 +52,9 @@ def demo(
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
         splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
-        journal.note(f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}")
+        journal.note(
+            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
+        )
         optional = set() if methods else {"encoder"}
         runs, comparison = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
     show(runs, comparison, out, as_json=as_json)

@@ -14,12 +14,23 @@ DATA = "Data"
 METHOD = "Method"
 
 Text = Annotated[str, typer.Option("--text", help="Text column, or several: title,body", rich_help_panel=DATA)]
-Label = Annotated[str, typer.Option("--label", help="Label column; or several columns of 0 and 1, with commas", rich_help_panel=DATA)]
-Separator = Annotated[str | None, typer.Option("--separator", help='Splits a label such as "A;C" into several labels', rich_help_panel=DATA)]
-Template = Annotated[str | None, typer.Option("--template", help='Joins text columns: "{title}. {body}"', rich_help_panel=DATA)]
+Label = Annotated[
+    str, typer.Option("--label", help="Label column; or several columns of 0 and 1, with commas", rich_help_panel=DATA)
+]
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", help='Splits a label such as "A;C" into several labels', rich_help_panel=DATA),
+]
+Template = Annotated[
+    str | None, typer.Option("--template", help='Joins text columns: "{title}. {body}"', rich_help_panel=DATA)
+]
 Id = Annotated[str | None, typer.Option("--id", help="Column of unique row ids", rich_help_panel=DATA)]
-Group = Annotated[str | None, typer.Option("--group", help="Rows of one group never cross a split", rich_help_panel=DATA)]
-Split = Annotated[str | None, typer.Option("--split", help="Column that says train, valid or test", rich_help_panel=DATA)]
+Group = Annotated[
+    str | None, typer.Option("--group", help="Rows of one group never cross a split", rich_help_panel=DATA)
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Column that says train, valid or test", rich_help_panel=DATA)
+]
 Valid = Annotated[str | None, typer.Option("--valid", help="File of validation rows", rich_help_panel=DATA)]
 Test = Annotated[str | None, typer.Option("--test", help="File of test rows", rich_help_panel=DATA)]
 Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL files", rich_help_panel=DATA)]
@@ -36,6 +47,12 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it mus
 def listed(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def default_folder(source: str, what: str) -> Path:
+    """runs/SOURCE-WHAT, of the last parts of both names: runs/reviews-embedding, runs/ag_news-Qwen3-0.6B-Base."""
+    stem = Path(source).stem if not source.startswith("hub:") else source.rpartition("/")[2].replace(":", "-")
+    return Path("runs") / f"{stem}-{what.rstrip('/').rpartition('/')[2]}"
 
 
 def data_values(

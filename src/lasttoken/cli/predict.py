@@ -17,7 +17,9 @@ def predict(
     out: Annotated[str, typer.Option("--out", "-o", help="File to write, or - for standard output")] = "-",
     text: Annotated[str | None, typer.Option("--text", help="Text column(s); default: those of the run")] = None,
     probs: Annotated[bool, typer.Option("--probs", help="One column a label with its probability")] = False,
-    format: Annotated[str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; default: the file's ending")] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; default: the file's ending")
+    ] = None,
     out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
     encoding: o.Encoding = "utf-8",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
@@ -51,4 +53,7 @@ def predict(
     if as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None
         typer.echo(json.dumps(vars(summary)), file=target)
-    say(f"{summary.rows} rows labelled in {summary.seconds:.1f} s" + (f", {summary.empty} of them without text" if summary.empty else ""))
+    say(
+        f"{summary.rows} rows labelled in {summary.seconds:.1f} s"
+        + (f", {summary.empty} of them without text" if summary.empty else "")
+    )

@@ -37,13 +37,17 @@ class Screen:
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
             self.bar.stop()
 
     def journal(self, name: str) -> Journal:
         """A journal whose notes and progress are shown here, under the name of a method."""
-        return Journal(tell=lambda sentence: self.note(f"{name}: {sentence}"), progress=lambda *seen: self.progress(name, *seen))
+        return Journal(
+            tell=lambda sentence: self.note(f"{name}: {sentence}"), progress=lambda *seen: self.progress(name, *seen)
+        )
 
     def note(self, sentence: str) -> None:
         """Show one line."""

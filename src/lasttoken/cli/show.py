@@ -44,7 +44,15 @@ def brief(metrics: Mapping[str, Any]) -> str:
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """The runs side by side, best first: quality with intervals, then cost."""
     ordered = sorted(runs, key=lambda run: -run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
-    head = ["", *(METRICS[name].words for name in SHOWN), "trainable", "trained in", "train rows/s", "predict rows/s", "peak memory"]
+    head = [
+        "",
+        *(METRICS[name].words for name in SHOWN),
+        "trainable",
+        "trained in",
+        "train rows/s",
+        "predict rows/s",
+        "peak memory",
+    ]
     rows = [head]
     for run in ordered:
         measured, cost = run["splits"]["test"]["metrics"], run["cost"]
@@ -61,5 +69,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    aligned = ([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows)
+    aligned = (
+        [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows
+    )
     return "\n".join("  ".join(row).rstrip() for row in aligned)

@@ -15,7 +15,9 @@ def train(
     method: Annotated[str, typer.Option("--method", help="embedding, instruction, encoder, probe or linear")],
     text: o.Text = "text",
     label: o.Label = "label",
-    model: Annotated[str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's")
+    ] = None,
     quantize: Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits")] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="instruction: do not train")] = False,
     out: o.Out = None,
@@ -34,14 +36,12 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Train one method and write its run folder."""
-    from pathlib import Path
-
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief, settings_line
     from lasttoken.experiment import leader, load_data, run_method
     from lasttoken.run import check_free
 
-    folder = out or Path("runs") / method
+    folder = out or o.default_folder(source, method)
     data = o.data_values(
         source,
         text,
@@ -62,7 +62,9 @@ def train(
     with Screen(loud=leader(config.device).rank == 0) as screen:
         journal = screen.journal(method)
         splits = load_data(config.data, seed=config.seed, journal=journal)
-        journal.note(f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}")
+        journal.note(
+            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
+        )
         journal.note(settings_line(config))
         outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
     if leader(config.device).rank == 0:

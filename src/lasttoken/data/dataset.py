@@ -24,7 +24,9 @@ class Dataset:
 
     def take(self, rows: np.ndarray) -> Dataset:
         """The dataset of the rows (M,) int, in that order."""
-        return Dataset([self.ids[i] for i in rows.tolist()], [self.texts[i] for i in rows.tolist()], self.targets[rows], self.labels)
+        chosen: list[int] = rows.tolist()
+        ids, texts = [self.ids[i] for i in chosen], [self.texts[i] for i in chosen]
+        return Dataset(ids, texts, self.targets[rows], self.labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,11 @@ SETTINGS = "method.json"
 
 def write_settings(folder: Path, config: Settings, labels: LabelSpace, **extra: Any) -> None:
     """method.json: the config, the labels, and what else the method must know to predict."""
-    values = {"config": config.model_dump(mode="json"), "labels": {"names": labels.names, "multi": labels.multi}, **extra}
+    values = {
+        "config": config.model_dump(mode="json"),
+        "labels": {"names": labels.names, "multi": labels.multi},
+        **extra,
+    }
     (folder / SETTINGS).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -64,4 +68,6 @@ def check_base(base: Mapping[str, str | None]) -> None:
     """Raises ArtifactError where the folder of the base model holds other weights than those the run was trained on."""
     name, wanted = base["name"], base["fingerprint"]
     if name is not None and wanted is not None and fingerprint(name) != wanted:
-        raise ArtifactError(f"the base model {name!r} is missing or has changed since this run was trained; restore it or fit again")
+        raise ArtifactError(
+            f"the base model {name!r} is missing or has changed since this run was trained; restore it or fit again"
+        )

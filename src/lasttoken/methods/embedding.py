@@ -18,7 +18,14 @@ from lasttoken.config import Embedding
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import check_base, describe_base, read_settings, read_tensors, write_settings, write_tensors
+from lasttoken.methods.artifact import (
+    check_base,
+    describe_base,
+    read_settings,
+    read_tensors,
+    write_settings,
+    write_tensors,
+)
 from lasttoken.methods.head import fit_head, head_probs
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantised_layers
@@ -54,7 +61,9 @@ class EmbeddingModel:
             save_adapter(self.adapter, folder / "adapter")
 
 
-def fit(config: Embedding, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal) -> EmbeddingModel:
+def fit(
+    config: Embedding, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal
+) -> EmbeddingModel:
     """The model trained on `train`, with the weights that were best on `valid`."""
     place = choose_device(device)
     world = join(place)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -15,7 +17,9 @@ BATCH = 16  # rows a call
 
 
 @torch.inference_mode()
-def generated_probs(backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
+def generated_probs(
+    backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace
+) -> tuple[np.ndarray, np.ndarray]:
     """(1 where a label was named, (N, C) float64; invalid (N,) bool).
 
     An invalid answer of a single-label problem is spread evenly over the labels, so that it counts as a mistake by
@@ -27,7 +31,9 @@ def generated_probs(backbone: Backbone, prompt: Prompt, encoded: Encoded, labels
     order = np.argsort([-len(ids) for ids in whole], kind="stable")
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
-        for row, answer in zip(rows, generate(backbone, [whole[i] for i in rows], longest(prompt, labels)), strict=True):
+        for row, answer in zip(
+            rows, generate(backbone, [whole[i] for i in rows], longest(prompt, labels)), strict=True
+        ):
             columns, invalid[row] = parse(answer, prompt, labels)
             probs[row, columns] = 1.0
             if invalid[row] and not labels.multi:
@@ -47,10 +53,11 @@ def generate(backbone: Backbone, prompts: list[np.ndarray], tokens: int) -> list
     width = max(map(len, prompts))
     ids = torch.tensor(np.stack([np.pad(p, (width - len(p), 0), constant_values=pad) for p in prompts]))
     mask = torch.tensor(np.stack([np.arange(width) >= width - len(p) for p in prompts]).astype(np.int64))
-    backbone.whole.set_attn_implementation("eager")
+    model: Any = backbone.whole
+    model.set_attn_implementation("eager")
     try:
         with backbone.autocast():
-            out = backbone.whole.generate(
+            out = model.generate(
                 input_ids=ids.to(backbone.device),
                 attention_mask=mask.to(backbone.device),
                 max_new_tokens=tokens,
@@ -59,7 +66,7 @@ def generate(backbone: Backbone, prompts: list[np.ndarray], tokens: int) -> list
                 eos_token_id=pad,
             )
     finally:
-        backbone.whole.set_attn_implementation(NAME)
+        model.set_attn_implementation(NAME)
     return backbone.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
 
 

@@ -18,7 +18,7 @@ from lasttoken.model.backbone import Backbone
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
-from lasttoken.train.world import World
+from lasttoken.train.world import ALONE, World
 
 
 def fit_head(
@@ -67,7 +67,7 @@ def fit_head(
 
 @torch.inference_mode()
 def head_probs(
-    backbone: Backbone, head: Head, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = World()
+    backbone: Backbone, head: Head, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
     logits = torch.zeros(len(encoded), len(labels), dtype=torch.float64)

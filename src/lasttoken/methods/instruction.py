@@ -38,7 +38,7 @@ from lasttoken.text.batch import by_length
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.text.tree import Tree, grow
-from lasttoken.train.world import World, join
+from lasttoken.train.world import ALONE, World, join
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +81,8 @@ def fit(
     if config.quantize == "nf4":
         packed, linears = quantised_layers(backbone.module)
         journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
-    said = backbone.tokenizer.decode([*prompt.header]) + "..." + backbone.tokenizer.decode(prompt.footer)
-    journal.note(f"prompt {said!r}")
+    around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
+    journal.note(f"prompt {'...'.join(around)!r}")
     if not config.train_model:
         no_training([backbone.whole], journal)
         return InstructionModel(config, train.labels, backbone, None, prompt)
@@ -175,8 +175,12 @@ def lesson(
         return grow([prompt.answer_path(int(train.targets[row]))]), np.ones(1)
     true = np.flatnonzero(train.targets[row])
     false = np.flatnonzero(~train.targets[row])
-    drawn = false if len(false) + len(true) <= questions else rng.choice(false, max(1, questions - len(true)), replace=False)
-    paths = [prompt.set_path(true, backbone.tokenizer)]
+    drawn = (
+        false
+        if len(false) + len(true) <= questions
+        else rng.choice(false, max(1, questions - len(true)), replace=False)
+    )
+    paths = [prompt.set_path(true.tolist(), backbone.tokenizer)]
     paths += [prompt.question_path(int(j), True) for j in true]
     paths += [prompt.question_path(int(j), False) for j in drawn]
     stands_for = len(false) / max(1, len(drawn))
@@ -192,7 +196,7 @@ def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
 
 @torch.inference_mode()
 def label_probs(
-    backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = World()
+    backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
     """Exact probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
     tree = answer_tree(prompt, labels)

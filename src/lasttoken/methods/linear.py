@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -52,7 +53,7 @@ def fit(config: Linear, train: Dataset, valid: Dataset, *, seed: int, device: st
     vectorizers = make_vectorizers(config)
     journal.progress("counting words", 0, 1)
     try:
-        features = sp.hstack([v.fit_transform(train.texts) for v in vectorizers], format="csr")
+        features = sp.csr_matrix(sp.hstack([v.fit_transform(train.texts) for v in vectorizers]))
     except ValueError as error:  # scikit-learn's own: no term is left
         raise DataError(f"linear: no word occurs in {config.min_count} rows ({error}); lower min_count") from error
     regression = fit_regression(
@@ -73,7 +74,7 @@ def fit(config: Linear, train: Dataset, valid: Dataset, *, seed: int, device: st
         "train_rows": len(train),
         "train_rows_per_second": len(train) / spent,
     }
-    journal.note(f"{features.shape[1]} features of {len(train)} rows")
+    journal.note(f"{regression.weight.shape[1]} features of {len(train)} rows")
     return LinearModel(config, train.labels, vectorizers, regression)
 
 
@@ -104,7 +105,7 @@ def make_vectorizers(config: Linear) -> tuple[TfidfVectorizer, ...]:
             sublinear_tf=True,
             strip_accents=None,
             dtype=np.float64,
-            token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None,
+            token_pattern=cast("str", r"(?u)\b\w+\b" if analyzer == "word" else None),
         )
         for analyzer, ngrams in kinds
         if ngrams != (0, 0)
@@ -113,4 +114,4 @@ def make_vectorizers(config: Linear) -> tuple[TfidfVectorizer, ...]:
 
 def transform(vectorizers: Sequence[TfidfVectorizer], texts: Sequence[str]) -> sp.csr_matrix:
     """Features (N, F) of texts."""
-    return sp.hstack([v.transform(texts) for v in vectorizers], format="csr")
+    return sp.csr_matrix(sp.hstack([v.transform(texts) for v in vectorizers]))

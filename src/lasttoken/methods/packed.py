@@ -13,7 +13,7 @@ from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
 from lasttoken.text.batch import by_length
 from lasttoken.text.tokenizer import Encoded
-from lasttoken.train.world import World
+from lasttoken.train.world import ALONE, World
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ def pack(encoded: Encoded, rows: np.ndarray, backbone: Backbone, *, causal: bool
 
 
 def packed_batches(
-    encoded: Encoded, backbone: Backbone, *, budget: int, world: World = World(), causal: bool | None = None
+    encoded: Encoded, backbone: Backbone, *, budget: int, world: World = ALONE, causal: bool | None = None
 ) -> Iterator[tuple[np.ndarray, Packed]]:
     """This process's share of all rows, by length: (rows (B,), their packed form)."""
     for rows in by_length(encoded.lengths, budget)[world.rank :: world.size]:

@@ -24,7 +24,14 @@ from lasttoken.errors import ConfigError
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import check_base, describe_base, read_settings, read_tensors, write_settings, write_tensors
+from lasttoken.methods.artifact import (
+    check_base,
+    describe_base,
+    read_settings,
+    read_tensors,
+    write_settings,
+    write_tensors,
+)
 from lasttoken.methods.packed import packed_batches
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.model.adapter import total_parameters
@@ -113,7 +120,14 @@ def choose_layer(
 
 
 def fit_layer(
-    config: Probe, backbone: Backbone, features: np.ndarray, layer: int, train: Dataset, strengths: Sequence[float], seed: int, journal: Journal
+    config: Probe,
+    backbone: Backbone,
+    features: np.ndarray,
+    layer: int,
+    train: Dataset,
+    strengths: Sequence[float],
+    seed: int,
+    journal: Journal,
 ) -> ProbeModel:
     """The model on the features (N, H) of one layer, standardised by their own mean and deviation."""
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
@@ -135,7 +149,9 @@ def load(folder: Path, *, device: str) -> ProbeModel:
     check_base(rest["base"])
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
-    return ProbeModel(config, labels, build(config, device), rest["layer"], mean, scale, Regression.of(tensors, labels.multi))
+    return ProbeModel(
+        config, labels, build(config, device), rest["layer"], mean, scale, Regression.of(tensors, labels.multi)
+    )
 
 
 def build(config: Probe, device: str) -> Backbone:
@@ -151,7 +167,9 @@ def build(config: Probe, device: str) -> Backbone:
 
 
 @torch.inference_mode()
-def pooled(backbone: Backbone, texts: Sequence[str], config: Probe, *, layer: int | None = None, journal: Journal | None = None) -> np.ndarray:
+def pooled(
+    backbone: Backbone, texts: Sequence[str], config: Probe, *, layer: int | None = None, journal: Journal | None = None
+) -> np.ndarray:
     """Pooled hidden states float32 of each text: all layers (layers + 1, N, H), or (1, N, H) of one."""
     encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window))
     pool = Pool(config.pooling, backbone.width)
@@ -195,7 +213,10 @@ def cache_folder() -> Path:
 def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe) -> str:
     """sha256 over all that features depend on: the model's identity, precision, pooling, limit, and the texts."""
     kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
-    values = {name: getattr(config, name) for name in kept} | {"dtype": str(backbone.compute), "device": backbone.device.type}
+    values = {name: getattr(config, name) for name in kept} | {
+        "dtype": str(backbone.compute),
+        "device": backbone.device.type,
+    }
     base = describe_base(config.model, config.revision, config.trust_remote_code)
     digest = hashlib.sha256(json.dumps([values, base, torch.__version__], sort_keys=True).encode())
     for text in texts:

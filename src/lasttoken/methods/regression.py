@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -89,7 +90,7 @@ def held_out_loss(
 
 def solve(features: Features, targets: np.ndarray, classes: int, strength: float, balanced: bool) -> Regression:
     """The regression at one strength. A class without rows, or with nothing but, gets its observed share as a constant."""
-    weight = np.zeros((classes, features.shape[1]), dtype=np.float32)
+    weight = np.zeros((classes, cast("tuple[int, int]", features.shape)[1]), dtype=np.float32)
     bias = np.full(classes, -30.0, dtype=np.float32)
     make = {"C": strength, "class_weight": "balanced" if balanced else None, "max_iter": 300, "tol": 1e-3}
     with warnings.catch_warnings():
@@ -97,7 +98,9 @@ def solve(features: Features, targets: np.ndarray, classes: int, strength: float
         if targets.ndim == 1:
             model = LogisticRegression(**make).fit(features, targets)
             if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
-                weight[model.classes_], bias[model.classes_] = (np.stack([s * x / 2 for s in (-1, 1)]) for x in (model.coef_[0], model.intercept_[0]))
+                weight[model.classes_], bias[model.classes_] = (
+                    np.stack([s * x / 2 for s in (-1, 1)]) for x in (model.coef_[0], model.intercept_[0])
+                )
             else:
                 weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
             return Regression(weight, bias, multi=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class Scored:
     tokens: Tensor  # (T,) int64
     layout: Layout
     places: Tensor  # (n,) int64, where the vocabulary head runs
-    at: Tensor  # (Q,) int64, index into places
+    at: Tensor  # (Q,) int64, index into places, never falling
     predicted: Tensor  # (Q,) int64 token ids
     of: Tensor  # (E,) int64, index into predictions
     path: Tensor  # (E,) int64, counted on through the texts
@@ -46,20 +47,23 @@ def lay_out_trees(backbone: Backbone, header: np.ndarray, texts: Sequence[np.nda
         of.append(tree.of + seen[1])
         path.append(tree.path + seen[2])
         seen += [len(tree.nodes), len(tree.predicted), tree.paths]
-    joined = (torch.from_numpy(np.concatenate(parts)).to(backbone.device) for parts in (places, at, predicted, of, path))
-    return Scored(torch.from_numpy(tokens).to(backbone.device), layout, *joined, [tree.paths for tree in trees])
+    joined: Any = (torch.from_numpy(np.concatenate(x)).to(backbone.device) for x in (places, at, predicted, of, path))
+    whole = torch.from_numpy(tokens).to(backbone.device)
+    places, at, predicted, of, path = joined
+    return Scored(whole, layout, places, at, predicted, of, path, [tree.paths for tree in trees])
 
 
 def score(backbone: Backbone, batch: Scored) -> list[Tensor]:
     """log p(answer | what stands before it) of every path, float32: one tensor (paths,) a text."""
+    head = backbone.vocabulary
+    assert head is not None, "loaded without its vocabulary head"
     hidden = backbone.hidden(batch.tokens, batch.layout)[batch.places]  # (n, H)
     chosen = []
     for start in range(0, len(batch.places), CHUNK):
-        logits = backbone.vocabulary(hidden[start : start + CHUNK])  # (chunk, V) float32
+        logits = head(hidden[start : start + CHUNK])  # (chunk, V) float32
         mine = (batch.at >= start) & (batch.at < start + CHUNK)
         local = batch.at[mine] - start
         chosen.append(logits[local, batch.predicted[mine]] - logits.logsumexp(dim=1)[local])
-    order = torch.argsort(torch.cat([torch.nonzero((batch.at >= s) & (batch.at < s + CHUNK))[:, 0] for s in range(0, len(batch.places), CHUNK)]))
-    predictions = torch.cat(chosen)[order]  # (Q,)
+    predictions = torch.cat(chosen)  # (Q,), in their order: `at` never falls
     totals = predictions.new_zeros(sum(batch.paths)).index_add(0, batch.path, predictions[batch.of])
     return list(totals.split(batch.paths))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ def adapt(
     """
     config = LoraConfig(
         r=r,
-        lora_alpha=alpha,
+        lora_alpha=cast("int", alpha),  # a float serves as well; its annotation says int
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=rslora,
@@ -67,9 +68,9 @@ def prepared(adapted: PeftModel) -> PeftModel:
     """
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
-            dropouts = getattr(module, "lora_dropout", None)
-            for name, layer in (dropouts.items() if dropouts is not None else ()):
+            module.cast_input_dtype_enabled = cast("Any", False)
+            dropouts = getattr(module, "lora_dropout", {})
+            for name, layer in list(dropouts.items()):
                 if isinstance(layer, nn.Dropout):
                     dropouts[name] = ByteDropout(layer.p).train(layer.training)
     return adapted
@@ -99,8 +100,10 @@ class ByteDropout(nn.Module):
 def save_adapter(adapted: PeftModel, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained reads them without this package."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Could not find a config file")  # a model that has no folder of its own
-        adapted.save_pretrained(folder, save_embedding_layers=False)
+        warnings.filterwarnings(
+            "ignore", message="Could not find a config file"
+        )  # a model that has no folder of its own
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, which nobody here does
 
 
@@ -110,7 +113,9 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
         with quiet():
             return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]) from error
+        raise ArtifactError(
+            f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]
+        ) from error
 
 
 def trainable_parameters(module: nn.Module) -> int:
@@ -120,6 +125,4 @@ def trainable_parameters(module: nn.Module) -> int:
 
 def total_parameters(module: nn.Module) -> int:
     """How many numbers the model has; a 4-bit weight counts once for each number it stands for."""
-    return sum(
-        (p.numel() * 2 if p.dtype == torch.uint8 else p.numel()) for p in module.parameters()
-    )
+    return sum((p.numel() * 2 if p.dtype == torch.uint8 else p.numel()) for p in module.parameters())

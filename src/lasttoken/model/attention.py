@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ def lay_out(
     blocks = []
     for members in similar(np.asarray(lengths)):
         longest = max(lengths[i] for i in members)
-        rows = np.stack([np.r_[starts[i] + np.arange(lengths[i]), np.full(longest - lengths[i], starts[i])] for i in members])
+        rows = np.stack(
+            [np.r_[starts[i] + np.arange(lengths[i]), np.full(longest - lengths[i], starts[i])] for i in members]
+        )
         positions = np.stack([np.pad(seen[i], (0, longest - lengths[i])) for i in members])
         real = np.arange(longest) < np.array([lengths[i] for i in members])[:, None]
         blocks.append(
@@ -74,7 +77,9 @@ def lay_out(
                 torch.from_numpy(rows).to(device),
                 torch.from_numpy(np.flatnonzero(real.ravel())).to(device),
                 torch.from_numpy(rows[real]).to(device),
-                torch.from_numpy(visibility([lengths[i] for i in members], [trees[i] for i in members], causal)).to(device),
+                torch.from_numpy(visibility([lengths[i] for i in members], [trees[i] for i in members], causal)).to(
+                    device
+                ),
                 torch.from_numpy(positions).to(device),
             )
         )
@@ -130,12 +135,13 @@ class Pad(torch.autograd.Function):
     """(heads, T, d) -> (heads, B, L, d). Each real token stands in the block once, so backward is a gather too."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, block: Block) -> Tensor:
+    def forward(ctx: Any, states: Tensor, block: Block) -> Tensor:
         ctx.block, ctx.tokens = block, states.shape[1]
         return states[:, block.rows]
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: ANN205 - torch's own contract
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
         block = ctx.block
         out = grad.new_zeros(grad.shape[0], ctx.tokens, grad.shape[-1])
         out[:, block.tokens] = grad.flatten(1, 2)[:, block.inverse]
@@ -160,7 +166,9 @@ def packed_attention(
     if layout is None:
         raise RuntimeError(f"{type(module).__name__} did not hand on the layout: packed texts would see each other")
     if unused.get("s_aux") is not None or unused.get("position_bias") is not None or softcap is not None:
-        raise RuntimeError(f"{type(module).__name__} uses an attention that packing does not know (sink, bias or soft cap)")
+        raise RuntimeError(
+            f"{type(module).__name__} uses an attention that packing does not know (sink, bias or soft cap)"
+        )
     heads, width = query.shape[1], query.shape[-1]
     scale = scaling if scaling is not None else width**-0.5
     groups = heads // key.shape[1]
@@ -170,17 +178,19 @@ def packed_attention(
     prefix, rate = layout.prefix, dropout if module.training else 0.0
     outputs = []
     for number, block in enumerate(layout.blocks):
-        own = [Pad.apply(states, block).transpose(0, 1) for states in (q, k, v)]  # (B, heads, L, d)
+        own: list[Any] = [Pad.apply(states, block) for states in (q, k, v)]  # (heads, B, L, d)
+        own = [states.transpose(0, 1) for states in own]  # (B, heads, L, d)
         if prefix:
             shared = [states[:, :prefix].expand(len(block.rows), -1, -1, -1) for states in (k, v)]
             own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]  # (B, heads, P + L, d)
         mask = block_mask(layout, number, sliding_window)
-        mixed = attend(*own, mask, scale=scale, dropout=rate)  # (B, heads, L, d)
+        mixed = attend(own[0], own[1], own[2], mask, scale=scale, dropout=rate)  # (B, heads, L, d)
         outputs.append(mixed.transpose(0, 1).flatten(1, 2)[:, block.inverse])  # (heads, tokens, d)
     out = torch.cat(outputs, dim=1)[:, layout.order] if outputs else q[:, :0]
     if prefix:
         head = prefix_mask(layout, sliding_window)
-        first = attend(*(s[None, :, :prefix] for s in (q, k, v)), head, scale=scale, dropout=rate)[0]
+        q, k, v = (states[None, :, :prefix] for states in (q, k, v))
+        first = attend(q, k, v, head, scale=scale, dropout=rate)[0]
         out = torch.cat([first, out], dim=1)
     return out.transpose(0, 1)[None], None
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -83,7 +83,9 @@ class Backbone:
         return torch.cat(out.hidden_states) if layers else out.last_hidden_state[0]
 
 
-ENCODERS_WITHOUT_CACHE = {"modernbert"}  # their forward hands unknown keywords to attention, where a cache flag is noise
+ENCODERS_WITHOUT_CACHE = {
+    "modernbert"
+}  # their forward hands unknown keywords to attention, where a cache flag is noise
 
 
 def locate(name: str) -> str:
@@ -107,7 +109,9 @@ def on_this_machine(name: str) -> bool:
 def not_found(name: str, error: Exception) -> str:
     """The sentence for a model that does not load: what was searched, and how to work offline."""
     if name == "tiny" or Path(name).is_dir():
-        return f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
+        return (
+            f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
+        )
     if "trust_remote_code" in str(error):
         return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
     cache = os.environ.get("HF_HUB_CACHE", str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"))
@@ -139,7 +143,8 @@ def load(
 ) -> Backbone:
     """The model, frozen and in eval mode, checked to be of `kind` and exact on packed rows.
 
-    dtype: of the weights; None is `choose_dtype`. compute: of the products; None is as the weights. vocabulary: keep the vocabulary head (instruction tuning). Raises ModelError.
+    dtype: of the weights; None is `choose_dtype`. compute: of the products; None is as the weights. vocabulary: keep
+    the vocabulary head (instruction tuning). Raises ModelError.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(name, **where)
@@ -150,7 +155,7 @@ def load(
     extra = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
-        model = auto.from_pretrained(locate(name), dtype=dtype, attn_implementation="eager", **where, **extra)
+        model: Any = auto.from_pretrained(locate(name), dtype=dtype, attn_implementation="eager", **where, **extra)
     except (OSError, ValueError) as error:
         raise ModelError(not_found(name, error)) from error
     model.requires_grad_(False)
@@ -168,7 +173,9 @@ def load(
 def refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
     """Raises ModelError on an encoder-decoder, which is neither of the two kinds."""
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder")
+        raise ModelError(
+            f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder"
+        )
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
@@ -182,7 +189,7 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        self.projection = model.get_output_embeddings()
+        self.projection: Any = model.get_output_embeddings()
         text = model.config.get_text_config()
         self.cap = getattr(text, "final_logit_softcapping", None)
         self.scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
@@ -220,7 +227,11 @@ def quantised_layers(module: nn.Module) -> tuple[int, int]:
     from bitsandbytes.nn import Linear4bit
 
     linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    packed = [m for m in linears if isinstance(m, Linear4bit) and m.weight.dtype == torch.uint8 and m.weight.quant_type == "nf4"]
+    packed = [
+        m
+        for m in linears
+        if isinstance(m, Linear4bit) and m.weight.dtype == torch.uint8 and getattr(m.weight, "quant_type", "") == "nf4"
+    ]
     return len(packed), len(linears)
 
 
@@ -240,7 +251,9 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
         raise ModelError(f"model {backbone.name!r} is a causal language model, not an encoder; use --method embedding")
     if not causal and kind == "decoder":
         raise ModelError(f"model {backbone.name!r} is an encoder (its tokens see both ways); use --method encoder")
-    logits = None if backbone.vocabulary is None else backbone.whole(input_ids=to_tensor(texts[1], backbone)[None]).logits[0]
+    logits = (
+        None if backbone.vocabulary is None else backbone.whole(input_ids=to_tensor(texts[1], backbone)[None]).logits[0]
+    )
     backbone.whole.set_attn_implementation(NAME)
     layout = lay_out([len(text) for text in texts], causal=causal, device=backbone.device)
     wanted = torch.cat(alone)
@@ -249,10 +262,18 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
         try:
             packed = candidate.hidden(to_tensor(np.concatenate(texts), backbone), layout)
         except (IndexError, RuntimeError, TypeError) as error:
-            raise ModelError(f"model {backbone.name!r} ({backbone.config.model_type}) cannot run packed: {first_line(error)}") from error
+            raise ModelError(
+                f"model {backbone.name!r} ({backbone.config.model_type}) cannot run packed: {first_line(error)}"
+            ) from error
         if close(packed, wanted):
-            if logits is not None and not close(candidate.vocabulary(wanted[-len(texts[1]) :]), logits.float()):
-                raise ModelError(f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here")
+            if (
+                logits is not None
+                and candidate.vocabulary is not None
+                and not close(candidate.vocabulary(wanted[-len(texts[1]) :]), logits.float())
+            ):
+                raise ModelError(
+                    f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here"
+                )
             return candidate
     raise ModelError(
         f"model {backbone.name!r} ({backbone.config.model_type}) does not give the same hidden states for packed texts as for "

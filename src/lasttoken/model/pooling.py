@@ -47,7 +47,15 @@ class Pool(nn.Module):
 class Head(nn.Module):
     """Pooling, then a linear layer or a two-layer MLP, all float32: (T, H) -> logits (B, C)."""
 
-    def __init__(self, width: int, classes: int, *, pooling: Pooling = "last", kind: Literal["linear", "mlp"] = "linear", bias: bool = True):
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        *,
+        pooling: Pooling = "last",
+        kind: Literal["linear", "mlp"] = "linear",
+        bias: bool = True,
+    ):
         super().__init__()
         self.pool = Pool(pooling, width)
         final = nn.Linear(width, classes, bias=bias)

@@ -77,7 +77,9 @@ def make_prompt(
     before, after = template.replace("{labels}", "; ".join(names)).split("{text}")
     lead = "" if wrapped else " "
     header, footer = render(tokenizer, before, after, wrapped)
-    asked = [render(tokenizer, before, QUESTION.format(label=name), wrapped)[1] for name in names] if labels.multi else []
+    asked = (
+        [render(tokenizer, before, QUESTION.format(label=name), wrapped)[1] for name in names] if labels.multi else []
+    )
     end = [end_token(tokenizer)]
     answers = [[*plain_ids(tokenizer, lead + name), *end] for name in names]
     opening = [] if wrapped else opening_ids(tokenizer)
@@ -99,7 +101,11 @@ def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str]) -> list[str]
     unknown = sorted(verbalizer.keys() - set(labels.names))
     problems = [f"verbalizer: {labels.outside(unknown)}"] if unknown else []
     names = [verbalizer.get(name, name) for name in labels.names]
-    problems += [f"verbalizer: the answer of {label!r} is empty" for label, name in zip(labels.names, names, strict=True) if not name.strip()]
+    problems += [
+        f"verbalizer: the answer of {label!r} is empty"
+        for label, name in zip(labels.names, names, strict=True)
+        if not name.strip()
+    ]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"verbalizer: several labels answer {name!r}" for name in twice]
     if problems:

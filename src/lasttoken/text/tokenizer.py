@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -50,7 +51,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: i
     cut = np.flatnonzero(lost)
     if len(cut):
         again = tokenizer(
-            [texts[i] for i in cut], add_special_tokens=special, truncation=True, max_length=limit, verbose=False
+            [texts[i] for i in cut.tolist()],
+            add_special_tokens=special,
+            truncation=True,
+            max_length=limit,
+            verbose=False,
         )["input_ids"]
         for i, ids in zip(cut, again, strict=True):
             whole[i] = ids
@@ -62,5 +67,5 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends a text: EOS where there is one, else SEP, PAD, or 0. Padding is never read, so any id serves there."""
     for candidate in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id):
         if candidate is not None:
-            return int(candidate)
+            return int(cast("int", candidate))
     return 0

@@ -22,7 +22,7 @@ class Tree:
     tokens: np.ndarray  # (A,) int64
     ancestors: np.ndarray  # (A, A) bool: row i may see column j, itself included
     nodes: np.ndarray  # (U,) int64, where predictions are made; ROOT is the text's last token
-    at: np.ndarray  # (Q,) int64, index into nodes
+    at: np.ndarray  # (Q,) int64, index into nodes, never falling
     predicted: np.ndarray  # (Q,) int64 token ids
     of: np.ndarray  # (E,) int64, prediction ...
     path: np.ndarray  # (E,) int64, ... and the path whose score it is part of
@@ -56,13 +56,16 @@ def grow(paths: Sequence[Path]) -> Tree:
             ancestors[node] |= ancestors[parent]
     nodes = sorted({node for node, _ in predictions})
     index = {node: i for i, node in enumerate(nodes)}
+    ordered = sorted(predictions, key=lambda prediction: prediction[0])  # stable: by node, then as they came
+    rank = np.empty(len(ordered), dtype=np.int64)
+    rank[[predictions[prediction] for prediction in ordered]] = np.arange(len(ordered))
     return Tree(
         np.array(tokens, dtype=np.int64),
         ancestors,
         np.array(nodes, dtype=np.int64),
-        np.array([index[node] for node, _ in predictions], dtype=np.int64),
-        np.array([token for _, token in predictions], dtype=np.int64),
-        np.array(of, dtype=np.int64),
+        np.array([index[node] for node, _ in ordered], dtype=np.int64),
+        np.array([token for _, token in ordered], dtype=np.int64),
+        rank[of],
         np.array(path, dtype=np.int64),
         len(paths),
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lasttoken.errors import Diverged
-from lasttoken.train.world import World
+from lasttoken.train.world import ALONE, World
 
 Batch = TypeVar("Batch")
 
@@ -52,7 +52,7 @@ def train(
     count: int,
     multiplier: Callable[[float], float],
     clip: float = 1.0,
-    world: World = World(),
+    world: World = ALONE,
 ) -> Iterator[Step]:
     """Yield one Step per update until `count` are done or `updates` ends.
 
@@ -92,7 +92,9 @@ def train(
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield Step(number, loss_sum / max(items_sum, 1e-12), groups[0]["lr"], norm, items_sum, time.perf_counter() - began)
+        yield Step(
+            number, loss_sum / max(items_sum, 1e-12), groups[0]["lr"], norm, items_sum, time.perf_counter() - began
+        )
 
 
 def keep_best(

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def class_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0) -> tuple[Tensor, float]:
+def class_loss(
+    logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, float]:
     """Softmax cross-entropy summed over rows, and the sum of the rows' weights that makes it a mean.
 
     logits: (B, C) float32. targets: (B,) int64. weights: (C,) or None. smoothing: share of the target spread evenly.
@@ -17,7 +19,9 @@ def class_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None
     return loss, float(len(targets) if weights is None else weights[targets].sum())
 
 
-def label_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0) -> tuple[Tensor, float]:
+def label_loss(
+    logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, float]:
     """Sigmoid binary cross-entropy summed over rows, mean over labels, and the number of rows.
 
     logits: (B, C) float32. targets: (B, C) bool. weights: (C,) factors on the loss of positives, or None.

@@ -11,7 +11,9 @@ from torch import nn
 Name = Literal["adamw8bit", "paged_adamw32bit", "adamw"]
 
 
-def make_optimizer(name: Name, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: Name, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW over `weights` (Loshchilov & Hutter 2019). Matrices decay; vectors (norms, biases) do not.
 
     adamw8bit: 8-bit states (Dettmers 2022, arXiv:2110.02861); paged_adamw32bit: states that move to main memory

@@ -35,10 +35,13 @@ class World:
             torch.distributed.barrier()
 
 
+ALONE = World()
+
+
 def join(device: torch.device) -> World:
     """The world this process was launched into (WORLD_SIZE and RANK in the environment), joined once."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return World()
+        return ALONE
     from accelerate import PartialState
 
     state = PartialState(cpu=device.type == "cpu")

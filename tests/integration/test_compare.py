@@ -1,0 +1,136 @@
+"""`lasttoken compare` on real rows: several methods on the same splits, a verdict for each pair, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lasttoken.evaluation.predictions import read_predictions
+
+
+@pytest.fixture(scope="module")
+def options(table: Path, folder: Callable[..., Path]) -> list[object]:
+    """Three methods, of which one trains for an epoch."""
+    settings = ("embedding.train.epochs=1", "embedding.max_length=48", "probe.max_length=48")
+    assigned = [word for setting in settings for word in ("--set", setting)]
+    return [table, "--methods", "linear,probe,embedding", "--model", folder("llama"), "--device", "cpu", *assigned]
+
+
+@pytest.fixture(scope="module")
+def compared(
+    command: Callable[..., Any], options: Sequence[object], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """(the folder, what was said) of a comparison."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    said = command("compare", *options, "--out", out)
+    assert said.code == 0, said.err
+    return out, said
+
+
+def test_table_and_verdicts_are_on_stdout(compared: tuple[Path, Any]) -> None:
+    _, said = compared
+    head, *lines = said.out.splitlines()
+    assert (
+        head.split() == ("macro-F1 micro-F1 ECE trainable trained in train rows/s predict rows/s peak memory").split()
+    )
+    assert {line.split()[0] for line in lines[:3]} == {"linear", "probe", "embedding"}
+    assert lines[3] == ""
+    assert " scores highest (" in lines[4]
+    assert lines[5] == ""
+    pairs = lines[6:]
+    assert len(pairs) == 3
+    assert all(" beats " in pair or pair.startswith("no difference shown between ") for pair in pairs)
+
+
+def test_best_run_is_named_next(compared: tuple[Path, Any]) -> None:
+    out, said = compared
+    best = said.out.splitlines()[1].split()[0]
+    assert said.err.splitlines()[-2:] == [
+        f"report: {out / 'report.html'}",
+        f"next: lasttoken predict {out / best} NEW.csv -o labelled.csv",
+    ]
+
+
+def test_every_method_was_judged_on_the_same_rows(compared: tuple[Path, Any]) -> None:
+    out, _ = compared
+    assert {path.name for path in out.iterdir()} == {"linear", "probe", "embedding", "report.html"}
+    kept = [read_predictions(out / name / "predictions/test.parquet") for name in ("linear", "probe", "embedding")]
+    assert kept[0].ids == kept[1].ids == kept[2].ids
+    page = (out / "report.html").read_text()
+    assert all(name in page for name in ("linear", "probe", "embedding"))
+
+
+def test_settings_reach_the_method_they_name(compared: tuple[Path, Any]) -> None:
+    out, said = compared
+    assert "max_length = 48" in (out / "probe/config.toml").read_text()
+    assert "epochs = 1" in (out / "embedding/config.toml").read_text()
+    assert "embedding: settings: method=embedding, " in said.err
+
+
+def test_finished_runs_are_kept(
+    command: Callable[..., Any], compared: tuple[Path, Any], options: Sequence[object]
+) -> None:
+    out, said = compared
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+    again = command("compare", *options, "--out", out, "--json")
+    assert again.code == 0, again.err
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*")} == before
+    assert again.err.count("kept from before") == 3
+    assert "training" not in again.err
+    result = json.loads(again.out)
+    assert [run["name"] for run in result["runs"]] == ["linear", "probe", "embedding"]
+    assert result["comparison"]["summary"] in said.out
+    assert [pair["verdict"] for pair in result["comparison"]["pairs"]] == said.out.splitlines()[-3:]
+
+
+def test_a_method_may_be_added(command: Callable[..., Any], table: Path, tmp_path: Path) -> None:
+    first = command("compare", table, "--methods", "linear", "--out", tmp_path / "out", "--json")
+    assert first.code == 0, first.err
+    assert json.loads(first.out)["comparison"] is None  # there is no pair
+    words = ("--methods", "linear,probe", "--device", "cpu", "--set", "probe.max_length=48")
+    second = command("compare", table, *words, "--out", tmp_path / "more", "--json")
+    assert second.code == 0, second.err
+    third = command("compare", table, *words, "--out", tmp_path / "more")
+    assert third.err.count("kept from before") == 2
+
+
+@pytest.mark.parametrize(
+    "other", [("--set", "embedding.lora.r=4"), ("--seed", "1"), ("--group", "module")], ids=["setting", "seed", "data"]
+)
+def test_other_settings_or_data_are_refused(
+    command: Callable[..., Any], compared: tuple[Path, Any], options: Sequence[object], other: Sequence[str]
+) -> None:
+    out, _ = compared
+    before = sorted(out.rglob("*"))
+    said = command("compare", *options, *other, "--out", out)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].endswith(
+        " holds a run with other settings or data; name another folder with --out"
+    )
+    assert sorted(out.rglob("*")) == before
+
+
+def test_metric_decides_the_comparison(
+    command: Callable[..., Any], compared: tuple[Path, Any], options: Sequence[object]
+) -> None:
+    out, _ = compared
+    said = command("compare", *options, "--out", out, "--metric", "log_loss", "--json")
+    assert said.code == 0, said.err
+    comparison = json.loads(said.out)["comparison"]
+    assert comparison["metric"] == "log_loss"
+    losses = {
+        run["name"]: run["splits"]["test"]["metrics"]["log_loss"]["estimate"] for run in json.loads(said.out)["runs"]
+    }
+    assert comparison["summary"].startswith(f"{min(losses, key=losses.__getitem__)} scores lowest, which is best")
+
+
+def test_encoder_that_is_not_here_is_left_out_by_default(
+    command: Callable[..., Any], compared: tuple[Path, Any], table: Path, tmp_path: Path
+) -> None:
+    said = command("compare", table, "--methods", "linear,encoder", "--out", tmp_path / "out")
+    assert said.code == 2  # it was asked for
+    assert "model 'answerdotai/ModernBERT-base' not found" in said.err

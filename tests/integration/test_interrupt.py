@@ -1,0 +1,116 @@
+"""Ctrl-C in the middle of training: the command ends in seconds with 2, and what it leaves is whole or nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lasttoken.run import verify
+
+SECONDS = 20  # for what a free machine does in two; without an end to it training would go on for hours
+ENDLESS = ("method.train.epochs=100000", "method.train.patience=1000000", "method.train.schedule=constant")
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
+    """interrupted(verb, ..., seen=..., after=...) -> (exit code, stderr) of a command that gets SIGINT `after` seconds after it said `seen`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def call(*arguments: object, seen: str, after: float) -> tuple[int, str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lasttoken.cli.main", *map(str, arguments)],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell that runs the tests in the background has SIGINT ignored, and a process inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        assert process.stderr is not None
+        said = ""
+        while seen not in said:
+            line = process.stderr.readline()
+            assert line, f"ended before it said {seen!r}:\n{said}"
+            said += line
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=SECONDS)
+        return process.returncode, said + rest
+
+    yield call
+    for process in started:
+        process.kill()  # where an assertion came first
+        process.wait()
+
+
+def settings(*assignments: str) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+def test_before_the_first_score_nothing_is_left(
+    interrupted: Callable[..., tuple[int, str]], table: Path, tmp_path: Path
+) -> None:
+    slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512")  # one update an epoch, long texts
+    options = ("--method", "embedding", "--model", "tiny", "--device", "cpu", "--out", "out", *slow)
+    code, said = interrupted("train", table, *options, seen="embedding: training:", after=0.1)
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == (
+        "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_score_the_best_weights_are_kept_whole(
+    interrupted: Callable[..., tuple[int, str]],
+    command: Callable[..., Any],
+    table: Path,
+    folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    options = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--out", "out")
+    fast = settings(*ENDLESS, "method.max_length=16", "method.train.evaluations=9")  # a score after every update
+    code, said = interrupted("train", table, *options, *fast, seen="embedding: training:", after=2.0)
+    assert code == 2, said
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("lasttoken: training stopped by Ctrl-C; the weights of update ")
+    assert " are kept; best micro_f1 of validation " in last
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    verify(tmp_path / "out")
+    notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
+    assert any(note.startswith("training stopped by Ctrl-C") for note in notes)
+    labelled = command("predict", tmp_path / "out", table, "-o", tmp_path / "labelled.csv", "--device", "cpu")
+    assert labelled.code == 0, labelled.err
+
+
+def test_comparison_keeps_the_runs_that_were_finished(
+    interrupted: Callable[..., tuple[int, str]],
+    command: Callable[..., Any],
+    table: Path,
+    folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    words = ("--model", folder("llama"), "--device", "cpu", "--out", tmp_path / "out")
+    slow = settings(*(setting.replace("method", "embedding") for setting in ENDLESS), "embedding.train.batch=70")
+    code, said = interrupted(
+        "compare", table, "--methods", "linear,embedding", *words, *slow, seen="embedding: training:", after=0.0
+    )
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert "stopped by Ctrl-C" in said.splitlines()[-1]
+    assert "linear" in {path.name for path in (tmp_path / "out").iterdir()}
+    assert not list(tmp_path.rglob("*.part"))
+    verify(tmp_path / "out/linear")
+    again = command("compare", table, "--methods", "linear", *words)
+    assert again.code == 0, again.err
+    assert f"linear: kept from before, {tmp_path / 'out/linear'}" in again.err

@@ -1,0 +1,59 @@
+"""`lasttoken report` on finished runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def test_two_runs_on_one_page(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    said = command("report", runs["linear"], runs["probe"], "-o", tmp_path / "page.html")
+    assert said.code == 0, said.err
+    summary, verdict = said.out.splitlines()
+    assert " scores highest (" in summary
+    assert " beats " in verdict or verdict.startswith("no difference shown between ")
+    assert said.err == f"report: {tmp_path / 'page.html'}\n"
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert summary in page
+    assert "<title>linear and probe" in page
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_metric(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    words = ("-o", tmp_path / "page.html", "--metric", "accuracy", "--json")
+    said = command("report", *runs.values(), *words)
+    assert said.code == 0, said.err
+    comparison = json.loads(said.out)
+    assert comparison["metric"] == "accuracy"
+    assert {(pair["a"], pair["b"]) for pair in comparison["pairs"]} == {
+        ("linear", "probe"),
+        ("linear", "embedding"),
+        ("probe", "embedding"),
+    }
+
+
+def test_single_run(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    said = command("report", runs["probe"], "-o", tmp_path / "page.html")
+    assert (said.code, said.out) == (0, "")
+    assert "<title>probe" in (tmp_path / "page.html").read_text()
+
+
+def test_json_of_a_single_run(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    said = command("report", runs["probe"], "-o", tmp_path / "page.html", "--json")
+    assert (said.code, json.loads(said.out)) == (0, None)
+
+
+def test_page_is_written_anew(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("old")
+    assert command("report", runs["probe"], "-o", tmp_path / "page.html").code == 0
+    assert (tmp_path / "page.html").read_text() != "old"
+
+
+def test_lost_page_of_a_run_is_no_damage(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    """report.html is made of the rest of a run; writing over it is no reason to refuse the run."""
+    page = runs["linear"] / "report.html"
+    assert command("report", runs["linear"], "-o", page).code == 0
+    assert command("report", runs["linear"], "-o", tmp_path / "page.html").code == 0

@@ -1,0 +1,163 @@
+"""The layout of packed rows: positions, blocks, masks; and the two ways to compute attention."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lasttoken.model import attention
+from lasttoken.model.attention import attend, block_mask, lay_out, packed_attention, prefix_mask, similar, visibility
+
+TREE = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)  # node 1 under node 0, node 2 beside them
+
+
+def states(tokens: int, heads: int, seed: int = 0, width: int = 4) -> Tensor:
+    return torch.randn(1, heads, tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, seen: np.ndarray) -> Tensor:
+    """Attention (1, T, heads, d) under a mask (T, T) over the whole packed row."""
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1).double() for x in (k, v))
+    scores = (q.double() @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    weights = scores.masked_fill(~torch.from_numpy(seen), -torch.inf).softmax(dim=-1)
+    return (weights @ v).transpose(1, 2).float()
+
+
+def test_positions_restart_and_ends_are_last_tokens() -> None:
+    layout = lay_out([3, 1, 2])
+    assert layout.prefix == 0
+    assert layout.positions.tolist() == [0, 1, 2, 0, 0, 1]
+    assert layout.ends.tolist() == [2, 3, 5]
+
+
+def test_positions_go_on_from_the_prefix_and_in_a_tree_by_depth() -> None:
+    layout = lay_out([5, 2], prefix=2, trees=[TREE, None])
+    #                                     prefix  text  tree     text
+    assert layout.positions.tolist() == [0, 1, 2, 3, 4, 5, 4, 2, 3]
+    assert layout.ends.tolist() == [3, 8]
+
+
+def test_a_prefix_without_texts() -> None:
+    layout = lay_out([], prefix=3)
+    assert layout.positions.tolist() == [0, 1, 2]
+    assert layout.blocks == ()
+    q = states(3, 2)
+    out, _ = packed_attention(nn.Identity(), q, q, q, None, layout=layout)
+    torch.testing.assert_close(out, reference(q, q, q, np.tril(np.ones((3, 3), dtype=bool))))
+
+
+def test_similar_lengths_share_a_block() -> None:
+    groups = similar(np.array([10, 100, 11, 21, 22, 110]))
+    assert [group.tolist() for group in groups] == [[0, 2, 3], [4], [1, 5]]  # 1.3 * 10 + 8 = 21
+    assert similar(np.array([], dtype=np.int64)) == []
+
+
+def test_visibility_of_causal_texts_is_one_triangle() -> None:
+    assert visibility([2, 3], [None, None], True).tolist() == [
+        [[True, False, False], [True, True, False], [True, True, True]]
+    ]
+
+
+def test_visibility_of_both_ways_hides_padding_keys() -> None:
+    found = visibility([1, 2], [None, None], False)
+    assert found[0].tolist() == [[True, False], [True, False]]
+    assert found[1].tolist() == [[True, True], [True, True]]
+
+
+def test_visibility_of_a_tree() -> None:
+    assert visibility([4], [TREE], True)[0].astype(int).tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [1, 0, 0, 1],
+    ]
+
+
+def test_a_window_counts_the_prefix_and_the_depth_in_a_tree() -> None:
+    layout = lay_out([4], prefix=2, trees=[TREE])
+    mask = block_mask(layout, 0, 2)[0, 0].int()
+    # positions: prefix 0 1, text 2, tree 3 4 3; each sees itself and the one before
+    assert mask.tolist() == [
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 0],
+        [0, 0, 1, 0, 0, 1],
+    ]
+    assert prefix_mask(layout, 1)[0, 0].int().tolist() == [[1, 0], [0, 1]]
+    assert prefix_mask(layout, None)[0, 0].int().tolist() == [[1, 0], [1, 1]]
+
+
+def test_masks_are_made_once() -> None:
+    layout = lay_out([3, 4])
+    assert block_mask(layout, 0, None) is block_mask(layout, 0, None)
+    assert block_mask(layout, 0, 2) is not block_mask(layout, 0, None)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_packed_attention_against_a_mask_over_the_whole_row(causal: bool, key_heads: int) -> None:
+    lengths = [3, 30, 1, 12, 4]
+    q, k, v = states(50, 4, 1), states(50, key_heads, 2), states(50, key_heads, 3)
+    owner = np.repeat(np.arange(5), lengths)
+    seen = owner[:, None] == owner[None, :]
+    seen = np.tril(seen) if causal else seen
+    out, weights = packed_attention(nn.Identity(), q, k, v, None, layout=lay_out(lengths, causal=causal))
+    assert weights is None
+    torch.testing.assert_close(out, reference(q, k, v, seen), rtol=1e-5, atol=1e-6)  # float32 against float64
+
+
+def test_packed_attention_with_prefix_and_trees() -> None:
+    q, k, v = states(10, 2, 1), states(10, 2, 2), states(10, 2, 3)
+    layout = lay_out([5, 3], prefix=2, trees=[TREE, None])
+    seen = np.zeros((10, 10), dtype=bool)
+    seen[:2, :2] = np.tril(np.ones((2, 2)))
+    seen[2:, :2] = True
+    seen[2:7, 2:7] = np.tril(np.ones((5, 5)))
+    seen[4:7, 4:7] = TREE
+    seen[7:, 7:] = np.tril(np.ones((3, 3)))
+    out, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout)
+    torch.testing.assert_close(out, reference(q, k, v, seen), rtol=1e-5, atol=1e-6)  # float32 against float64
+
+
+def test_gradients_are_those_of_the_whole_row() -> None:
+    lengths = [3, 30, 1, 12]
+    seen = np.tril(np.equal.outer(*[np.repeat(np.arange(4), lengths)] * 2))
+    weight = states(46, 2, 9).transpose(1, 2)
+    grads = []
+    for packed in (True, False):
+        parts = [states(46, 2, i).requires_grad_() for i in range(3)]
+        out = (
+            packed_attention(nn.Identity(), *parts, None, layout=lay_out(lengths))[0]
+            if packed
+            else reference(*parts, seen)
+        )
+        (out * weight).sum().backward()
+        grads.append([part.grad for part in parts])
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)  # float32 against float64
+
+
+def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (states(12, 2, i) for i in range(3))
+    mask = lay_out([12]).blocks[0].allowed[:, None]
+    plain = attend(q, k, v, mask, scale=0.5, dropout=0.0)
+    monkeypatch.setattr(attention, "FUSED_FROM", 1)
+    torch.testing.assert_close(
+        attend(q, k, v, mask, scale=0.5, dropout=0.0), plain, rtol=1e-5, atol=1e-6
+    )  # order of sums
+
+
+def test_dropout_only_in_training() -> None:
+    q = states(5, 2)
+    layout, module = lay_out([5]), nn.Identity()
+    kept, _ = packed_attention(module.eval(), q, q, q, None, layout=layout, dropout=0.9)
+    plain, _ = packed_attention(module.eval(), q, q, q, None, layout=layout)
+    assert torch.equal(kept, plain)
+    torch.manual_seed(0)
+    dropped, _ = packed_attention(module.train(), q, q, q, None, layout=layout, dropout=0.9)
+    assert not torch.equal(dropped, plain)
+
+
+def test_without_a_layout_it_refuses() -> None:
+    q = states(5, 2)
+    with pytest.raises(RuntimeError, match=r"^Identity did not hand on the layout: packed texts would see each other$"):
+        packed_attention(nn.Identity(), q, q, q, None)

@@ -1,0 +1,176 @@
+"""Configs: defaults that stand, TOML there and back, and every problem told at once."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lasttoken.config import (
+    METHOD_CONFIGS,
+    Embedding,
+    Encoder,
+    Instruction,
+    Linear,
+    Lora,
+    Probe,
+    Run,
+    Training,
+    learning_rate,
+    names,
+    override,
+    parse,
+    read_run,
+    to_toml,
+    toml_value,
+)
+from lasttoken.errors import ConfigError
+
+METHODS = [Embedding(), Instruction(), Encoder(), Probe(), Linear()]
+
+
+def problems(values: dict) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(Run, values)
+    return caught.value.problems
+
+
+def test_defaults_are_the_papers() -> None:
+    assert (Embedding().lora.r, Embedding().train.epochs, Embedding().train.batch) == (8, 20.0, 8)
+    assert (Instruction().lora.r, Instruction().train.epochs, Instruction().train.schedule) == (64, 5.0, "cosine")
+    assert list(METHOD_CONFIGS) == ["embedding", "instruction", "encoder", "probe", "linear"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.method)
+def test_toml_there_and_back(method: object, tmp_path: Path) -> None:
+    run = Run(seed=5, method=method)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(run), encoding="utf-8")
+    assert read_run(path) == run
+
+
+def test_every_default_is_written() -> None:
+    written = to_toml(Run(method=Embedding()))
+    assert 'pooling = "last"' in written
+    assert "[method.train]" in written
+    assert "revision" not in written  # None is left out
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Run().seed = 3
+
+
+def test_all_problems_at_once_with_their_place() -> None:
+    found = problems(
+        {"seed": -1, "method": {"method": "embedding", "pooling": "best", "lora": {"rank": 8}, "train": {"epochs": 0}}}
+    )
+    assert found == [
+        "seed: input should be greater than or equal to 0, got -1",
+        "method.lora.rank: no such setting; did you mean 'method.lora.r'?",
+        "method.pooling: input should be 'last', 'mean', 'max' or 'attention', got 'best'",
+        "method.train.epochs: input should be greater than 0, got 0",
+    ]
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    assert problems({"data": {"lable": ["y"]}}) == ["data.lable: no such setting; did you mean 'data.label'?"]
+    assert problems({"sede": 3}) == ["sede: no such setting; did you mean 'seed'?"]
+
+
+def test_an_unknown_method_is_named() -> None:
+    (found,) = problems({"method": {"method": "magic"}})
+    assert found.startswith("method: input tag 'magic' found using 'method' does not match any of the expected tags")
+
+
+def test_a_setting_of_another_method_is_refused() -> None:
+    (found,) = problems({"method": {"method": "linear", "lora": {"r": 3}}})
+    assert found.startswith("method.lora: no such setting")
+
+
+def test_names_are_dotted() -> None:
+    assert names(Lora) == {"r", "alpha", "dropout", "targets", "rslora", "dora"}
+    assert {"seed", "data.source", "method.lora.r", "method.train.lr", "method.words"} <= names(Run)
+
+
+def test_learning_rate_falls_with_the_width_down_to_the_papers() -> None:
+    assert learning_rate("auto", 2048) == pytest.approx(2e-4)
+    assert learning_rate("auto", 8192) == pytest.approx(2e-4)
+    assert learning_rate("auto", 512) == pytest.approx(8e-4)
+    assert learning_rate(0.5, 512) == 0.5
+
+
+def test_overrides() -> None:
+    values = {"seed": 1, "method": {"method": "embedding", "lora": {"r": 8, "alpha": 2.0}}}
+    found = override(values, ["seed=2", "method.lora.r = 16", "method.model=org/name", "data.text=['a', 'b']"])
+    assert found == {
+        "seed": 2,
+        "method": {"method": "embedding", "lora": {"r": 16, "alpha": 2.0}, "model": "org/name"},
+        "data": {"text": ["a", "b"]},
+    }
+    assert values == {"seed": 1, "method": {"method": "embedding", "lora": {"r": 8, "alpha": 2.0}}}
+
+
+def test_an_override_needs_its_sign() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--set seed: write it as name=value, for instance --set method\.lora\.r=16\n--set x: "
+    ):
+        override({}, ["seed", "x"])
+
+
+def test_an_override_below_a_plain_value_is_a_mistake_and_not_a_crash() -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        override({"seed": 1}, ["seed.deep=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-4", 1e-4), ("true", True), ('"x"', "x"), ("org/name", "org/name"), ("[1, 2]", [1, 2]), ("", "")],
+)
+def test_values_are_toml_or_words(text: str, value: object) -> None:
+    assert toml_value(text) == value
+    assert type(toml_value(text)) is type(value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: no such file$"):
+        read_run(tmp_path / "missing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 3")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML \("):
+        read_run(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML \("):
+        read_run(broken)
+
+
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        read_run(tmp_path)
+
+
+def test_words_may_be_a_toml_list() -> None:
+    run = parse(Run, {"method": {"method": "linear", "words": [1, 3]}, "data": {"text": ["title", "body"]}})
+    assert run.method == Linear(words=(1, 3))
+    assert run.data.text == ("title", "body")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": "fast"},
+        {"batch": 0},
+        {"warmup": 1.0},
+        {"weight_decay": -1},
+        {"clip": float("nan")},
+        {"epochs": float("inf")},
+    ],
+)
+def test_numbers_that_make_no_sense(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        parse(Training, wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"words": [2, 1]}, {"characters": [5, 3]}, {"characters": [0, 3]}])
+def test_ngrams_go_from_few_to_many(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        parse(Linear, wrong)

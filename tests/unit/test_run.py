@@ -1,0 +1,134 @@
+"""The run folder: written whole or not at all, and every damage named."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from lasttoken import run
+from lasttoken.errors import ArtifactError
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    with run.writing(tmp_path / "runs" / "a") as part:
+        (part / "model").mkdir()
+        (part / "model" / "head.txt").write_text("weights")
+        (part / "report.html").write_text("old")
+    return tmp_path / "runs" / "a"
+
+
+def test_a_whole_run_verifies(made: Path) -> None:
+    run.verify(made)
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    assert list(manifest["sha256"]) == ["model/head.txt", "report.html"]
+    # `printf weights | sha256sum`
+    assert manifest["sha256"]["model/head.txt"] == "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+    assert not made.with_name("a.part").exists()
+
+
+def test_nothing_is_left_of_a_run_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="boom"), run.writing(tmp_path / "a") as part:  # noqa: PT012 - a run that fails half-way
+        (part / "x").write_text("x")
+        raise KeyError("boom")
+    with pytest.raises(KeyboardInterrupt), run.writing(tmp_path / "a"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            ArtifactError, match=r"a could not be written \(No space left on device\); nothing was kept of it$"
+        ),
+        run.writing(tmp_path / "a"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interrupted_run_left_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.part").mkdir()
+    (tmp_path / "a.part" / "stale").write_text("x")
+    with run.writing(tmp_path / "a"):
+        pass
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["manifest.json"]
+
+
+def test_places_that_are_taken(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"a exists; name another folder with --out, or delete it first$"):
+        run.check_free(made)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match=r"file is not a folder; name another with --out$"):
+        run.check_free(tmp_path / "file" / "deep" / "run")
+    run.check_free(tmp_path / "not" / "yet" / "there")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ArtifactError, match=r"no permission to write in"):
+        run.check_free(tmp_path / "a")
+
+
+def test_a_missing_run(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"a: no such run; `lasttoken train` makes one$"):
+        run.verify(tmp_path / "a")
+    (tmp_path / "a.part").mkdir()
+    with pytest.raises(
+        ArtifactError, match=r"no such run; its \.part folder is a run that never finished; `lasttoken train`"
+    ):
+        run.verify(tmp_path / "a")
+
+
+def test_every_damage_is_named(made: Path) -> None:
+    (made / "report.html").write_text("made anew")
+    run.verify(made)
+    (made / "model" / "head.txt").write_text("Weights")
+    with pytest.raises(
+        ArtifactError,
+        match=r"head\.txt: damaged \(its sha256 is not the one in manifest\.json\); restore it or fit again$",
+    ):
+        run.verify(made)
+    (made / "model" / "head.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"head\.txt: missing; restore it or fit again$"):
+        run.verify(made)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ("", r"manifest\.json: damaged \("),
+        ("[]", r"manifest\.json: damaged; fit again$"),
+        ('{"format": 1}', r"manifest\.json: damaged; fit again$"),
+        ('{"format": 2, "sha256": {}}', r"a: written in format 2, this version reads up to 1; update lasttoken$"),
+        ('{"format": "x", "sha256": {}}', r"manifest\.json: damaged"),
+        ('{"format": 1, "sha256": []}', r"manifest\.json: damaged"),
+    ],
+)
+def test_a_manifest_that_does_not_serve(made: Path, manifest: str, words: str) -> None:
+    (made / "manifest.json").write_text(manifest)
+    with pytest.raises(ArtifactError, match=words):
+        run.verify(made)
+
+
+def test_no_manifest(made: Path) -> None:
+    (made / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"manifest\.json: missing; this is no folder of a whole run$"):
+        run.verify(made)
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    run.write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.5, -math.inf], "c": ("é", None)})
+    assert (tmp_path / "x.json").read_text(
+        encoding="utf-8"
+    ) == '{\n "a": null,\n "b": [\n  1.5,\n  null\n ],\n "c": [\n  "é",\n  null\n ]\n}\n'
+    assert run.read_json(tmp_path / "x.json") == {"a": None, "b": [1.5, None], "c": ["é", None]}
+
+
+def test_jsonl_is_one_row_a_line(tmp_path: Path) -> None:
+    run.write_jsonl(tmp_path / "x.jsonl", [{"a": 1}, {"a": math.inf}])
+    assert (tmp_path / "x.jsonl").read_text() == '{"a": 1}\n{"a": null}\n'

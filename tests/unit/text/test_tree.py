@@ -1,0 +1,37 @@
+"""Answers as one tree of tokens, on a tree small enough to write down."""
+
+from lasttoken.text.tree import ROOT, grow
+
+
+def test_a_label_that_begins_another_shares_its_tokens() -> None:
+    tree = grow([([], [5, 9]), ([], [5, 6, 9]), ([], [7, 9])])
+    assert tree.tokens.tolist() == [5, 6, 7]
+    assert tree.ancestors.astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert tree.nodes.tolist() == [ROOT, 0, 1, 2]
+    found = [(int(tree.nodes[a]), int(p)) for a, p in zip(tree.at, tree.predicted, strict=True)]
+    assert found == [(ROOT, 5), (0, 9), (0, 6), (1, 9), (ROOT, 7), (2, 9)]
+    assert tree.of.tolist() == [0, 1, 0, 2, 3, 4, 5]
+    assert tree.path.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert tree.paths == 3
+
+
+def test_context_is_run_but_not_scored() -> None:
+    tree = grow([([1, 2], [3]), ([1, 2], [4])])
+    assert tree.tokens.tolist() == [1, 2]
+    assert tree.nodes.tolist() == [1]
+    assert tree.predicted.tolist() == [3, 4]
+
+
+def test_answers_of_one_token_need_no_node() -> None:
+    tree = grow([([], [3]), ([], [4])])
+    assert tree.tokens.tolist() == []
+    assert tree.ancestors.shape == (0, 0)
+    assert tree.nodes.tolist() == [ROOT]
+
+
+def test_equal_paths_are_scored_twice_and_run_once() -> None:
+    tree = grow([([1], [2, 3]), ([1], [2, 3])])
+    assert tree.tokens.tolist() == [1, 2]
+    assert tree.predicted.tolist() == [2, 3]
+    assert tree.of.tolist() == [0, 1, 0, 1]
+    assert tree.path.tolist() == [0, 0, 1, 1]

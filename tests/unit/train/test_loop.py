@@ -1,0 +1,153 @@
+"""The training loop: what a step reports, how it ends, and which weights stay."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lasttoken.errors import Diverged
+from lasttoken.train.loop import Best, Step, keep_best, train
+
+
+def model_and_optimizer(lr: float = 0.5) -> tuple[nn.Linear, torch.optim.Optimizer]:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    return model, torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def squared(model: nn.Module):
+    def loss_and_count(pair: tuple[float, int]) -> tuple[Tensor, float]:
+        value, items = pair
+        return items * (model.weight.sum() - value) ** 2, items
+
+    return loss_and_count
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+def test_a_step_tells_what_it_did() -> None:
+    model, optimizer = model_and_optimizer(lr=0.1)
+    steps = train(squared(model), [[(3.0, 1), (1.0, 3)]], optimizer, count=1, multiplier=lambda p: 0.5, clip=100)
+    step = next(steps)
+    assert (step.number, step.items) == (1, 4)
+    assert step.loss == pytest.approx((9 + 3) / 4)
+    assert step.grad_norm == pytest.approx(abs(-6 - 6) / 4)  # derivatives -2 * 3 * 1 and -2 * 1 * 3
+    assert step.lr == 0.05
+    assert model.weight.item() == pytest.approx(0.05 * 3)
+    assert step.seconds >= 0
+    assert list(steps) == []
+
+
+def test_the_gradient_is_clipped_after_it_is_reported() -> None:
+    model, optimizer = model_and_optimizer(lr=1.0)
+    step = next(train(squared(model), [[(3.0, 1)]], optimizer, count=1, multiplier=constant, clip=0.5))
+    assert step.grad_norm == pytest.approx(6.0)
+    assert model.weight.item() == pytest.approx(0.5, rel=1e-5)  # clip_grad_norm_ adds 1e-6 to the norm
+
+
+def test_progress_begins_at_zero_and_stays_below_one() -> None:
+    model, optimizer = model_and_optimizer()
+    seen: list[float] = []
+    list(train(squared(model), [[(1.0, 1)]] * 9, optimizer, count=4, multiplier=lambda p: seen.append(p) or 1.0))
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_an_update_without_batches_moves_nothing() -> None:
+    model, optimizer = model_and_optimizer()
+    step = next(train(squared(model), [[]], optimizer, count=1, multiplier=constant))
+    assert (step.loss, step.items, step.grad_norm) == (0.0, 0.0, 0.0)
+    assert model.weight.item() == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_raises_and_keeps_the_weights_of_the_step_before(bad: float) -> None:
+    model, optimizer = model_and_optimizer(lr=0.1)
+    steps = train(squared(model), [[(3.0, 1)], [(bad, 1)]], optimizer, count=2, multiplier=constant, clip=100)
+    next(steps)
+    before = model.weight.item()
+    with pytest.raises(Diverged, match=r"^update 2: loss (nan|inf), gradient norm (nan|inf); lower the learning rate$"):
+        next(steps)
+    assert model.weight.item() == before
+    assert model.weight.grad is None
+
+
+def scripted(model: nn.Linear, values: list[float], error: BaseException | None = None) -> Iterator[Step]:
+    """Steps that set the weight to their own number."""
+    for number, _ in enumerate(values, start=1):
+        with torch.no_grad():
+            model.weight.fill_(number)
+        yield Step(number, 0.0, 0.0, 0.0, 1.0, 0.0)
+    if error is not None:
+        raise error
+
+
+def run(
+    values: list[float], *, every: int = 1, patience: int = 2, error: BaseException | None = None
+) -> tuple[float, Best, list[tuple[int, float | None]]]:
+    """(the weight that stays, how it ended, what was logged), update i scoring values[i - 1]."""
+    model, told = nn.Linear(1, 1, bias=False), []
+    best = keep_best(
+        [model],
+        scripted(model, values, error),
+        lambda: values[int(model.weight.item()) - 1],
+        every=every,
+        patience=patience,
+        log=lambda step, score: told.append((step.number, score)),
+    )
+    return model.weight.item(), best, told
+
+
+def test_the_best_weights_stay_and_training_stops_without_a_gain() -> None:
+    weight, best, told = run([0.1, 0.5, 0.5, 0.4, 0.9])
+    assert weight == 2.0
+    assert best == Best(0.5, 2, "stopped early at update 4: no gain in 2 scores")
+    assert told == [(1, 0.1), (2, 0.5), (3, 0.5), (4, 0.4)]
+
+
+def test_a_gain_begins_the_count_anew() -> None:
+    weight, best, _ = run([0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
+    assert weight == 5.0
+    assert best == Best(0.7, 5, "finished")
+
+
+def test_between_scores_nothing_is_kept() -> None:
+    weight, best, told = run([0.9, 0.1, 0.8, 0.2], every=2)
+    assert weight == 4.0
+    assert best.update == 4
+    assert told == [(1, None), (2, 0.1), (3, None), (4, 0.2)]
+
+
+def test_ctrl_c_and_divergence_keep_the_best_weights() -> None:
+    for error, end in (
+        (KeyboardInterrupt(), "stopped by Ctrl-C; the weights of update 1 are kept"),
+        (Diverged("update 3: loss nan"), "diverged at update 3: loss nan; the weights of update 1 are kept"),
+    ):
+        weight, best, _ = run([0.5, 0.4], patience=9, error=error)
+        assert weight == 1.0
+        assert (best.update, best.end, best.failure) == (1, end, error)
+
+
+def test_before_the_first_score_they_are_raised() -> None:
+    with pytest.raises(Diverged, match="too early"):
+        run([0.5], every=2, error=Diverged("too early"))
+    with pytest.raises(KeyboardInterrupt):
+        run([], error=KeyboardInterrupt())
+
+
+def test_weights_that_do_not_train_are_left_alone() -> None:
+    model = nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+
+    def steps() -> Iterator[Step]:
+        for number in (1, 2):
+            with torch.no_grad():
+                model.weight.fill_(number)
+                model.bias.fill_(number)
+            yield Step(number, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+    keep_best([model], steps(), lambda: -model.weight.item(), every=1, patience=5, log=lambda step, score: None)
+    assert (model.weight.item(), model.bias.item()) == (1.0, 2.0)
