@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lasttoken.config import METHOD_CONFIGS, Method
+from lasttoken.config import Method
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ArtifactError, ConfigError
+from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.methods.classifier import Classifier
 
@@ -29,6 +30,8 @@ def family(name: str) -> Family:
     """The family of a method, imported on first use. Raises ConfigError on an unknown name."""
     if name not in METHODS:
         raise ConfigError([f"method: {name!r} is not among {', '.join(METHODS)}"])
+    # bitsandbytes remarks on an optional kernel when it is imported; it is no user's business
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     module: Any = import_module(f"lasttoken.methods.{name}")
     return Family(module.fit, module.load)
 
@@ -52,6 +55,4 @@ def load(folder: Path, *, device: str = "auto") -> Classifier:
     from lasttoken.methods.artifact import read_settings
 
     config, _, _ = read_settings(folder)
-    if config.method not in METHOD_CONFIGS:
-        raise ArtifactError(f"{folder}: method {config.method!r} is not known to this version; update lasttoken")
     return family(config.method).load(folder, device=device)

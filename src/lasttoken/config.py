@@ -10,10 +10,19 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Self, Union, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from lasttoken.errors import ConfigError
 
@@ -25,7 +34,7 @@ Count = Annotated[int, Field(ge=0)]
 class Settings(BaseModel):
     """Base of every config: frozen, no unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Data(Settings):
@@ -155,6 +164,16 @@ class Linear(Settings):
     regularisation: tuple[PositiveFloat, ...] = (3.0, 30.0)  # C, by cross-validation
     class_weights: Literal["none", "balanced"] = "none"
 
+    @model_validator(mode="after")
+    def from_at_most_to(self) -> Self:
+        """N-grams count upwards, and none is (0, 0)."""
+        for name, (first, last) in (("words", self.words), ("characters", self.characters)):
+            if first > last or (first == 0) != (last == 0):
+                raise ValueError(
+                    f"{name} are n-grams from {first} to {last}; the first must be 1 or more and not above the last"
+                )
+        return self
+
 
 Method = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
 METHOD_CONFIGS: dict[str, type[Settings]] = {kind.model_fields["method"].default: kind for kind in get_args(Method)}
@@ -185,7 +204,7 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
 def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
     """One problem of a config: where, what, and the nearest name where a name is unknown."""
     place = [str(part) for part in problem["loc"] if part not in METHOD_CONFIGS]
-    name = ".".join(place)
+    name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -221,7 +240,10 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         *parents, last = path.strip().split(".")
         place = result
         for parent in parents:
-            place[parent] = dict(place.get(parent) or {})
+            inner = place.get(parent) or {}
+            if not isinstance(inner, dict):
+                raise ConfigError([f"--set {assignment}: {parent!r} is a single value, not a table of settings"])
+            place[parent] = dict(inner)
             place = place[parent]
         place[last] = toml_value(text.strip())
     return result
@@ -246,6 +268,6 @@ def read_run(path: Path) -> Run:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError([f"{path}: no such file"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not TOML ({error})"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError([f"{path}: not a TOML file ({error})"]) from error
     return parse(Run, values)

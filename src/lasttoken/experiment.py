@@ -80,7 +80,7 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
 def columns_of(data: Data, *, labels: bool = True) -> Columns:
     """What the columns of `data` mean; without `labels`, only what a prediction needs."""
     if not labels:
-        return Columns(text=data.text, template=data.template, id=data.id)
+        return Columns(text=data.text, template=data.template)
     return Columns(data.text, data.template, data.label, data.separator, data.id, data.group, data.split)
 
 

@@ -97,7 +97,8 @@ def verify(folder: Path) -> None:
         )
         raise ArtifactError(f"{folder}: no such run{hint}; `lasttoken train` makes one")
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not {"format", "sha256"} <= manifest.keys():
+    kinds = {"format": int, "sha256": dict}
+    if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
         raise ArtifactError(f"{folder / MANIFEST}: damaged; fit again")
     if manifest["format"] > FORMAT:
         raise ArtifactError(

@@ -10,6 +10,7 @@ from tiny import DECODERS, NESTED, dataset, sentences
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lasttoken.labels import LabelSpace
+from lasttoken.methods import scoring
 from lasttoken.methods.generation import generate
 from lasttoken.methods.instruction import answer_tree, label_probs, lesson
 from lasttoken.methods.scoring import lay_out_trees, score
@@ -96,6 +97,17 @@ def test_probabilities_are_a_softmax_over_labels_whatever_the_batches(
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
     probs = label_probs(backbone, prompt, encoded, labels, budget=budget)
     np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-5)  # float32 scores, in other batches
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50])
+def test_the_vocabulary_goes_in_chunks_of_any_size(
+    chunk: int, load_shared: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, labels = load_shared("llama", vocabulary=True), LabelSpace(NAMES)
+    prompt = make_prompt(backbone.tokenizer, labels)
+    whole = tree_scores(backbone, prompt, labels)
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), whole, **CLOSE)
 
 
 @pytest.mark.parametrize("variant", [{}, {"bos": False, "pad": "none"}, {"chat": True, "pad": "eos"}])

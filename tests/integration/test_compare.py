@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ def options(table: Path, folder: Callable[..., Path]) -> list[object]:
     settings = ("embedding.train.epochs=1", "embedding.max_length=48", "probe.max_length=48")
     assigned = [word for setting in settings for word in ("--set", setting)]
     return [table, "--methods", "linear,probe,embedding", "--model", folder("llama"), "--device", "cpu", *assigned]
+
+
+@pytest.fixture(scope="module")
+def short(folder: Callable[..., Path]) -> list[object]:
+    """Options under which every causal method takes a second."""
+    settings = ("embedding.train.epochs=1", "embedding.max_length=48", "probe.max_length=48")
+    more = ("instruction.train.epochs=1", "instruction.max_length=160")
+    assigned = [word for setting in (*settings, *more) for word in ("--set", setting)]
+    return ["--model", folder("llama"), "--device", "cpu", *assigned]
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +138,32 @@ def test_metric_decides_the_comparison(
     assert comparison["summary"].startswith(f"{min(losses, key=losses.__getitem__)} scores lowest, which is best")
 
 
-def test_encoder_that_is_not_here_is_left_out_by_default(
-    command: Callable[..., Any], compared: tuple[Path, Any], table: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "asked", [("--methods", "linear,encoder"), ("--encoder", "nobody/nothing")], ids=["method", "model"]
+)
+def test_encoder_that_was_asked_for_is_not_left_out(
+    command: Callable[..., Any], table: Path, short: Sequence[object], tmp_path: Path, asked: Sequence[str]
 ) -> None:
-    said = command("compare", table, "--methods", "linear,encoder", "--out", tmp_path / "out")
-    assert said.code == 2  # it was asked for
-    assert "model 'answerdotai/ModernBERT-base' not found" in said.err
+    said = command("compare", table, *short, *asked, "--out", tmp_path / "out")
+    assert said.code == 2, said.err
+    missing = "nobody/nothing" if "--encoder" in asked else "answerdotai/ModernBERT-base"
+    assert said.err.splitlines()[-1].startswith(f"lasttoken: model {missing!r} not found: searched ")
+
+
+def test_default_is_every_method_that_can_run(
+    process: Callable[..., Any], table: Path, short: Sequence[object], tmp_path: Path
+) -> None:
+    """In a process whose cache of models is empty."""
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    done = process("compare", table, *short, "--out", tmp_path / "out", env=environment)
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "linear",
+        "probe",
+        "embedding",
+        "instruction",
+        "report.html",
+    }
+    assert "encoder: left out: answerdotai/ModernBERT-base is not on this machine; --encoder NAME asks for it" in said
+    assert len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 6  # the table, the summary, six pairs

@@ -21,7 +21,10 @@ ENDLESS = ("method.train.epochs=100000", "method.train.patience=1000000", "metho
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
-    """interrupted(verb, ..., seen=..., after=...) -> (exit code, stderr) of a command that gets SIGINT `after` seconds after it said `seen`."""
+    """interrupted(verb, ..., seen=..., after=...) -> (exit code, stderr).
+
+    The command gets SIGINT `after` seconds after it said `seen`.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object, seen: str, after: float) -> tuple[int, str]:

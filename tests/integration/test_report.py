@@ -16,7 +16,7 @@ def test_two_runs_on_one_page(command: Callable[..., Any], runs: dict[str, Path]
     assert " beats " in verdict or verdict.startswith("no difference shown between ")
     assert said.err == f"report: {tmp_path / 'page.html'}\n"
     page = (tmp_path / "page.html").read_text()
-    assert page.startswith("<!doctype html>")
+    assert page.startswith("<!DOCTYPE html>")
     assert summary in page
     assert "<title>linear and probe" in page
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

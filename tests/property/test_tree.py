@@ -53,6 +53,7 @@ def test_shared_beginnings_are_computed_once(paths: list[Path]) -> None:
     tree = grow(paths)
     assert sorted(tuple(chain(tree, node)) for node in range(len(tree.tokens))) == sorted(beginnings(paths))
     assert len(set(tree.nodes.tolist())) == len(tree.nodes)
+    assert (np.diff(tree.at) >= 0).all()
     assert len(set(zip(tree.at.tolist(), tree.predicted.tolist(), strict=True))) == len(tree.predicted)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lasttoken.config import METHOD_CONFIGS, Settings, parse
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, ConfigError, DataError
 from lasttoken.labels import LabelSpace
 from lasttoken.model.backbone import fingerprint, load_config
 
@@ -34,12 +34,15 @@ def read_settings(folder: Path) -> tuple[Any, LabelSpace, dict[str, Any]]:
     path = folder / SETTINGS
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        config = parse(METHOD_CONFIGS[values["config"]["method"]], values.pop("config"))
+        name = values["config"]["method"]
+        if name not in METHOD_CONFIGS:
+            raise ArtifactError(f"{folder}: method {name!r} is not known to this version; update lasttoken")
+        config = parse(METHOD_CONFIGS[name], values.pop("config"))
         labels = values.pop("labels")
         return config, LabelSpace(tuple(labels["names"]), labels["multi"]), values
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: missing; this folder is not a whole run") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ConfigError, DataError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); fit again") from error
 
 
@@ -64,9 +67,24 @@ def describe_base(name: str, revision: str | None, trust_remote_code: bool) -> d
     return {"name": name, "commit": commit, "fingerprint": fingerprint(name)}
 
 
-def check_base(base: Mapping[str, str | None]) -> None:
-    """Raises ArtifactError where the folder of the base model holds other weights than those the run was trained on."""
-    name, wanted = base["name"], base["fingerprint"]
+def load_head(module: nn.Module, folder: Path) -> None:
+    """Fill a head with head.safetensors. Raises ArtifactError where that is another head's."""
+    path = folder / "head.safetensors"
+    try:
+        module.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: damaged, or not of this run ({str(error).splitlines()[0]}); fit again") from error
+
+
+def check_base(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ArtifactError where the folder of the base model holds other weights than those the run was trained on.
+
+    settings: what `read_settings` gave beside config and labels.
+    """
+    base = settings.get("base")
+    if not isinstance(base, dict):
+        raise ArtifactError(f"{folder / SETTINGS}: damaged (it names no base model); fit again")
+    name, wanted = base.get("name"), base.get("fingerprint")
     if name is not None and wanted is not None and fingerprint(name) != wanted:
         raise ArtifactError(
             f"the base model {name!r} is missing or has changed since this run was trained; restore it or fit again"

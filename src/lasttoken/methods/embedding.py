@@ -21,8 +21,8 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import (
     check_base,
     describe_base,
+    load_head,
     read_settings,
-    read_tensors,
     write_settings,
     write_tensors,
 )
@@ -92,10 +92,10 @@ def fit(
 def load(folder: Path, *, device: str) -> EmbeddingModel:
     """The model that `save` wrote; it predicts bit for bit what the fitted one did on the same device."""
     config, labels, rest = read_settings(folder)
-    check_base(rest["base"])
+    check_base(folder, rest)
     backbone, head = build(config, labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
-    head.load_state_dict(read_tensors(folder / "head.safetensors"))
+    load_head(head, folder)
     return EmbeddingModel(config, labels, backbone, adapter, head)
 
 

@@ -13,7 +13,7 @@ from lasttoken.config import Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
+from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
 from lasttoken.methods.head import fit_head, head_probs
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.backbone import load as load_backbone
@@ -72,7 +72,7 @@ def load(folder: Path, *, device: str) -> EncoderModel:
     """The model that `save` wrote."""
     config, labels, _ = read_settings(folder)
     backbone, head = build(config, str(folder / "encoder"), labels, choose_device(device), seed=0)
-    head.load_state_dict(read_tensors(folder / "head.safetensors"))
+    load_head(head, folder)
     return EncoderModel(config, labels, backbone, head)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,21 +66,19 @@ def fit_weights(
         return float(METRICS[metric](valid.targets, predict()))
 
     def log(step: Step, current: float | None) -> None:
-        spent[0] += step.seconds
         journal.steps.append(
             {
                 "update": step.number,
                 "loss": step.loss,
                 "lr": step.lr,
                 "grad_norm": step.grad_norm,
-                "rows": min(settings.batch, len(lengths)),
+                "rows": min(settings.batch, len(lengths) - (step.number - 1) % per_epoch * settings.batch),
                 "seconds": step.seconds,
                 "valid": None if current is None else {metric: current},
             }
         )
         journal.progress("training" if current is None else f"training, {metric} {current:.3f}", step.number, count)
 
-    spent = [0.0]
     torch.manual_seed(derive(seed, f"dropout of process {world.rank}"))
     began = time.perf_counter()
     multiplier = schedule(settings.schedule, warmup=settings.warmup)
@@ -91,11 +90,10 @@ def fit_weights(
     )
     journal.failure = best.failure
     journal.note(f"training {best.end}; best {metric} of validation {best.score:.4f} after update {best.update}")
-    seen = min(len(journal.steps), count) * settings.batch
     journal.facts |= {
         "train_seconds": time.perf_counter() - began,
-        "train_rows": min(seen, math.ceil(settings.epochs * len(lengths))),
-        "train_rows_per_second": steady_rate(journal.steps, settings.batch),
+        "train_rows": sum(step["rows"] for step in journal.steps),
+        "train_rows_per_second": steady_rate(journal.steps),
     }
 
 
@@ -104,19 +102,24 @@ def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Ste
     while True:
         for module in modules:
             module.train()
-        step = next(steps, None)
-        for module in modules:
-            module.eval()
+        try:
+            step = next(steps, None)
+        finally:  # also where training diverges: the weights that are kept then predict without dropout
+            for module in modules:
+                module.eval()
         if step is None:
             return
         yield step
 
 
-def steady_rate(steps: Sequence[dict], batch: int) -> float | None:
-    """Rows a second over the updates themselves, the first tenth left out as warm-up; None where there are too few."""
+def steady_rate(steps: Sequence[dict[str, Any]]) -> float | None:
+    """Rows really trained on a second, over the updates themselves; the first tenth is left out as warm-up.
+
+    None where there are too few updates to tell.
+    """
     counted = steps[max(1, len(steps) // 10) :]
     seconds = sum(step["seconds"] for step in counted)
-    return batch * len(counted) / seconds if seconds > 0 else None
+    return sum(step["rows"] for step in counted) / seconds if seconds > 0 else None
 
 
 def validation_metric(name: str, valid: Dataset) -> str:

@@ -32,7 +32,7 @@ def generated_probs(
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         for row, answer in zip(
-            rows, generate(backbone, [whole[i] for i in rows], longest(prompt, labels)), strict=True
+            rows, generate(backbone, [whole[i] for i in rows], longest(backbone, prompt, labels)), strict=True
         ):
             columns, invalid[row] = parse(answer, prompt, labels)
             probs[row, columns] = 1.0
@@ -41,10 +41,11 @@ def generated_probs(
     return probs, invalid
 
 
-def longest(prompt: Prompt, labels: LabelSpace) -> int:
-    """Tokens to generate at most: the longest answer, or for several labels all of them joined."""
-    lengths = [len(answer) for answer in prompt.answers]
-    return sum(lengths) + len(lengths) if labels.multi else max(lengths)
+def longest(backbone: Backbone, prompt: Prompt, labels: LabelSpace) -> int:
+    """Tokens to generate at most: the longest answer, or all labels joined where there may be several."""
+    if labels.multi:
+        return len(prompt.set_path(list(range(len(labels))), backbone.tokenizer)[1])
+    return max(len(answer) for answer in prompt.answers)
 
 
 def generate(backbone: Backbone, prompts: list[np.ndarray], tokens: int) -> list[str]:

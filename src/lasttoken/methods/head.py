@@ -39,7 +39,7 @@ def fit_head(
     device = backbone.device
     rows = encode(backbone.tokenizer, train.texts, limit=limit)
     asked = encode(backbone.tokenizer, valid.texts, limit=limit)
-    if cut := rows.truncation(limit):
+    if cut := rows.truncation():
         journal.note(f"train: {cut}")
     weights = balanced_weights(train.targets, len(train.labels)).to(device) if class_weights == "balanced" else None
     loss = label_loss if train.labels.multi else class_loss
@@ -74,6 +74,6 @@ def head_probs(
     for rows, batch in packed_batches(encoded, backbone, budget=budget, world=world):
         with backbone.autocast():
             hidden = backbone.hidden(batch.tokens, batch.layout)
-        logits[torch.from_numpy(rows)] = head(hidden, batch.layout.ends).double().cpu()
+        logits[torch.from_numpy(rows)] = head(hidden, batch.layout.ends).cpu().double()
     world.add([logits])
     return (logits.sigmoid() if labels.multi else logits.softmax(dim=1)).numpy()

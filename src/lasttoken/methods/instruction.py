@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lasttoken.config import Instruction
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ModelError
+from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import check_base, describe_base, read_settings, write_settings
@@ -37,6 +37,7 @@ from lasttoken.seed import derive, generator
 from lasttoken.text.batch import by_length
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.text.tree import Path as TreePath
 from lasttoken.text.tree import Tree, grow
 from lasttoken.train.world import ALONE, World, join
 
@@ -86,10 +87,12 @@ def fit(
     if not config.train_model:
         no_training([backbone.whole], journal)
         return InstructionModel(config, train.labels, backbone, None, prompt)
-    adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter")) if config.lora.r else None
+    if not config.lora.r:
+        raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
+    adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
     rows = encode_texts(backbone, prompt, train.texts, config)
     asked = encode_texts(backbone, prompt, valid.texts, config)
-    if cut := rows.truncation(config.max_length):
+    if cut := rows.truncation():
         journal.note(f"train: {cut}")
     pick = generator(seed, "labels asked about")
 
@@ -120,10 +123,9 @@ def fit(
 def load(folder: Path, *, device: str) -> InstructionModel:
     """The model that `save` wrote."""
     config, labels, rest = read_settings(folder)
-    check_base(rest["base"])
+    check_base(folder, rest)
     backbone, prompt = build(config, labels, choose_device(device))
-    trained = config.train_model and config.lora.r
-    adapter = load_adapter(backbone, folder / "adapter") if trained else None
+    adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
     return InstructionModel(config, labels, backbone, adapter, prompt)
 
 
@@ -151,9 +153,7 @@ def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tupl
 
 def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction) -> Encoded:
     """Token ids of the texts alone, cut so that header, text, footer and the longest answer fit the limit."""
-    tails = [[*f, *a] for f, a in (prompt.answer_path(j) for j in range(len(prompt.answers)))]
-    tails += [[*question, *prompt.yes] for question in prompt.questions]
-    around = len(prompt.header) + max(map(len, tails))
+    around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
     limit = min(config.max_length, backbone.window) - around
     if limit < 1:
         raise ModelError(
@@ -161,6 +161,15 @@ def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], confi
             "raise max_length, shorten the prompt or the answers, or use --method embedding"
         )
     return encode(backbone.tokenizer, texts, limit=limit, special=False)
+
+
+def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:
+    """The paths that may follow a text and be its longest: (footer, answer)."""
+    columns = range(len(prompt.answers))
+    if not prompt.questions:
+        return [prompt.answer_path(j) for j in columns]
+    whole = [prompt.set_path(list(columns), backbone.tokenizer), prompt.set_path([], backbone.tokenizer)]
+    return whole + [prompt.question_path(j, applies) for j in columns for applies in (True, False)]
 
 
 def lesson(
@@ -204,7 +213,7 @@ def label_probs(
     for rows in by_length(encoded.lengths + len(tree.tokens), budget)[world.rank :: world.size]:
         batch: Scored = lay_out_trees(backbone, prompt.header, [encoded.ids[i] for i in rows], [tree] * len(rows))
         with backbone.autocast():
-            scores[torch.from_numpy(rows)] = torch.stack(score(backbone, batch)).double().cpu()
+            scores[torch.from_numpy(rows)] = torch.stack(score(backbone, batch)).cpu().double()
     world.add([scores])
     if not labels.multi:
         return scores.softmax(dim=1).numpy()

@@ -114,4 +114,6 @@ def make_vectorizers(config: Linear) -> tuple[TfidfVectorizer, ...]:
 
 def transform(vectorizers: Sequence[TfidfVectorizer], texts: Sequence[str]) -> sp.csr_matrix:
     """Features (N, F) of texts."""
+    if not len(texts):  # scikit-learn refuses none
+        return sp.csr_matrix((0, sum(len(v.vocabulary_) for v in vectorizers)))
     return sp.csr_matrix(sp.hstack([v.transform(texts) for v in vectorizers]))

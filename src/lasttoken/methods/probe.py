@@ -56,7 +56,7 @@ class ProbeModel:
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
-        features = pooled(self.backbone, texts, self.config, layer=self.layer)[0]
+        features = pooled(self.backbone, texts, self.config, [self.layer])[0]
         return self.regression((features - self.mean) / self.scale)
 
     def save(self, folder: Path) -> None:
@@ -78,11 +78,12 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
     began = time.perf_counter()
-    seen = cached(backbone, train.texts, config, journal, "train")  # (layers + 1, N, H)
+    layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
+    seen = cached(backbone, train.texts, config, layers, journal)  # (layers, N, H)
     spent = time.perf_counter() - began
-    asked = cached(backbone, valid.texts, config, journal, "valid")
+    asked = cached(backbone, valid.texts, config, layers, journal)
     began = time.perf_counter()
-    layer, model = choose_layer(config, backbone, seen, asked, (train, valid), seed, journal)
+    model = choose_layer(config, backbone, layers, (seen, asked), (train, valid), seed, journal)
     journal.facts |= {
         "trainable_parameters": model.regression.weight.size + model.regression.bias.size,
         "total_parameters": total_parameters(backbone.module),
@@ -90,33 +91,37 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
         "train_rows": len(train),
         "train_rows_per_second": None,
     }
-    journal.note(f"layer {layer} of {depth}, {config.pooling} pooling, the backbone not trained")
+    journal.note(f"layer {model.layer} of {depth}, {config.pooling} pooling, the backbone not trained")
     return model
 
 
 def choose_layer(
     config: Probe,
     backbone: Backbone,
-    seen: np.ndarray,
-    asked: np.ndarray,
+    layers: Sequence[int],
+    features: tuple[np.ndarray, np.ndarray],
     parts: tuple[Dataset, Dataset],
     seed: int,
     journal: Journal,
-) -> tuple[int, ProbeModel]:
-    """(layer, the model on it). With `auto` each layer is tried at the middle C, and C is tuned on the best only."""
-    train, valid = parts
-    chosen = len(seen) - 1 if config.layer == "auto" else config.layer
-    if config.layer == "auto":
+) -> ProbeModel:
+    """The model on the best of `layers`: each is tried at the middle C, and C is tuned on the best only.
+
+    features: (layers, N, H) of train and of validation.
+    """
+    (seen, asked), (train, valid) = features, parts
+    best = 0
+    if len(layers) > 1:
         middle = (sorted(config.regularisation)[len(config.regularisation) // 2],)
         scores = []
-        for layer in range(len(seen)):
-            journal.progress("trying layers", layer, len(seen))
-            model = fit_layer(config, backbone, seen[layer], layer, train, middle, seed, journal)
-            probs = model.regression((asked[layer] - model.mean) / model.scale)
+        for place, layer in enumerate(layers):
+            journal.progress("trying layers", place, len(layers))
+            model = fit_layer(config, backbone, seen[place], layer, train, middle, seed, journal)
+            probs = model.regression((asked[place] - model.mean) / model.scale)
             scores.append(METRICS["macro_f1"](valid.targets, probs))
-        chosen = int(np.argmax(scores))
-        journal.note("macro-F1 of validation by layer " + ", ".join(f"{i}: {s:.3f}" for i, s in enumerate(scores)))
-    return chosen, fit_layer(config, backbone, seen[chosen], chosen, train, config.regularisation, seed, journal)
+        best = int(np.argmax(scores))
+        tried = ", ".join(f"{layer}: {score:.3f}" for layer, score in zip(layers, scores, strict=True))
+        journal.note(f"macro-F1 of validation by layer {tried}")
+    return fit_layer(config, backbone, seen[best], layers[best], train, config.regularisation, seed, journal)
 
 
 def fit_layer(
@@ -146,7 +151,7 @@ def fit_layer(
 def load(folder: Path, *, device: str) -> ProbeModel:
     """The model that `save` wrote."""
     config, labels, rest = read_settings(folder)
-    check_base(rest["base"])
+    check_base(folder, rest)
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
     return ProbeModel(
@@ -168,35 +173,36 @@ def build(config: Probe, device: str) -> Backbone:
 
 @torch.inference_mode()
 def pooled(
-    backbone: Backbone, texts: Sequence[str], config: Probe, *, layer: int | None = None, journal: Journal | None = None
+    backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal | None = None
 ) -> np.ndarray:
-    """Pooled hidden states float32 of each text: all layers (layers + 1, N, H), or (1, N, H) of one."""
+    """Pooled hidden states (layers, N, H) float32 of each text at `layers`, row order kept."""
     encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window))
     pool = Pool(config.pooling, backbone.width)
-    depth = 1 if layer is not None else int(backbone.config.num_hidden_layers) + 1
-    features = np.zeros((depth, len(encoded), backbone.width), dtype=np.float32)
+    features = np.zeros((len(layers), len(encoded), backbone.width), dtype=np.float32)
     causal = False if config.bidirectional else None
     done = 0
     for rows, batch in packed_batches(encoded, backbone, budget=config.budget, causal=causal):
         with backbone.autocast():
-            states = backbone.hidden(batch.tokens, batch.layout, layers=True)  # (layers + 1, T, H)
-        for place, state in enumerate(states if layer is None else states[layer : layer + 1]):
-            features[place, rows] = pool(state, batch.layout.ends).cpu().numpy()
+            states = backbone.hidden(batch.tokens, batch.layout, layers=True)  # (all layers + 1, T, H)
+        for place, layer in enumerate(layers):
+            features[place, rows] = pool(states[layer], batch.layout.ends).cpu().numpy()
         done += len(rows)
         if journal is not None:
             journal.progress("features", done, len(encoded))
-    if journal is not None and (cut := encoded.truncation(min(config.max_length, backbone.window))):
+    if journal is not None and (cut := encoded.truncation()):
         journal.note(cut)
     return features
 
 
-def cached(backbone: Backbone, texts: Sequence[str], config: Probe, journal: Journal, what: str) -> np.ndarray:
-    """`pooled` of all layers, from the cache where it holds them."""
-    path = cache_folder() / f"features-{feature_digest(backbone, texts, config)}.safetensors"
+def cached(
+    backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
+) -> np.ndarray:
+    """`pooled`, from the cache where it holds that already."""
+    path = cache_folder() / f"features-{feature_digest(backbone, texts, config, layers)}.safetensors"
     if path.exists():
-        journal.note(f"features of {what} from the cache ({path.name})")
+        journal.note(f"features of {len(texts)} rows from the cache ({path})")
         return read_tensors(path)["features"].numpy()
-    features = pooled(backbone, texts, config, journal=journal)
+    features = pooled(backbone, texts, config, layers, journal)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     save_file({"features": torch.from_numpy(features)}, part)
@@ -210,10 +216,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LASTTOKEN_CACHE") or Path(base) / "lasttoken")
 
 
-def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe) -> str:
-    """sha256 over all that features depend on: the model's identity, precision, pooling, limit, and the texts."""
+def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int]) -> str:
+    """sha256 over all that features depend on: the model's identity, precision, layers, pooling, limit, and the texts."""
     kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
     values = {name: getattr(config, name) for name in kept} | {
+        "layers": list(layers),
         "dtype": str(backbone.compute),
         "device": backbone.device.type,
     }

@@ -43,6 +43,7 @@ def adapt(
         use_dora=dora,
         bias="none",
     )
+    refuse_vocabulary_head(backbone, targets)
     torch.manual_seed(seed)
     try:
         with quiet():
@@ -52,10 +53,24 @@ def adapt(
     return prepared(adapted)
 
 
+def refuse_vocabulary_head(backbone: Backbone, targets: str | Sequence[str]) -> None:
+    """Raises ModelError where a target names the vocabulary head, whose adapter label scores would never use."""
+    head = backbone.whole.get_output_embeddings()
+    names = [name for name, module in backbone.whole.named_modules() if head is not None and module is head]
+    named = [] if isinstance(targets, str) else [t for t in targets if any(f".{n}".endswith(f".{t}") for n in names)]
+    if named:
+        raise ModelError(f"lora.targets: {named[0]!r} is the vocabulary head, which is not trained; leave it out")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warning that PEFT 0.21 sets off in transformers 5.23 by an old name. Can go with the next PEFT."""
+    """Without two remarks that are no user's business.
+
+    PEFT 0.21 sets off a deprecation in transformers 5.23 by an old name (can go with the next PEFT), and tells that it
+    has set fan_in_fan_out for GPT-2's transposed layers, as it should.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 

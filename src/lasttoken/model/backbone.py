@@ -108,12 +108,12 @@ def on_this_machine(name: str) -> bool:
 
 def not_found(name: str, error: Exception) -> str:
     """The sentence for a model that does not load: what was searched, and how to work offline."""
+    if "trust_remote_code" in str(error):
+        return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
     if name == "tiny" or Path(name).is_dir():
         return (
             f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
         )
-    if "trust_remote_code" in str(error):
-        return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
     cache = os.environ.get("HF_HUB_CACHE", str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"))
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
     hub = "huggingface.co was not asked (HF_HUB_OFFLINE is set)" if offline else "huggingface.co"

@@ -74,11 +74,13 @@ def make_prompt(
     names = answer_texts(labels, verbalizer or {})
     if template.count("{text}") != 1:
         raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
-    before, after = template.replace("{labels}", "; ".join(names)).split("{text}")
+    before, after = (piece.replace("{labels}", "; ".join(names)) for piece in template.split("{text}"))
     lead = "" if wrapped else " "
     header, footer = render(tokenizer, before, after, wrapped)
     asked = (
-        [render(tokenizer, before, QUESTION.format(label=name), wrapped)[1] for name in names] if labels.multi else []
+        [render(tokenizer, before, QUESTION.replace("{label}", name), wrapped)[1] for name in names]
+        if labels.multi
+        else []
     )
     end = [end_token(tokenizer)]
     answers = [[*plain_ids(tokenizer, lead + name), *end] for name in names]

@@ -9,6 +9,8 @@ from typing import cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lasttoken.errors import ConfigError
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -16,6 +18,7 @@ class Encoded:
 
     ids: list[np.ndarray]  # N arrays (T_i,) int32, T_i >= 1
     lost: np.ndarray  # (N,) int64 tokens cut off; 0 for a whole text
+    limit: int  # tokens that a text may keep
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -25,7 +28,7 @@ class Encoded:
         """Tokens of each sequence, (N,) int64."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
-    def truncation(self, limit: int) -> str | None:
+    def truncation(self) -> str | None:
         """The sentence that says what the limit cost; None where nothing was cut."""
         cut = int((self.lost > 0).sum())
         if cut == 0:
@@ -33,7 +36,7 @@ class Encoded:
         share = self.lost.sum() / (self.lost.sum() + self.lengths.sum())
         worst = int(self.lost.max())
         return (
-            f"{cut} of {len(self)} rows were truncated at {limit} tokens: "
+            f"{cut} of {len(self)} rows were truncated at {self.limit} tokens: "
             f"{share:.1%} of all tokens cut, {worst} of the longest row"
         )
 
@@ -42,11 +45,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: i
     """Token ids of each text, the head kept where it is longer than `limit` tokens.
 
     With `special` the tokenizer adds what it adds to any text (BOS, CLS and SEP, or nothing), and truncation keeps
-    those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token.
+    those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token. Raises
+    ConfigError where the limit leaves no room for text.
     """
     if not len(texts):
-        return Encoded([], np.zeros(0, dtype=np.int64))
-    whole = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"]
+        return Encoded([], np.zeros(0, dtype=np.int64), limit)
+    added = tokenizer.num_special_tokens_to_add() if special else 0
+    if limit <= added:
+        raise ConfigError([f"max_length: {limit} leaves no room for text beside {added} special token(s); raise it"])
+    texts = [
+        text.encode("utf-8", "replace").decode() for text in texts
+    ]  # half a surrogate pair is no text to a tokenizer
+    whole = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
     lost = np.array([max(0, len(ids) - limit) for ids in whole], dtype=np.int64)
     cut = np.flatnonzero(lost)
     if len(cut):
@@ -60,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: i
         for i, ids in zip(cut, again, strict=True):
             whole[i] = ids
     blank = [end_token(tokenizer)]
-    return Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost)
+    return Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -17,6 +17,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"  # where sums over processes are made: NCCL has them on GPUs only
 
     @property
     def share(self) -> tuple[int, int]:
@@ -27,7 +28,9 @@ class World:
         """Each tensor becomes, in place, its sum over all processes."""
         if self.size > 1:
             for tensor in tensors:
-                torch.distributed.all_reduce(tensor)
+                shared = tensor.to(self.device)
+                torch.distributed.all_reduce(shared)
+                tensor.copy_(shared)
 
     def wait(self) -> None:
         """Returns when every process has come here."""
@@ -45,4 +48,4 @@ def join(device: torch.device) -> World:
     from accelerate import PartialState
 
     state = PartialState(cpu=device.type == "cpu")
-    return World(state.process_index, state.num_processes)
+    return World(state.process_index, state.num_processes, str(device))

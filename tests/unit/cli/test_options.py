@@ -1,0 +1,111 @@
+"""From words on the command line to configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lasttoken.cli.compare import method_configs
+from lasttoken.cli.options import default_folder, listed, run_config
+from lasttoken.cli.train import end_of
+from lasttoken.errors import ConfigError
+
+DATA = {"source": "rows.csv"}
+
+
+def configure(method: str, *settings: str, model: str | None = None, quantize: str = "none") -> Any:
+    return run_config(method, DATA, model=model, quantize=quantize, seed=3, device="cpu", settings=list(settings))
+
+
+def test_names_are_separated_by_commas() -> None:
+    assert listed("title, body,,") == ("title", "body")
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "folder"),
+    [
+        ("data/reviews.csv", "embedding", "runs/reviews-embedding"),
+        ("hub:fancyzhx/ag_news", "linear", "runs/ag_news-linear"),
+        ("hub:owner/name:config", "linear", "runs/name-config-linear"),
+        ("reviews.csv", "Qwen/Qwen3-0.6B-Base", "runs/reviews-Qwen3-0.6B-Base"),
+        ("reviews.csv", "models/mine/", "runs/reviews-mine"),
+    ],
+)
+def test_default_folder(source: str, what: str, folder: str) -> None:
+    assert default_folder(source, what) == Path(folder)
+
+
+def test_config_of_a_method() -> None:
+    config = configure("embedding", "method.lora.r=4", "data.test_share=0.3", model="some/model", quantize="nf4")
+    assert (config.seed, config.device, config.data.source, config.data.test_share) == (3, "cpu", "rows.csv", 0.3)
+    assert (config.method.model, config.method.quantize, config.method.lora.r) == ("some/model", "nf4", 4)
+
+
+def test_value_is_toml_or_a_string() -> None:
+    config = configure("embedding", 'method.lora.targets=["q_proj"]', "method.pooling=mean", "method.lora.dora=true")
+    assert config.method.lora.targets == ("q_proj",)
+    assert config.method.pooling == "mean"
+    assert config.method.lora.dora is True
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "kept"),
+    [
+        ("encoder", "method.train.epochs=1", ("train.lr", 5e-5)),
+        ("encoder", "method.train.epochs=1", ("train.batch", 16)),
+        ("instruction", "method.train.epochs=1", ("train.schedule", "cosine")),
+        ("instruction", "method.lora.dropout=0", ("lora.r", 64)),
+    ],
+)
+def test_one_setting_leaves_the_methods_other_defaults(method: str, setting: str, kept: tuple[str, Any]) -> None:
+    value: Any = configure(method, setting).method
+    for part in kept[0].split("."):
+        value = getattr(value, part)
+    assert value == kept[1]
+
+
+def test_model_is_left_out_where_a_method_has_none() -> None:
+    assert "model" not in type(configure("linear", model="some/model").method).model_fields
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(
+        ConfigError, match="--method: 'bert' is not among embedding, instruction, encoder, probe, linear"
+    ):
+        configure("bert")
+
+
+def test_settings_are_given_to_all_or_to_one() -> None:
+    configs: Any = method_configs(
+        ("embedding", "linear", "encoder"),
+        DATA,
+        model="some/model",
+        encoder="some/encoder",
+        quantize="nf4",
+        seed=0,
+        device="cpu",
+        settings=["seed=9", "embedding.lora.r=4", "linear.min_count=5"],
+    )
+    assert [config.seed for config in configs.values()] == [9, 9, 9]
+    assert configs["embedding"].method.lora.r == 4
+    assert configs["linear"].method.min_count == 5
+    assert (configs["embedding"].method.model, configs["encoder"].method.model) == ("some/model", "some/encoder")
+    assert configs["embedding"].method.quantize == "nf4"
+
+
+def test_encoder_has_a_model_of_its_own() -> None:
+    configs: Any = method_configs(
+        ("encoder",), DATA, model="some/model", encoder=None, quantize="none", seed=0, device="cpu", settings=[]
+    )
+    assert configs["encoder"].method.model == "answerdotai/ModernBERT-base"
+
+
+def test_note_that_tells_how_training_ended() -> None:
+    notes = [
+        "training: 70 rows, best micro_f1 of validation kept",
+        "training stopped by Ctrl-C; the weights of update 9 are kept; best micro_f1 of validation 0.5 after update 9",
+        "another",
+    ]
+    assert end_of(notes) == notes[1]

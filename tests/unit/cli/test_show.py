@@ -1,0 +1,61 @@
+"""Results as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lasttoken.cli.show import brief, flat, interval, settings_line, table
+from lasttoken.config import Linear, Probe, Run
+
+
+def measure(estimate: float) -> dict[str, Any]:
+    return {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "level": 0.95}
+
+
+def run(name: str, estimate: float, rate: float | None = 1234.5) -> dict[str, Any]:
+    """A metrics.json."""
+    metrics = {metric: measure(estimate) for metric in ("macro_f1", "micro_f1", "ece")}
+    cost = {
+        "trainable_parameters": 1_300_000,
+        "train_seconds": 90.0,
+        "train_rows_per_second": rate,
+        "predict_rows_per_second": 50.4,
+        "peak_memory_bytes": 3_000_000_000,
+    }
+    return {"name": name, "splits": {"test": {"n": 40, "classes": 3, "metrics": metrics}}, "cost": cost}
+
+
+def test_interval() -> None:
+    assert interval({"estimate": 0.812, "low": 0.79, "high": 0.8342}) == ".812 [.790, .834]"
+    assert interval({"estimate": 0.812, "low": None, "high": None}) == ".812"
+
+
+def test_nested_settings_are_dotted() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3, "f": {}}) == [("a.b", 1), ("a.c.d", 2), ("e", 3), ("f", {})]
+
+
+def test_settings_line_tells_every_setting() -> None:
+    assert settings_line(Run(method=Linear())) == (
+        "settings: method=linear, words=[1, 2], characters=[3, 5], min_count=2, max_features=200000, "
+        "regularisation=[3.0, 30.0], class_weights=none"
+    )
+    assert settings_line(Run(method=Probe(layer=3))).count("=") == len(Probe.model_fields)
+
+
+def test_brief() -> None:
+    assert brief(run("mine", 0.5)).splitlines() == [
+        "mine on 40 test rows, 3 labels (95 % intervals)",
+        "  macro-F1           .500 [.400, .600]",
+        "  micro-F1           .500 [.400, .600]",
+        "  ECE                .500 [.400, .600]",
+    ]
+
+
+def test_table_has_the_best_first() -> None:
+    head, *lines = table([run("linear", 0.5), run("embedding", 0.75, None)]).splitlines()
+    assert head.split("  ")[-1].strip() == "peak memory"
+    assert [line.split()[0] for line in lines] == ["embedding", "linear"]
+    assert lines[0].split()[1:4] == [".750", "[.650,", ".850]"]
+    assert lines[0].split()[-4:] == ["-", "50", "3.00", "GB"]
+    assert lines[1].split()[-5:-2] == ["s", "1,234", "50"]
+    assert len({len(line) for line in (head, *lines)}) == 1  # columns stand below each other

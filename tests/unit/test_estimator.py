@@ -1,0 +1,259 @@
+"""scikit-learn's contract, with real rows of the tiny topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from tiny import dataset
+
+from lasttoken import (
+    ConfigError,
+    DataError,
+    EmbeddingClassifier,
+    InstructionClassifier,
+    LinearClassifier,
+    ProbeClassifier,
+)
+
+ROWS = dataset(60)
+TEXTS = list(ROWS.texts)
+NAMES = np.array(ROWS.labels.decode(ROWS.targets))  # music, sport, trade
+FITTED = LinearClassifier().fit(TEXTS, NAMES)
+
+
+# Parameters
+
+
+def test_parameters_are_the_settings_of_the_method() -> None:
+    assert LinearClassifier().get_params() == {
+        "characters": (3, 5),
+        "class_weights": "none",
+        "device": "auto",
+        "max_features": 200_000,
+        "min_count": 2,
+        "regularisation": (3.0, 30.0),
+        "seed": 0,
+        "valid_share": 0.1,
+        "words": (1, 2),
+    }
+
+
+def test_nested_settings_are_flat() -> None:
+    params = EmbeddingClassifier("some/model", lora_r=4, train_epochs=1.5).get_params()
+    assert (params["model"], params["lora_r"], params["train_epochs"], params["train_batch"]) == (
+        "some/model",
+        4,
+        1.5,
+        8,
+    )
+
+
+def test_defaults_are_those_of_the_method() -> None:
+    params = InstructionClassifier().get_params()
+    assert (params["lora_r"], params["train_epochs"], params["train_schedule"]) == (64, 5.0, "cosine")
+
+
+def test_set_params() -> None:
+    found = LinearClassifier().set_params(min_count=1, seed=3)
+    assert (found.get_params()["min_count"], found.get_params()["seed"]) == (1, 3)
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match="LinearClassifier has no setting 'min_cuont'; known are characters, class_weights"
+    ):
+        LinearClassifier(min_cuont=1)
+    with pytest.raises(TypeError, match="LinearClassifier has no setting 'model'"):
+        LinearClassifier(model="tiny")
+    with pytest.raises(ValueError, match="Invalid parameter 'min_cuont' for estimator"):
+        LinearClassifier().set_params(min_cuont=1)
+
+
+def test_value_that_cannot_be_is_refused_at_fit_with_all_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        LinearClassifier(min_count=0, class_weights="some").fit(TEXTS, NAMES)
+    assert sorted(problem.partition(":")[0] for problem in caught.value.problems) == ["class_weights", "min_count"]
+
+
+def test_clone_has_the_parameters_and_nothing_learnt() -> None:
+    copy = clone(LinearClassifier(min_count=1, seed=7).fit(TEXTS, NAMES))
+    assert copy.get_params() == LinearClassifier(min_count=1, seed=7).get_params()
+    with pytest.raises(NotFittedError):
+        copy.predict(TEXTS)
+    assert clone(EmbeddingClassifier("some/model", lora_r=4)).get_params()["lora_r"] == 4
+
+
+def test_it_can_be_shown() -> None:
+    assert "min_count=5" in repr(LinearClassifier(min_count=5))
+    assert repr(EmbeddingClassifier("some/model")).startswith("EmbeddingClassifier(")
+    assert "LinearClassifier" in LinearClassifier()._repr_html_()
+
+
+def test_it_is_a_classifier() -> None:
+    assert is_classifier(LinearClassifier())
+
+
+# Fit and predict
+
+
+def test_strings_come_back() -> None:
+    assert FITTED.classes_.tolist() == ["music", "sport", "trade"]
+    assert FITTED.predict(["guitar and drums", "the team and its coach", "bank shares"]).tolist() == [
+        "music",
+        "sport",
+        "trade",
+    ]
+    assert FITTED.score(TEXTS, NAMES) == 1.0  # texts are made of the words of their labels
+
+
+def test_integers_come_back() -> None:
+    numbers = np.array([10, 2, 33])[ROWS.targets]  # whose order differs from that of their names
+    found = LinearClassifier().fit(TEXTS, numbers)
+    assert found.classes_.tolist() == [2, 10, 33]
+    assert found.predict(TEXTS).dtype == numbers.dtype
+    assert found.predict(TEXTS).tolist() == numbers.tolist()
+    assert found.classes_[found.predict_proba(TEXTS).argmax(axis=1)].tolist() == numbers.tolist()
+
+
+def test_booleans_come_back() -> None:
+    truth = ROWS.targets == 1
+    found = LinearClassifier().fit(TEXTS, truth)
+    assert found.predict(TEXTS).dtype == bool
+    assert found.predict(TEXTS).tolist() == truth.tolist()
+
+
+def test_series_may_be_given() -> None:
+    found = LinearClassifier().fit(pd.Series(TEXTS), pd.Series(NAMES))
+    assert found.predict(pd.Series(TEXTS)).tolist() == NAMES.tolist()
+    assert np.array_equal(found.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
+
+
+def test_probabilities() -> None:
+    probs = FITTED.predict_proba(TEXTS[:5])
+    assert (probs.shape, probs.dtype) == ((5, 3), np.float64)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-12)  # float64
+
+
+def test_the_same_seed_gives_the_same() -> None:
+    again = LinearClassifier().fit(TEXTS, NAMES)
+    assert np.array_equal(again.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
+
+
+def test_indicator() -> None:
+    many = dataset(90, multi=True)
+    found = LinearClassifier().fit(many.texts, many.targets.astype(int))
+    assert found.classes_.tolist() == [0, 1, 2]
+    decided = found.predict(many.texts)
+    assert (decided.shape, decided.dtype) == ((90, 3), np.int64)
+    assert np.array_equal(decided, found.predict_proba(many.texts) >= 0.5)
+    assert found.score(many.texts, many.targets.astype(int)) > 0.5  # of whole rows right; by chance some .1
+
+
+def test_valid_keeps_all_rows_for_training() -> None:
+    more = dataset(30, seed=1)
+    given = LinearClassifier().fit(TEXTS, NAMES, valid=(more.texts, np.array(more.labels.decode(more.targets))))
+    assert given.journal_.facts["train_rows"] == 60
+    assert FITTED.journal_.facts["train_rows"] == 54
+
+
+def test_cross_validation() -> None:
+    scores = cross_val_score(LinearClassifier(), TEXTS, NAMES, cv=3)
+    assert scores.shape == (3,)
+    assert scores.min() > 0.9
+
+
+def test_grid_search() -> None:
+    search = GridSearchCV(LinearClassifier(), {"characters": [(0, 0), (3, 5)]}, cv=2).fit(TEXTS, NAMES)
+    assert search.best_params_["characters"] in [(0, 0), (3, 5)]
+    assert search.predict(["guitar and piano"]).tolist() == ["music"]
+
+
+@pytest.mark.parametrize("kind", [EmbeddingClassifier, ProbeClassifier])
+def test_language_model(folder: Callable[..., Path], kind: Any) -> None:
+    settings = {"train_epochs": 1.0, "train_lr": 5e-3} if kind is EmbeddingClassifier else {}
+    found = kind(str(folder("llama")), device="cpu", **settings).fit(TEXTS, NAMES)
+    probs = found.predict_proba(TEXTS[:4])
+    assert probs.shape == (4, 3)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)  # softmax in float64 of float32 logits
+    assert set(found.predict(TEXTS)) <= {"music", "sport", "trade"}
+    assert found.journal_.facts["train_rows"] == 54
+    assert found.score(TEXTS, NAMES) > 1 / 3  # which is chance
+
+
+# What is refused
+
+
+def test_before_fit() -> None:
+    with pytest.raises(NotFittedError):
+        LinearClassifier().predict_proba(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: LinearClassifier().fit("one text", ["a", "b"]), lambda: FITTED.predict("one text")]
+)
+def test_one_string(call: Callable[[], Any]) -> None:
+    with pytest.raises(DataError, match="texts must be a list of strings, got one string; put it into a list"):
+        call()
+
+
+def test_text_that_is_none() -> None:
+    with pytest.raises(DataError, match="text 1 is None, not a string; drop or fill such rows"):
+        LinearClassifier().fit(["a", None], ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        [*NAMES[:-1].tolist(), None],
+        [*NAMES[:-1].tolist(), float("nan")],
+        np.array([*ROWS.targets[:-1].tolist(), float("nan")]),
+        pd.Series([*NAMES[:-1].tolist(), None]),
+        pd.Series([*ROWS.targets[:-1].tolist(), None], dtype="Int64"),
+    ],
+    ids=["None", "NaN among strings", "NaN among numbers", "series of strings", "series of integers"],
+)
+def test_missing_label(missing: Any) -> None:
+    with pytest.raises(DataError, match="labels are None or NaN; drop or fill such rows"):
+        LinearClassifier().fit(TEXTS, missing)
+
+
+def test_numbers_of_texts_and_labels_differ() -> None:
+    with pytest.raises(DataError, match="60 texts and 59 labels; there must be one label"):
+        LinearClassifier().fit(TEXTS, NAMES[:-1])
+
+
+def test_one_class() -> None:
+    with pytest.raises(DataError, match=r"labels hold 1 class\(es\): \['music'\]; two or more are needed"):
+        LinearClassifier().fit(TEXTS, ["music"] * 60)
+
+
+def test_indicator_of_other_numbers() -> None:
+    with pytest.raises(DataError, match="labels with two axes are an indicator of 0 and 1, one column a label"):
+        LinearClassifier().fit(TEXTS, np.full((60, 3), 2))
+
+
+def test_validation_label_that_training_lacks() -> None:
+    with pytest.raises(DataError, match=r"validation labels \['golf'\] are not among those of training"):
+        LinearClassifier().fit(TEXTS, NAMES, valid=(["a"], ["golf"]))
+
+
+def test_validation_of_another_kind() -> None:
+    with pytest.raises(DataError):
+        LinearClassifier().fit(TEXTS, NAMES, valid=(["a"], np.array([[1, 0, 0]])))
+    with pytest.raises(DataError):
+        LinearClassifier().fit(TEXTS, np.eye(3, dtype=int)[ROWS.targets], valid=(["a"], ["music"]))
+
+
+def test_too_few_rows_to_hold_any_out() -> None:
+    with pytest.raises(
+        DataError, match=r"2 rows are too few to hold out 10% for validation; give valid=\(texts, labels\)"
+    ):
+        LinearClassifier().fit(["a guitar", "a goal"], ["music", "sport"])

@@ -1,0 +1,227 @@
+"""From a config to a run folder and a report, with the one method that needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import dataset
+
+from lasttoken.config import Data, Linear, Run, read_run
+from lasttoken.data.dataset import Splits
+from lasttoken.data.read import Columns
+from lasttoken.errors import ArtifactError, DataError
+from lasttoken.experiment import (
+    Outcome,
+    columns_of,
+    finished,
+    git_commit,
+    judge,
+    leader,
+    load,
+    load_data,
+    run_method,
+    write_report,
+)
+from lasttoken.journal import Journal
+from lasttoken.run import verify
+
+SPLITS = Splits(dataset(45), dataset(15, seed=1), dataset(30, seed=2), "given: train, valid and test")
+CONFIG = Run(device="cpu", data=Data(source="topics"), method=Linear())
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A finished run."""
+    return run_method(CONFIG, SPLITS, tmp_path_factory.mktemp("runs") / "linear", name="linear", journal=Journal())
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., str]:
+    """rows(name, count, start=0) -> the path of a CSV file of two labels, by turns; every fifth text is empty if asked."""
+
+    def make(name: str, count: int, start: int = 0, *, empty: bool = False) -> str:
+        lines = [f"{'' if empty and i % 5 == 4 else f'text {i}'},{'ab'[i % 2]}" for i in range(start, start + count)]
+        (tmp_path / name).write_text("\n".join(["text,label", *lines]) + "\n")
+        return str(tmp_path / name)
+
+    return make
+
+
+# Data
+
+
+def test_columns_for_training_and_for_prediction() -> None:
+    data = Data(
+        text=("title", "body"), template="{title}: {body}", label=("topic",), id="key", group="author", split="part"
+    )
+    assert columns_of(data) == Columns(("title", "body"), "{title}: {body}", ("topic",), None, "key", "author", "part")
+    assert columns_of(data, labels=False) == Columns(("title", "body"), "{title}: {body}")
+
+
+def test_one_file_is_divided(rows: Callable[..., str]) -> None:
+    splits = load_data(Data(source=rows("all.csv", 40), valid_share=0.25, test_share=0.25), seed=0, journal=Journal())
+    assert (len(splits.train), len(splits.valid), len(splits.test)) == (20, 10, 10)
+    assert splits.origin == "made here: 50/25/25 stratified by label, seed 0"
+
+
+def test_seed_decides_the_split(rows: Callable[..., str]) -> None:
+    data = Data(source=rows("all.csv", 40))
+    tests = [load_data(data, seed=seed, journal=Journal()).test.ids for seed in (0, 0, 1)]
+    assert tests[0] == tests[1] != tests[2]
+
+
+def test_files_of_parts_keep_their_rows_apart_by_name(rows: Callable[..., str]) -> None:
+    data = Data(source=rows("train.csv", 20), valid=rows("valid.csv", 4, 20), test=rows("test.csv", 6, 30))
+    splits = load_data(data, seed=0, journal=Journal())
+    assert list(splits.train.ids) == [str(i) for i in range(20)]
+    assert list(splits.valid.ids) == [f"valid:{i}" for i in range(4)]
+    assert list(splits.test.ids) == [f"test:{i}" for i in range(6)]
+    assert list(splits.test.texts) == [f"text {i}" for i in range(30, 36)]
+
+
+def test_rows_without_text_are_refused_or_left_out_and_told(rows: Callable[..., str]) -> None:
+    path = rows("all.csv", 40, empty=True)
+    with pytest.raises(DataError, match="8 rows have an empty text"):
+        load_data(Data(source=path), seed=0, journal=Journal())
+    journal = Journal()
+    splits = load_data(Data(source=path, drop_empty=True), seed=0, journal=journal)
+    assert len(splits.train) + len(splits.valid) + len(splits.test) == 32
+    assert journal.notes == [f"{path}: 8 rows without text left out"]
+
+
+# One run
+
+
+def test_run_tells_what_it_was_made_of(outcome: Outcome) -> None:
+    facts = json.loads((outcome.folder / "env.json").read_text())
+    assert facts["data"]["rows"] == {"train": 45, "valid": 15, "test": 30}
+    assert facts["data"]["origin"] == "given: train, valid and test"
+    assert set(facts["versions"]) == {
+        "python",
+        "torch",
+        "transformers",
+        "peft",
+        "bitsandbytes",
+        "scikit-learn",
+        "numpy",
+    }
+    assert len(facts["data_digest"]) == 64
+    assert read_run(outcome.folder / "config.toml") == CONFIG
+
+
+def test_metrics_are_those_of_the_predictions(outcome: Outcome) -> None:
+    measured = json.loads((outcome.folder / "metrics.json").read_text())
+    assert measured["splits"]["test"] == outcome.metrics["splits"]["test"]
+    right = float((outcome.test.probs.argmax(axis=1) == outcome.test.targets).mean())
+    assert measured["splits"]["test"]["metrics"]["accuracy"]["estimate"] == right
+    assert (measured["splits"]["valid"]["n"], measured["splits"]["test"]["n"]) == (15, 30)
+    size = sum(path.stat().st_size for path in outcome.folder.rglob("*") if path.name in OF_THE_MODEL)
+    assert measured["cost"]["model_bytes"] == size
+
+
+OF_THE_MODEL = ("method.json", "vocabulary.json", "head.safetensors")
+
+
+def test_loaded_run_predicts_the_same(outcome: Outcome) -> None:
+    assert np.array_equal(load(outcome.folder).predict_proba(SPLITS.test.texts), outcome.test.probs)
+
+
+def test_folder_that_exists_is_not_written_to(outcome: Outcome) -> None:
+    before = {path: path.stat().st_mtime_ns for path in outcome.folder.rglob("*")}
+    with pytest.raises(ArtifactError, match="linear exists; name another folder with --out, or delete it first"):
+        run_method(CONFIG, SPLITS, outcome.folder, name="linear", journal=Journal())
+    assert {path: path.stat().st_mtime_ns for path in outcome.folder.rglob("*")} == before
+
+
+def test_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"method": Linear(min_count=1000)})
+    with pytest.raises(DataError, match="linear: no word occurs in 1000 rows"):
+        run_method(config, SPLITS, tmp_path / "out", name="out", journal=Journal())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_judge_keeps_rows_in_their_order(outcome: Outcome) -> None:
+    assert outcome.classifier is not None
+    judged, rate, invalid = judge(outcome.classifier, SPLITS, Journal())
+    assert list(judged) == ["valid", "test"]
+    assert judged["test"].ids == SPLITS.test.ids
+    assert np.array_equal(judged["test"].probs, outcome.test.probs)
+    assert rate > 0
+    assert invalid is None
+
+
+# A run that is there already
+
+
+def test_the_same_run_is_found(outcome: Outcome) -> None:
+    found = finished(CONFIG, SPLITS, outcome.folder, "linear")
+    assert found is not None
+    assert found.classifier is None
+    assert np.array_equal(found.test.probs, outcome.test.probs)
+    assert found.metrics["splits"] == outcome.metrics["splits"]
+
+
+def test_no_run_is_found_in_no_folder(tmp_path: Path) -> None:
+    assert finished(CONFIG, SPLITS, tmp_path / "none", "none") is None
+
+
+@pytest.mark.parametrize("what", ["seed", "settings", "texts", "truth"])
+def test_another_run_is_refused(outcome: Outcome, what: str) -> None:
+    config, splits = CONFIG, SPLITS
+    if what == "seed":
+        config = CONFIG.model_copy(update={"seed": 1})
+    elif what == "settings":
+        config = CONFIG.model_copy(update={"method": Linear(min_count=1)})
+    elif what == "texts":
+        splits = replace(SPLITS, test=replace(SPLITS.test, texts=["another", *SPLITS.test.texts[1:]]))
+    else:
+        splits = replace(SPLITS, train=replace(SPLITS.train, targets=SPLITS.train.targets[::-1]))
+    with pytest.raises(ArtifactError, match="holds a run with other settings or data; name another folder with --out"):
+        finished(config, splits, outcome.folder, "linear")
+
+
+# Reports
+
+
+def test_report_of_one_run_compares_nothing(outcome: Outcome, tmp_path: Path) -> None:
+    assert write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1", title="a title & more") is None
+    assert "<title>a title &amp; more" in (tmp_path / "page.html").read_text()
+
+
+def test_report_of_two_runs(outcome: Outcome, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"method": Linear(words=(1, 1), characters=(0, 0))})
+    other = run_method(config, SPLITS, tmp_path / "words", name="words", journal=Journal())
+    verify(other.folder)
+    comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy", title="both")
+    assert comparison is not None
+    assert list(comparison["scores"]) == ["linear", "words"]
+    assert [(pair["a"], pair["b"]) for pair in comparison["pairs"]] == [("linear", "words")]
+    json.dumps(comparison, allow_nan=False)
+
+
+def test_report_on_runs_of_other_rows_is_refused(outcome: Outcome, tmp_path: Path) -> None:
+    splits = replace(SPLITS, test=dataset(30, seed=3), valid=SPLITS.valid)
+    splits = replace(splits, test=replace(splits.test, ids=[f"other {i}" for i in range(30)]))
+    run_method(CONFIG, splits, tmp_path / "other", name="other", journal=Journal())
+    with pytest.raises(DataError, match="rows"):
+        write_report([outcome.folder, tmp_path / "other"], tmp_path / "page.html", metric="macro_f1", title="both")
+    assert not (tmp_path / "page.html").exists()
+
+
+# The place
+
+
+def test_no_commit_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() is None
+
+
+def test_a_process_alone_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (leader("cpu").rank, leader("cpu").size) == (0, 1)
