@@ -128,7 +128,7 @@ def run_all(
         if outcome is not None:
             journal.note(f"kept from before, {out / name}")
         else:
-            journal.note(settings_line(config))
+            screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
             outcome = run_method(config, splits, out / name, name=name, journal=journal)
         runs.append(outcome)
         if isinstance(outcome.failure, KeyboardInterrupt):

@@ -65,13 +65,13 @@ def train(
         journal.note(
             f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
         )
-        journal.note(settings_line(config))
+        screen.note(f"{method}: {settings_line(config)}")  # kept in config.toml
         outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
     if leader(config.device).rank == 0:
         typer.echo(json.dumps(outcome.metrics, allow_nan=False) if as_json else brief(outcome.metrics))
         say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv   (report: {folder / 'report.html'})")
     if outcome.failure is not None:
-        say(f"lasttoken: {journal.notes[-1] if not journal.notes else end_of(journal.notes)}")
+        say(f"lasttoken: {end_of(journal.notes)}")
         raise typer.Exit(2)
 
 
