@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ SHORT, LONG = 256, 512  # tokens a sequence: in the first two thirds of the run,
 
 
 def read_corpus(data: Path) -> dict[str, list[str]]:
-    """Documents by source: `patents` (title and abstract), `textbooks` and `novels` (paragraphs, grouped to some 1,000 characters)."""
+    """Documents by source: `patents` (title and abstract), `textbooks` and `novels` (paragraphs, some 1,000 characters)."""
     rows = (json.loads(line) for line in (data / "patents/train.jsonl").open(encoding="utf-8"))
     return {
         "patents": [f"{row['title']}. {row['abstract']}" for row in rows],
@@ -137,6 +138,36 @@ def held_out(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, data: 
     return float(torch.stack(losses).mean()), len(starts) * UPDATE
 
 
+def card(facts: dict[str, Any]) -> str:
+    """The model card, README.md of the model's folder."""
+    sizes = facts["tokens_by_source"]
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [llama, base, tiny]
+---
+
+# tiny
+
+The language model inside `lasttoken`, for tests, demonstrations and laptops without a network. A base model: it has
+never seen an instruction. It is not meant to win against models a hundred times its size.
+
+- Architecture: Llama, {facts["parameters"]:,} parameters, 6 layers of width 256, 4 heads, MLP 704, tied embeddings,
+  bfloat16. Every linear layer has a multiple of 64 inputs.
+- Tokenizer: byte-level BPE, {VOCABULARY:,} tokens, trained on the same text; every text begins with `{BOS}`.
+- Window: made for up to {LONG} tokens (trained on {SHORT}, the last third on {LONG}); positions go to 1,024.
+- Data: titles and abstracts of US patents ({sizes["patents"]:,} tokens, three times), paragraphs of eight OpenStax
+  textbooks (CC BY 4.0; {sizes["textbooks"]:,} tokens, twice), English novels 1840-1920 of ELTeC (public domain; the rest).
+- Training: {facts["tokens_seen"]:,} tokens in {facts["updates"]:,} updates of {UPDATE:,}; Muon (lr .02) on the matrices of
+  the blocks, AdamW (3e-3) on the rest, the rate falling to 0 over the second half; seed {facts["seed"]};
+  {facts["seconds"] / 60:.0f} minutes.
+- Loss on patents that were held out: {facts["held_out_nats_per_token"]:.3f} nats a token
+  ({facts["held_out_tokens"]:,} tokens).
+
+Made by `tools/pretrain.py`; `pretraining.json` holds these figures.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with corpus/ and patents/")
@@ -201,6 +232,7 @@ def main() -> None:
         "held_out_tokens": held_tokens,
         "torch": torch.__version__,
     }
+    (arguments.out / "README.md").write_text(card(facts), encoding="utf-8")
     (arguments.out / "pretraining.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

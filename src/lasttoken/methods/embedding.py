@@ -26,7 +26,7 @@ from lasttoken.methods.artifact import (
     write_settings,
     write_tensors,
 )
-from lasttoken.methods.head import fit_head, head_probs
+from lasttoken.methods.head import fit_head, head_probs, token_limit
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantised_layers
 from lasttoken.model.backbone import load as load_backbone
@@ -73,19 +73,7 @@ def fit(
     adapter = None
     if config.lora.r:
         adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
-    fit_head(
-        backbone,
-        head,
-        train,
-        valid,
-        settings=config.train,
-        limit=token_limit(config, backbone),
-        class_weights=config.class_weights,
-        label_smoothing=config.label_smoothing,
-        seed=seed,
-        world=world,
-        journal=journal,
-    )
+    fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
     return EmbeddingModel(config, train.labels, backbone, adapter, head)
 
 
@@ -114,18 +102,13 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
     return backbone, head
 
 
-def token_limit(config: Embedding, backbone: Backbone) -> int:
-    """Tokens a text may have: what was asked for, within the model's window."""
-    return min(config.max_length, backbone.window)
-
-
 def advice(config: Embedding, backbone: Backbone) -> list[str]:
     """What the user should know of the loaded model."""
     said = []
     if config.quantize == "nf4":
         packed, linears = quantised_layers(backbone.module)
         said.append(f"{packed} of {linears} linear layers in 4-bit NF4")
-    if backbone.tokenizer.chat_template:
+    if backbone.tokenizer.chat_template and "base" not in config.model.lower():  # some base models carry a template
         said.append(
             f"{config.model} looks like a chat or instruct checkpoint; base checkpoints gave better embeddings in the "
             "paper (F1 .824 against .601 for Llama-3.2-1B)"

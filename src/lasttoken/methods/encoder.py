@@ -14,7 +14,7 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.head import fit_head, head_probs
+from lasttoken.methods.head import fit_head, head_probs, token_limit
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device, choose_dtype
@@ -52,19 +52,7 @@ def fit(config: Encoder, train: Dataset, valid: Dataset, *, seed: int, device: s
     world = join(place)
     backbone, head = build(config, config.model, train.labels, place, seed)
     backbone.whole.requires_grad_(True)
-    fit_head(
-        backbone,
-        head,
-        train,
-        valid,
-        settings=config.train,
-        limit=token_limit(config, backbone),
-        class_weights=config.class_weights,
-        label_smoothing=config.label_smoothing,
-        seed=seed,
-        world=world,
-        journal=journal,
-    )
+    fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
     return EncoderModel(config, train.labels, backbone, head)
 
 
@@ -90,8 +78,3 @@ def build(config: Encoder, model: str, labels: LabelSpace, device: torch.device,
     )
     torch.manual_seed(derive(seed, "head"))
     return backbone, Head(backbone.width, len(labels), pooling=config.pooling).to(device).eval()
-
-
-def token_limit(config: Encoder, backbone: Backbone) -> int:
-    """Tokens a text may have: what was asked for, within the encoder's window."""
-    return min(config.max_length, backbone.window)

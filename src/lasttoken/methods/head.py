@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from lasttoken.config import Training
+from lasttoken.config import Embedding, Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -27,21 +25,21 @@ def fit_head(
     train: Dataset,
     valid: Dataset,
     *,
-    settings: Training,
-    limit: int,
-    class_weights: Literal["none", "balanced"],
-    label_smoothing: float,
+    config: Embedding | Encoder,
     seed: int,
     world: World,
     journal: Journal,
 ) -> None:
     """Train whatever of backbone and head trains, in place, by cross-entropy (one label a row) or binary cross-entropy."""
-    device = backbone.device
+    device, settings = backbone.device, config.train
+    limit = token_limit(config, backbone)
     rows = encode(backbone.tokenizer, train.texts, limit=limit)
     asked = encode(backbone.tokenizer, valid.texts, limit=limit)
     if cut := rows.truncation():
         journal.note(f"train: {cut}")
-    weights = balanced_weights(train.targets, len(train.labels)).to(device) if class_weights == "balanced" else None
+    weights = (
+        balanced_weights(train.targets, len(train.labels)).to(device) if config.class_weights == "balanced" else None
+    )
     loss = label_loss if train.labels.multi else class_loss
 
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
@@ -49,7 +47,7 @@ def fit_head(
         with backbone.autocast():
             hidden = backbone.hidden(batch.tokens, batch.layout)
         targets = torch.from_numpy(train.targets[chosen]).to(device)
-        return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=label_smoothing)
+        return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=config.label_smoothing)
 
     fit_weights(
         [backbone.whole, head],
@@ -63,6 +61,11 @@ def fit_head(
         world=world,
         journal=journal,
     )
+
+
+def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:
+    """Tokens a text may have: what was asked for, within the model's window."""
+    return min(config.max_length, backbone.window)
 
 
 @torch.inference_mode()
