@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from lasttoken import catalog
 from lasttoken.config import METHOD_CONFIGS, parse
 from lasttoken.data.dataset import Splits
+from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions, decide
 from lasttoken.evaluation.summary import summarize
 from lasttoken.experiment import git_commit
@@ -90,6 +91,7 @@ def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> d
         "predict_rows_per_second": round(len(probs) / predict_seconds, 1),
         "facts": {name: value for name, value in journal.facts.items() if name != "train_rows"},
         "decisions": packed(decide(probs, splits.labels.multi)),
+        "right": packed(exact(splits.test.targets, probs)[:, None]),
         "versions": {name: version(name) for name in ("lasttoken", "torch", "transformers", "peft", "scikit-learn")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "commit": git_commit(),
@@ -97,7 +99,7 @@ def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> d
 
 
 def packed(decisions: np.ndarray) -> str:
-    """Decisions (N,) or (N, C) as text: bits or bytes, deflated, base64."""
+    """Decisions (N,) as bytes or (N, C) as bits, deflated, in base64."""
     raw = np.packbits(decisions) if decisions.ndim == 2 else decisions.astype(np.uint8)
     return base64.b64encode(zlib.compress(raw.tobytes(), 9)).decode()
 
