@@ -24,6 +24,7 @@ check: .venv/.ready  ## lint, format, types, and that what is generated is up to
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python tests/test_architecture.py src/lasttoken
 	$(BIN)/python tools/reference.py --check
 
 docs: .venv/.ready  ## write the generated pages of docs/reference and the result tables

@@ -200,7 +200,8 @@ def main() -> None:
     base = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     step_loss = torch.compile(language_loss, dynamic=False) if arguments.compile else language_loss
     began = time.time()
-    for update in range(arguments.updates or updates):
+    ran = min(updates, arguments.updates or updates)
+    for update in range(ran):
         factor = min(1.0, (update + 1) / 50, 2 * (1 - update / updates))
         for optimizer, lr in zip(optimizers, base, strict=True):
             optimizer.param_groups[0]["lr"] = lr * factor
@@ -224,8 +225,8 @@ def main() -> None:
     facts = {
         "parameters": parameters,
         "tokens_by_source": sizes,
-        "tokens_seen": updates * UPDATE,
-        "updates": updates,
+        "tokens_seen": ran * UPDATE,
+        "updates": ran,
         "seed": arguments.seed,
         "seconds": round(seconds),
         "held_out_nats_per_token": round(nats, 4),

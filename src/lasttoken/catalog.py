@@ -11,7 +11,7 @@ from typing import Any
 
 from lasttoken.config import Method
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ArtifactError, ConfigError
 from lasttoken.journal import Journal
 from lasttoken.methods.classifier import Classifier
 
@@ -50,9 +50,14 @@ def fit(
     return family(config.method).fit(config, train, valid, seed=seed, device=device, journal=journal)
 
 
-def load(folder: Path, *, device: str = "auto") -> Classifier:
+def load(folder: Path, *, device: str = "auto", trust_remote_code: bool = False) -> Classifier:
     """The classifier saved in a method folder. Raises ArtifactError on one that is damaged or of an unknown method."""
     from lasttoken.methods.artifact import read_settings
 
     config, _, _ = read_settings(folder)
+    if getattr(config, "trust_remote_code", False) and not trust_remote_code:
+        raise ArtifactError(
+            f"{folder}: its base model brings its own code, which loading would run; if you trust it, allow it "
+            "(--trust-remote-code, or trust_remote_code=True)"
+        )
     return family(config.method).load(folder, device=device)

@@ -7,6 +7,7 @@ the others, in one ConfigError.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,27 @@ class Settings(BaseModel):
     """Base of every config: frozen, no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def over_own_defaults(cls, values: Any) -> Any:
+        """A table that is given in part changes this config's own default of it, not that of the table's class."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(values.get(name), dict) and type(field.default) is field.annotation:
+                merged[name] = merge(field.default.model_dump(), values[name])
+        return merged
+
+
+def merge(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`default` with what is `given` put over it, table by table."""
+    both = {
+        name: merge(default[name], value) if isinstance(value, dict) and isinstance(default.get(name), dict) else value
+        for name, value in given.items()
+    }
+    return {**default, **both}
 
 
 class Data(Settings):
@@ -71,7 +93,9 @@ class Training(Settings):
     """How weights are fitted."""
 
     epochs: PositiveFloat = 20.0
-    lr: PositiveFloat | Literal["auto"] = "auto"  # auto: see `learning_rate`
+    lr: PositiveFloat | Literal["auto"] = (
+        "auto"  # auto: 2e-4 for models 2,048 wide or wider, growing as 1 / width below
+    )
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: Share = 0.03  # share of the updates
     batch: PositiveInt = 8  # rows an update
@@ -198,12 +222,16 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise ConfigError([sentence(kind, dict(problem)) for problem in error.errors()]) from error
+        problems = [sentence(kind, dict(problem)) for problem in error.errors()]
+        named: dict[str, str] = {}
+        for problem in problems:  # a setting of several types has a problem with each; one line is enough
+            named.setdefault(problem.partition(":")[0], problem)
+        raise ConfigError(list(named.values())) from error
 
 
 def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
     """One problem of a config: where, what, and the nearest name where a name is unknown."""
-    place = [str(part) for part in problem["loc"] if part not in METHOD_CONFIGS]
+    place = [part for part in map(str, problem["loc"]) if re.fullmatch(r"\w+", part) and part not in METHOD_CONFIGS]
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))

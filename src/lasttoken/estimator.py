@@ -7,6 +7,7 @@ fitted estimator's classifier is `classifier_`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, Data, parse
+from lasttoken.config import METHOD_CONFIGS, Data, Run, parse, to_toml
 from lasttoken.config import names as setting_names
 from lasttoken.data.dataset import Dataset
 from lasttoken.data.split import shared_out
@@ -22,6 +23,7 @@ from lasttoken.errors import DataError
 from lasttoken.evaluation.predictions import decide
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
+from lasttoken.run import writing
 from lasttoken.seed import generator
 
 
@@ -56,13 +58,13 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(self, model: str | None = None, **settings: Any):
         known = self._defaults()
+        if model is not None:
+            settings["model"] = model
         unknown = sorted(settings.keys() - known.keys())
         if unknown:
             raise TypeError(
                 f"{type(self).__name__} has no setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
             )
-        if model is not None:
-            settings["model"] = model
         for name, default in known.items():
             setattr(self, name, settings.get(name, default))
 
@@ -83,7 +85,8 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
         return sorted(cls._defaults())
 
     def fit(self, texts: Sequence[str], labels: Any, *, valid: tuple[Sequence[str], Any] | None = None) -> Self:
-        """Fit on texts (N,) and labels: (N,) of any sortable values, or an indicator (N, C) for several labels a text.
+        """Fit on texts (N,) and labels: (N,) of any sortable values; for several labels a text, N lists of names, or an
+        indicator (N, C) of 0 and 1 (lists of names are better for `instruction`, which has to say them).
 
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
@@ -94,15 +97,30 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
             held = held_out(targets, self.valid_share, self.seed)
             train, chosen = whole.take(np.flatnonzero(~held)), whole.take(np.flatnonzero(held))
         else:
-            train, chosen = whole, dataset(as_texts(valid[0]), encoded(valid[1], classes)[1], space)
-        settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
-        config = parse(METHOD_CONFIGS[self._method], nested(settings))
+            truth = encoded(valid[1], classes)[1]
+            if truth.shape[1:] != targets.shape[1:]:
+                raise DataError(f"validation labels have the shape {truth.shape}, training labels {targets.shape}")
+            train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
+        config = self._config()
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
-        if self.journal_.failure is not None:
-            raise self.journal_.failure
         self.classes_ = classes
+        if self.journal_.failure is not None:  # the best weights up to then are in classifier_
+            raise self.journal_.failure
         return self
+
+    def save(self, folder: Path | str) -> None:
+        """Write a run folder that `lasttoken.load` and `lasttoken predict` read. It must not exist. Raises ArtifactError."""
+        check_is_fitted(self, "classifier_")
+        run = Run(seed=self.seed, device=self.device, data=Data(source="rows given from Python"), method=self._config())
+        with writing(Path(folder)) as part:
+            self.classifier_.save(part)
+            (part / "config.toml").write_text(to_toml(run), encoding="utf-8")
+
+    def _config(self) -> Any:
+        """The method's config that the parameters describe. Raises ConfigError."""
+        settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
+        return parse(METHOD_CONFIGS[self._method], nested(settings))
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Probabilities (N, C) float64; column j is `classes_[j]`."""
@@ -164,12 +182,19 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
 
     With `classes` the labels must be among them. Raises DataError.
     """
-    values = np.asarray(labels)
+    found = list(labels)
+    if found and all(
+        isinstance(row, list | tuple | set | frozenset) and all(isinstance(x, str) for x in row) for row in found
+    ):
+        known = np.array(sorted({name for row in found for name in row})) if classes is None else classes
+        space = LabelSpace(tuple(known.tolist()), multi=True)
+        return known, space.encode_sets(found)
+    values = np.asarray(found)
     if values.ndim == 2:
         if not np.isin(values, (0, 1)).all():
             raise DataError("labels with two axes are an indicator of 0 and 1, one column a label")
         return np.arange(values.shape[1]), values.astype(bool)
-    if values.dtype == object and any(value is None or value != value for value in values):
+    if any(value is None or value != value for value in found):
         raise DataError("some labels are None or NaN; drop or fill such rows")
     known = np.unique(values) if classes is None else classes
     if len(known) < 2:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import make_splits, splits_from
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import compare
+from lasttoken.evaluation.metrics import named
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import summarize
 from lasttoken.journal import Journal
@@ -36,6 +37,7 @@ from lasttoken.train.world import World, join
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
 WARM_UP = 32  # rows predicted before the clock starts
+PART = 2048  # rows predicted between two signs of life
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "format": FORMAT,
         "name": name,
         "method": config.method.method,
+        "ended": ended(journal.failure),
         "model": config.method.model_dump().get("model"),
         "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in judged.items()},
         "cost": {
@@ -117,25 +120,35 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     if world.rank == 0:
         with writing(folder) as part:
             classifier.save(part)
-            metrics["cost"]["model_bytes"] = sum((part / file).stat().st_size for file in files(part))
+            on_disk = sum((part / file).stat().st_size for file in files(part))
+            metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
             write_records(part, config, splits, metrics, judged, journal)
             write_page(render([collect(part)], None, title=f"{name}: {config.data.source}"), part / "report.html")
     world.wait()
     return Outcome(folder, name, classifier, judged["test"], metrics, journal.failure)
 
 
-def load(folder: Path | str, *, device: str = "auto") -> Classifier:
-    """The classifier of a finished run. Raises ArtifactError, naming the file, where anything in it is missing or damaged."""
+def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> Classifier:
+    """The classifier of a finished run. Raises ArtifactError, naming the file, where anything in it is missing or damaged.
+
+    trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
+    """
     verify(Path(folder))
-    return catalog.load(Path(folder), device=device)
+    return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code)
+
+
+def ended(failure: BaseException | None) -> str:
+    """How training ended, in a word for metrics.json."""
+    if failure is None:
+        return "finished"
+    return "interrupted" if isinstance(failure, KeyboardInterrupt) else "diverged"
 
 
 def judge(
     classifier: Classifier, splits: Splits, journal: Journal
 ) -> tuple[dict[str, Predictions], float, float | None]:
     """(predictions of valid and test, rows predicted a second on test, share of invalid answers or None)."""
-    journal.progress("predicting validation and test", 0, len(splits.valid) + len(splits.test))
-    valid = predicted(splits.valid, classifier.predict_proba(splits.valid.texts))
+    valid = predicted(splits.valid, in_parts(classifier, splits.valid.texts, "predicting validation", journal))
     classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
     invalid = None
@@ -143,9 +156,18 @@ def judge(
         probs, wrong = classifier.answer(splits.test.texts)
         invalid = float(wrong.mean())
     else:
-        probs = classifier.predict_proba(splits.test.texts)
+        probs = in_parts(classifier, splits.test.texts, "predicting test", journal)
     spent = time.perf_counter() - began
     return {"valid": valid, "test": predicted(splits.test, probs)}, len(splits.test) / spent, invalid
+
+
+def in_parts(classifier: Classifier, texts: Sequence[str], what: str, journal: Journal) -> np.ndarray:
+    """Probabilities (N, C) of many texts, PART at a time, so that progress shows."""
+    parts = []
+    for start in range(0, len(texts), PART):
+        journal.progress(what, start, len(texts))
+        parts.append(classifier.predict_proba(texts[start : start + PART]))
+    return np.concatenate(parts)
 
 
 def predicted(data: Dataset, probs: np.ndarray) -> Predictions:
@@ -208,6 +230,8 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     if not same or read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         raise ArtifactError(f"{folder} holds a run with other settings or data; name another folder with --out")
     metrics = read_json(folder / "metrics.json")
+    if metrics["ended"] != "finished":
+        raise ArtifactError(f"{folder} holds a run that was cut short ({metrics['ended']}); delete it to run it again")
     return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
 
 
@@ -221,6 +245,13 @@ def write_report(
     for folder in folders:
         verify(folder)
     views = [collect(folder) for folder in folders]
+    for view in views:
+        named(metric, view.labels.multi)
+    names = [view.name for view in views]
+    for i, (view, folder) in enumerate(zip(views, folders, strict=True)):
+        if names.count(view.name) > 1:  # two comparisons may both hold an `embedding`
+            told = "/".join(folder.absolute().parts[-2:])
+            views[i] = replace(view, measures=view.measures.model_copy(update={"name": told}))
     comparison = None
     if len(views) > 1:
         comparison = compare({view.name: view.predictions for view in views}, metric=metric, seed=seed).to_dict()

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lasttoken.errors import ArtifactError
 
 FORMAT = 1
@@ -50,10 +52,10 @@ def writing(folder: Path) -> Iterator[Path]:
         yield part
         seal(part)
         part.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise ArtifactError(
-            f"{folder} could not be written ({error.strerror or error}); nothing was kept of it"
+            f"{folder} could not be written ({error}); nothing was kept of it; make room, or name another with --out"
         ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -44,14 +44,13 @@ def compared(
 def test_table_and_verdicts_are_on_stdout(compared: tuple[Path, Any]) -> None:
     _, said = compared
     head, *lines = said.out.splitlines()
-    assert (
-        head.split() == ("macro-F1 micro-F1 ECE trainable trained in train rows/s predict rows/s peak memory").split()
-    )
+    assert head.split() == "macro-F1 [95 %] micro-F1 ECE trainable fit train/s predict/s memory".split()
     assert {line.split()[0] for line in lines[:3]} == {"linear", "probe", "embedding"}
-    assert lines[3] == ""
-    assert " scores highest (" in lines[4]
-    assert lines[5] == ""
-    pairs = lines[6:]
+    assert lines[3].startswith("20 test rows")
+    assert lines[4] == ""
+    assert " scores highest (" in lines[5]
+    assert lines[6] == ""
+    pairs = lines[7:]
     assert len(pairs) == 3
     assert all(" beats " in pair or pair.startswith("no difference shown between ") for pair in pairs)
 
@@ -166,4 +165,6 @@ def test_default_is_every_method_that_can_run(
         "report.html",
     }
     assert "encoder: left out: answerdotai/ModernBERT-base is not on this machine; --encoder NAME asks for it" in said
-    assert len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 6  # the table, the summary, six pairs
+    assert (
+        len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 1 + 6
+    )  # a table and its note, the summary, six pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,17 +72,17 @@ def compare(
         device=device,
         settings=settings or [],
     )
-    with Screen(loud=leader(device).rank == 0) as screen:
+    first = next(iter(configs.values()))
+    with Screen(loud=leader(first.device).rank == 0) as screen:
         journal = screen.journal("data")
-        splits = load_data(next(iter(configs.values())).data, seed=seed, journal=journal)
+        splits = load_data(first.data, seed=first.seed, journal=journal)
         journal.note(
             f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
         )
-        runs, comparison = run_all(
-            configs, splits, folder, metric=metric, optional=set() if methods else {"encoder"}, screen=screen
-        )
-    if leader(device).rank == 0:
-        show(runs, comparison, folder, as_json=as_json)
+        optional = set() if methods or encoder else {"encoder"}
+        done = run_all(configs, splits, folder, metric=metric, optional=optional, screen=screen)
+    if leader(first.device).rank == 0:
+        show(done, folder, as_json=as_json)
 
 
 def method_configs(
@@ -107,52 +108,80 @@ def method_configs(
     return configs
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What came of several methods on the same rows."""
+
+    runs: list[dict[str, Any]]  # metrics.json of each
+    comparison: dict[str, Any] | None  # None for a single run
+    failed: list[str]  # a sentence each: methods that could not run, or were cut short
+
+
 def run_all(
     configs: dict[str, Run], splits: Splits, out: Path, *, metric: str, optional: set[str], screen: Screen
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """(metrics of each run, the comparison); writes out/NAME and out/report.html. An optional method may lack its model."""
+) -> Compared:
+    """Every method fitted, or kept from before; writes out/NAME and out/report.html.
+
+    A method that cannot run does not take the others with it: it is told and left out. An optional method is left out
+    in silence where its model is not on this machine. Raises the last UserError where no method could run.
+    """
     from lasttoken.cli.show import settings_line
+    from lasttoken.errors import UserError
     from lasttoken.evaluation.metrics import named
     from lasttoken.experiment import finished, run_method, write_report
     from lasttoken.model.backbone import on_this_machine
 
     named(metric, splits.labels.multi)  # a wrong name is told before anything is trained
-    runs = []
+    runs, folders, failed, last = [], [], [], None
     for name, config in configs.items():
-        journal = screen.journal(name)
         asked = getattr(config.method, "model", "")
         if name in optional and not on_this_machine(asked):
-            journal.note(f"left out: {asked} is not on this machine; --encoder NAME asks for it, or for another")
+            screen.note(f"{name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another")
             continue
-        outcome = finished(config, splits, out / name, name)
-        if outcome is not None:
-            journal.note(f"kept from before, {out / name}")
-        else:
-            screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
-            outcome = run_method(config, splits, out / name, name=name, journal=journal)
-        runs.append(outcome)
+        journal = screen.journal(name)
+        try:
+            outcome = finished(config, splits, out / name, name)
+            if outcome is None:
+                screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
+                outcome = run_method(config, splits, out / name, name=name, journal=journal)
+            else:
+                journal.note(f"kept from before, {out / name}")
+        except UserError as error:
+            last = error
+            failed.append(f"{name} left out: {error}")
+            journal.note(f"left out: {error}")
+            continue
         if isinstance(outcome.failure, KeyboardInterrupt):
             raise outcome.failure
+        if outcome.failure is not None:
+            failed.append(f"{name} was cut short: {outcome.failure}")
+        runs.append(dict(outcome.metrics))
+        folders.append(outcome.folder)
+        del outcome  # and the model with it: the next one needs the memory
+    if not runs and last is not None:
+        raise last
     comparison = None
     if screen.loud:
         title = f"{next(iter(configs.values())).data.source}: {len(runs)} methods compared"
-        comparison = write_report([run.folder for run in runs], out / "report.html", metric=metric, title=title)
-    return [dict(run.metrics) for run in runs], comparison
+        comparison = write_report(folders, out / "report.html", metric=metric, title=title)
+    return Compared(runs, comparison, failed)
 
 
-def show(runs: list[dict[str, Any]], comparison: dict[str, Any] | None, out: Path, *, as_json: bool) -> None:
-    """The table, the verdicts and the next command."""
+def show(done: Compared, out: Path, *, as_json: bool) -> None:
+    """The table, the verdicts and the next command; exit 2 where a method failed."""
     from lasttoken.cli.screen import say
     from lasttoken.cli.show import table
 
     if as_json:
-        typer.echo(json.dumps({"runs": runs, "comparison": comparison}, allow_nan=False, default=str))
+        typer.echo(json.dumps(vars(done), allow_nan=False, default=str))
     else:
-        typer.echo(table(runs))
-        if comparison is not None:
-            typer.echo(
-                "\n" + "\n".join([comparison["summary"], "", *(pair["verdict"] for pair in comparison["pairs"])])
-            )
-    best = max(runs, key=lambda run: run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
+        typer.echo(table(done.runs))
+        if done.comparison is not None:
+            verdicts = [pair["verdict"] for pair in done.comparison["pairs"]]
+            typer.echo("\n" + "\n".join([done.comparison["summary"], "", *verdicts]))
+    best = max(done.runs, key=lambda run: run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
     say(f"report: {out / 'report.html'}")
     say(f"next: lasttoken predict {out / best['name']} NEW.csv -o labelled.csv")
+    if done.failed:
+        say("lasttoken: " + "; ".join(done.failed))
+        raise typer.Exit(2)

@@ -40,9 +40,11 @@ def demo(
     from lasttoken.config import METHOD_CONFIGS
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
+    from lasttoken.model.backbone import installed_minilm
     from lasttoken.run import check_free
 
     check_free(out)
+    encoder = encoder or installed_minilm()
     data = {"source": "docstrings of installed libraries", "group": "module"}
     names = o.listed(methods or ",".join(METHOD_CONFIGS))
     configs = method_configs(
@@ -55,6 +57,6 @@ def demo(
         journal.note(
             f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
         )
-        optional = set() if methods else {"encoder"}
-        runs, comparison = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
-    show(runs, comparison, out, as_json=as_json)
+        optional = set() if methods or encoder else {"encoder"}
+        done = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
+    show(done, out, as_json=as_json)

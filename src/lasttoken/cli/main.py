@@ -15,6 +15,8 @@ from lasttoken.cli.report import report
 from lasttoken.cli.train import train
 from lasttoken.errors import UserError
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     name="lasttoken",
     help="Fine-tune causal language models to classify text, and see which way is best for your data.",
@@ -46,7 +48,9 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"lasttoken: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
         typer.echo("lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left", err=True)
         sys.exit(2)
 

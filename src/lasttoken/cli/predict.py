@@ -22,6 +22,10 @@ def predict(
     ] = None,
     out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
     encoding: o.Encoding = "utf-8",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Allow the run's base model to bring its own code")
+    ] = False,
+    separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
     as_json: o.Json = False,
@@ -32,7 +36,7 @@ def predict(
     from lasttoken.experiment import columns_of, load
     from lasttoken.predict import predict_file
 
-    classifier = load(run, device=device)
+    classifier = load(run, device=device, trust_remote_code=trust_remote_code)
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})
@@ -46,9 +50,9 @@ def predict(
             format_in=format,
             format_out=out_format,
             probs=probs,
-            separator=data.separator or ";",
+            separator=separator or data.separator or ";",
             overwrite=overwrite,
-            progress=lambda done: screen.progress("predict", f"{done} rows", done, done + 1),
+            progress=lambda done: screen.progress("predict", "rows", done, done + 1),
         )
     if as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None

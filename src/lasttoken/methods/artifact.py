@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,6 +17,8 @@ from lasttoken.labels import LabelSpace
 from lasttoken.model.backbone import fingerprint, load_config
 
 SETTINGS = "method.json"
+
+AnyConfig = TypeVar("AnyConfig", bound=Settings)
 
 
 def write_settings(folder: Path, config: Settings, labels: LabelSpace, **extra: Any) -> None:
@@ -89,3 +91,9 @@ def check_base(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ArtifactError(
             f"the base model {name!r} is missing or has changed since this run was trained; restore it or fit again"
         )
+
+
+def at_commit(config: AnyConfig, settings: Mapping[str, Any]) -> AnyConfig:
+    """`config` with the hub commit that the run was trained on, so that a newer upload does not slip under its adapter."""
+    commit = settings["base"].get("commit")
+    return config.model_copy(update={"revision": commit}) if commit else config

@@ -19,6 +19,7 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import (
+    at_commit,
     check_base,
     describe_base,
     load_head,
@@ -28,7 +29,7 @@ from lasttoken.methods.artifact import (
 )
 from lasttoken.methods.head import fit_head, head_probs, token_limit
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Head
@@ -81,7 +82,7 @@ def load(folder: Path, *, device: str) -> EmbeddingModel:
     """The model that `save` wrote; it predicts bit for bit what the fitted one did on the same device."""
     config, labels, rest = read_settings(folder)
     check_base(folder, rest)
-    backbone, head = build(config, labels, choose_device(device), seed=0)
+    backbone, head = build(at_commit(config, rest), labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
     return EmbeddingModel(config, labels, backbone, adapter, head)
@@ -106,8 +107,7 @@ def advice(config: Embedding, backbone: Backbone) -> list[str]:
     """What the user should know of the loaded model."""
     said = []
     if config.quantize == "nf4":
-        packed, linears = quantised_layers(backbone.module)
-        said.append(f"{packed} of {linears} linear layers in 4-bit NF4")
+        said.append(quantisation(backbone))
     if backbone.tokenizer.chat_template and "base" not in config.model.lower():  # some base models carry a template
         said.append(
             f"{config.model} looks like a chat or instruct checkpoint; base checkpoints gave better embeddings in the "

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lasttoken.config import Training, learning_rate
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
-from lasttoken.model.adapter import total_parameters, trainable_parameters
+from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.seed import derive, generator
 from lasttoken.text.batch import epochs
 from lasttoken.train.loop import Step, keep_best, train
@@ -59,11 +59,15 @@ def fit_weights(
     journal.facts |= {
         "trainable_parameters": sum(map(trainable_parameters, modules)),
         "total_parameters": sum(map(total_parameters, modules)),
+        "model_bytes": sum(map(parameter_bytes, modules)),
         "learning_rate": rate,
     }
 
     def score() -> float:
-        return float(METRICS[metric](valid.targets, predict()))
+        probs = predict()
+        if not np.isfinite(probs).all():
+            raise Diverged(f"update {len(journal.steps) + 1}: predictions are not finite; lower the learning rate")
+        return float(METRICS[metric](valid.targets, probs))
 
     def log(step: Step, current: float | None) -> None:
         journal.steps.append(
@@ -85,9 +89,15 @@ def fit_weights(
     steps = train(
         loss_and_count, updates, optimizer, count=count, multiplier=multiplier, clip=settings.clip, world=world
     )
-    best = keep_best(
-        modules, in_mode(modules, steps), score, every=min(every, count), patience=settings.patience, log=log
-    )
+    try:
+        best = keep_best(
+            modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
+        )
+    except torch.OutOfMemoryError as error:
+        remedy = (
+            f"lower train.budget (now {settings.budget} tokens a micro-batch; the result stays the same) or max_length"
+        )
+        raise ConfigError([f"the device ran out of memory; {remedy}"]) from error
     journal.failure = best.failure
     journal.note(f"training {best.end}; best {metric} of validation {best.score:.4f} after update {best.update}")
     journal.facts |= {
@@ -142,6 +152,7 @@ def no_training(modules: Sequence[nn.Module], journal: Journal) -> None:
     journal.facts |= {
         "trainable_parameters": 0,
         "total_parameters": sum(map(total_parameters, modules)),
+        "model_bytes": sum(map(parameter_bytes, modules)),
         "train_seconds": 0.0,
         "train_rows": 0,
         "train_rows_per_second": None,

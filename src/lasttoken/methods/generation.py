@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from lasttoken.labels import LabelSpace
 from lasttoken.model.attention import NAME
@@ -56,6 +57,7 @@ def generate(backbone: Backbone, prompts: list[np.ndarray], tokens: int) -> list
     mask = torch.tensor(np.stack([np.arange(width) >= width - len(p) for p in prompts]).astype(np.int64))
     model: Any = backbone.whole
     model.set_attn_implementation("eager")
+    kept, model.generation_config = model.generation_config, GenerationConfig()  # no penalties of the checkpoint's own
     try:
         with backbone.autocast():
             out = model.generate(
@@ -68,6 +70,7 @@ def generate(backbone: Backbone, prompts: list[np.ndarray], tokens: int) -> list
             )
     finally:
         model.set_attn_implementation(NAME)
+        model.generation_config = kept
     return backbone.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
 
 

@@ -25,12 +25,12 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import check_base, describe_base, read_settings, write_settings
+from lasttoken.methods.artifact import at_commit, check_base, describe_base, read_settings, write_settings
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.scoring import Scored, lay_out_trees, score
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
 from lasttoken.seed import derive, generator
@@ -67,7 +67,9 @@ class InstructionModel:
     def save(self, folder: Path) -> None:
         """method.json, and adapter/ in PEFT's format."""
         c = self.config
-        write_settings(folder, c, self.labels, base=describe_base(c.model, c.revision, c.trust_remote_code))
+        base = describe_base(c.model, c.revision, c.trust_remote_code)
+        # the prompt itself, because a chat template may hold today's date
+        write_settings(folder, c, self.labels, base=base, prompt=self.prompt.to_dict())
         if self.adapter is not None:
             save_adapter(self.adapter, folder / "adapter")
 
@@ -80,8 +82,7 @@ def fit(
     world = join(place)
     backbone, prompt = build(config, train.labels, place)
     if config.quantize == "nf4":
-        packed, linears = quantised_layers(backbone.module)
-        journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
+        journal.note(quantisation(backbone))
     around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
     journal.note(f"prompt {'...'.join(around)!r}")
     if not config.train_model:
@@ -101,7 +102,7 @@ def fit(
         batch = lay_out_trees(backbone, prompt.header, [rows.ids[i] for i in chosen], [tree for tree, _ in taught])
         with backbone.autocast():
             scores = score(backbone, batch)
-        weights = torch.from_numpy(np.concatenate([weight for _, weight in taught])).to(place)
+        weights = torch.from_numpy(np.concatenate([weight for _, weight in taught])).float().to(place)
         tokens = torch.from_numpy(np.concatenate([np.bincount(t.path, minlength=t.paths) for t, _ in taught])).to(place)
         return -(torch.cat(scores) * weights).sum(), float((tokens * weights).sum())
 
@@ -124,9 +125,9 @@ def load(folder: Path, *, device: str) -> InstructionModel:
     """The model that `save` wrote."""
     config, labels, rest = read_settings(folder)
     check_base(folder, rest)
-    backbone, prompt = build(config, labels, choose_device(device))
+    backbone, _ = build(at_commit(config, rest), labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
-    return InstructionModel(config, labels, backbone, adapter, prompt)
+    return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]))
 
 
 def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tuple[Backbone, Prompt]:
@@ -187,7 +188,7 @@ def lesson(
     drawn = (
         false
         if len(false) + len(true) <= questions
-        else rng.choice(false, max(1, questions - len(true)), replace=False)
+        else rng.choice(false, min(len(false), max(1, questions - len(true))), replace=False)
     )
     paths = [prompt.set_path(true.tolist(), backbone.tokenizer)]
     paths += [prompt.question_path(int(j), True) for j in true]

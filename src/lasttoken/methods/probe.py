@@ -11,12 +11,14 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from lasttoken.config import Probe
 from lasttoken.data.dataset import Dataset
@@ -25,6 +27,7 @@ from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import (
+    at_commit,
     check_base,
     describe_base,
     read_settings,
@@ -34,8 +37,8 @@ from lasttoken.methods.artifact import (
 )
 from lasttoken.methods.packed import packed_batches
 from lasttoken.methods.regression import Regression, fit_regression
-from lasttoken.model.adapter import total_parameters
-from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.adapter import parameter_bytes, total_parameters
+from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
@@ -72,21 +75,19 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     """The regression on the layer that is asked for, or with `auto` on the one with the best macro-F1 on `valid`."""
     backbone = build(config, device)
     if config.quantize == "nf4":
-        packed, linears = quantised_layers(backbone.module)
-        journal.note(f"{packed} of {linears} linear layers in 4-bit NF4")
+        journal.note(quantisation(backbone))
     depth = int(backbone.config.num_hidden_layers)
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
-    began = time.perf_counter()
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
-    seen = cached(backbone, train.texts, config, layers, journal)  # (layers, N, H)
-    spent = time.perf_counter() - began
-    asked = cached(backbone, valid.texts, config, layers, journal)
+    seen, spent = cached(backbone, train.texts, config, layers, journal)  # (layers, N, H)
+    asked, _ = cached(backbone, valid.texts, config, layers, journal)
     began = time.perf_counter()
     model = choose_layer(config, backbone, layers, (seen, asked), (train, valid), seed, journal)
     journal.facts |= {
         "trainable_parameters": model.regression.weight.size + model.regression.bias.size,
         "total_parameters": total_parameters(backbone.module),
+        "model_bytes": parameter_bytes(backbone.module),
         "train_seconds": spent + time.perf_counter() - began,
         "train_rows": len(train),
         "train_rows_per_second": None,
@@ -155,7 +156,13 @@ def load(folder: Path, *, device: str) -> ProbeModel:
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
     return ProbeModel(
-        config, labels, build(config, device), rest["layer"], mean, scale, Regression.of(tensors, labels.multi)
+        config,
+        labels,
+        build(at_commit(config, rest), device),
+        rest["layer"],
+        mean,
+        scale,
+        Regression.of(tensors, labels.multi),
     )
 
 
@@ -196,18 +203,25 @@ def pooled(
 
 def cached(
     backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
-) -> np.ndarray:
-    """`pooled`, from the cache where it holds that already."""
+) -> tuple[np.ndarray, float]:
+    """(`pooled`, the seconds it took), from the cache where it holds them already."""
     path = cache_folder() / f"features-{feature_digest(backbone, texts, config, layers)}.safetensors"
-    if path.exists():
+    with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="numpy") as file:
+        features, seconds = file.get_tensor("features"), float(file.metadata()["seconds"])
         journal.note(f"features of {len(texts)} rows from the cache ({path})")
-        return read_tensors(path)["features"].numpy()
+        return features, seconds  # a damaged file is made anew, below
+    began = time.perf_counter()
     features = pooled(backbone, texts, config, layers, journal)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    seconds = time.perf_counter() - began
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    save_file({"features": torch.from_numpy(features)}, part)
-    part.rename(path)
-    return features
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"features": features}, part, metadata={"seconds": f"{seconds:.3f}"})
+        part.rename(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        journal.note(f"features are not kept in {path.parent} ({error}); the next fit computes them again")
+    return features, seconds
 
 
 def cache_folder() -> Path:

@@ -39,6 +39,7 @@ def adapt(
         lora_alpha=cast("int", alpha),  # a float serves as well; its annotation says int
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=outside_trunk(backbone) or None,
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -51,6 +52,17 @@ def adapt(
     except ValueError as error:
         raise ModelError(f"lora.targets: {error}".splitlines()[0]) from error
     return prepared(adapted)
+
+
+def outside_trunk(backbone: Backbone) -> list[str]:
+    """Names of the linear layers that take no part in reading text (a vision tower, a projector): nothing to adapt."""
+    inside = {id(module) for module in backbone.module.modules()}
+    head = backbone.whole.get_output_embeddings()
+    return [
+        name
+        for name, module in backbone.whole.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in inside and module is not head
+    ]
 
 
 def refuse_vocabulary_head(backbone: Backbone, targets: str | Sequence[str]) -> None:
@@ -141,3 +153,8 @@ def trainable_parameters(module: nn.Module) -> int:
 def total_parameters(module: nn.Module) -> int:
     """How many numbers the model has; a 4-bit weight counts once for each number it stands for."""
     return sum((p.numel() * 2 if p.dtype == torch.uint8 else p.numel()) for p in module.parameters())
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of memory that the weights take."""
+    return sum(p.numel() * p.element_size() for p in module.parameters())

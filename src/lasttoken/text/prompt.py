@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,15 @@ class Prompt:
     no: list[int]
     separator: str
     none: list[int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return {**vars(self), "header": self.header.tolist()}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Prompt:
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "header": np.array(values["header"], dtype=np.int32)})
 
     def answer_path(self, column: int) -> Path:
         """The path that answers with one label."""
@@ -71,7 +81,7 @@ def make_prompt(
     """
     template = template or (MULTI if labels.multi else SINGLE)
     wrapped = chat and bool(tokenizer.chat_template)
-    names = answer_texts(labels, verbalizer or {})
+    names = answer_texts(labels, verbalizer or {}, separator)
     if template.count("{text}") != 1:
         raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
     before, after = (piece.replace("{labels}", "; ".join(names)) for piece in template.split("{text}"))
@@ -98,7 +108,7 @@ def make_prompt(
     )
 
 
-def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str]) -> list[str]:
+def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str], separator: str) -> list[str]:
     """The answer text of each label (C,). Raises ConfigError on unknown labels, empty or equal answers."""
     unknown = sorted(verbalizer.keys() - set(labels.names))
     problems = [f"verbalizer: {labels.outside(unknown)}"] if unknown else []
@@ -110,6 +120,13 @@ def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str]) -> list[str]
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"verbalizer: several labels answer {name!r}" for name in twice]
+    if labels.multi:
+        problems += [f"verbalizer: {name!r} is the answer where no label applies" for name in names if name == NONE]
+        problems += [
+            f"verbalizer: {name!r} holds the separator {separator!r}; name another label_separator, or another answer"
+            for name in names
+            if separator.strip() and separator.strip() in name
+        ]
     if problems:
         raise ConfigError(problems)
     return names
@@ -120,7 +137,7 @@ def render(tokenizer: PreTrainedTokenizerBase, before: str, after: str, chat: bo
     if not chat:
         return before, after
     message = [{"role": "user", "content": before + MARK + after.rstrip()}]
-    whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     header, _, footer = str(whole).partition(MARK)
     return header, footer
 

@@ -103,10 +103,11 @@ def keep_best(
     score: Callable[[], float],
     *,
     every: int,
+    last: int,
     patience: int,
     log: Callable[[Step, float | None], None],
 ) -> Best:
-    """Run `steps`, score every `every` updates, and leave `modules` with their best-scored trainable weights.
+    """Run `steps`, score every `every` updates and after update `last`, and leave `modules` with their best-scored trainable weights.
 
     Stops after `patience` scores without a gain. Higher is better. Only weights that train are copied (to main
     memory): for LoRA that is a few megabytes, whatever the backbone weighs. Divergence or Ctrl-C after the first
@@ -117,7 +118,7 @@ def keep_best(
     end, failure = "finished", None
     try:
         for step in steps:
-            current = score() if step.number % every == 0 else None
+            current = score() if step.number % every == 0 or step.number == last else None
             log(step, current)
             if current is None:
                 continue
