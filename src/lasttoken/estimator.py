@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -112,7 +113,12 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: Path | str) -> None:
         """Write a run folder that `lasttoken.load` and `lasttoken predict` read. It must not exist. Raises ArtifactError."""
         check_is_fitted(self, "classifier_")
-        run = Run(seed=self.seed, device=self.device, data=Data(source="rows given from Python"), method=self._config())
+        run = Run(
+            seed=self.seed,
+            device=cast("Any", self.device),
+            data=Data(source="rows given from Python"),
+            method=self._config(),
+        )
         with writing(Path(folder)) as part:
             self.classifier_.save(part)
             (part / "config.toml").write_text(to_toml(run), encoding="utf-8")
@@ -194,7 +200,7 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
         if not np.isin(values, (0, 1)).all():
             raise DataError("labels with two axes are an indicator of 0 and 1, one column a label")
         return np.arange(values.shape[1]), values.astype(bool)
-    if any(value is None or value != value for value in found):
+    if pd.isna(np.array(found, dtype=object)).any():
         raise DataError("some labels are None or NaN; drop or fill such rows")
     known = np.unique(values) if classes is None else classes
     if len(known) < 2:

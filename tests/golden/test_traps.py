@@ -162,7 +162,7 @@ def test_packed_texts_never_see_each_other(name: str, load_shared: Callable[...,
     backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
     encoded = encode(backbone.tokenizer, sentences(5, seed=6), limit=64)
     before, ends = packed_hidden(backbone, encoded)
-    changed = Encoded(list(encoded.ids), encoded.lost)
+    changed = Encoded(list(encoded.ids), encoded.lost, encoded.limit)
     changed.ids[2] = (changed.ids[2] + 17) % 256 + 3
     after, _ = packed_hidden(backbone, changed)
     mine = slice(int(ends[1]) + 1, int(ends[2]) + 1)
@@ -257,10 +257,7 @@ def trained_head(load_fresh: Callable[..., Backbone], train: Dataset, **settings
         head,
         train,
         valid,
-        settings=Training(lr=0.01, batch=8, **settings),
-        limit=64,
-        class_weights="balanced",
-        label_smoothing=0.0,
+        config=Embedding(train=Training(lr=0.01, batch=8, **settings), max_length=64, class_weights="balanced"),
         seed=0,
         world=World(),
         journal=journal,

@@ -208,7 +208,7 @@ def test_full_disk_leaves_nothing(process: Callable[..., Any], tmp_path: Path) -
     *_, sentence = done.stderr.decode().splitlines()
     assert done.returncode == 2, done.stderr.decode()
     assert sentence.startswith("lasttoken: out could not be written (")
-    assert sentence.endswith("; nothing was kept of it")
+    assert "; nothing was kept of it; make room" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
@@ -456,7 +456,7 @@ def test_report_on_runs_of_other_rows(
 
 def test_report_on_one_run_twice(refused: Refused, runs: dict[str, Path]) -> None:
     said = refused("report", runs["linear"], runs["linear"], "-o", "report.html")
-    assert said == "runs of one report need different names; given twice: ['linear']"
+    assert said.startswith("runs of one report need different names; given twice: [") and "/linear'" in said
 
 
 def test_predict_on_a_file_without_the_text_column(refused: Refused, runs: dict[str, Path]) -> None:

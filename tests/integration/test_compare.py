@@ -146,7 +146,8 @@ def test_encoder_that_was_asked_for_is_not_left_out(
     said = command("compare", table, *short, *asked, "--out", tmp_path / "out")
     assert said.code == 2, said.err
     missing = "nobody/nothing" if "--encoder" in asked else "answerdotai/ModernBERT-base"
-    assert said.err.splitlines()[-1].startswith(f"lasttoken: model {missing!r} not found: searched ")
+    assert said.err.splitlines()[-1].startswith(f"lasttoken: encoder left out: model {missing!r} not found: searched ")
+    assert (tmp_path / "out" / "linear" / "manifest.json").exists()  # the others are not taken with it
 
 
 def test_default_is_every_method_that_can_run(
@@ -164,7 +165,7 @@ def test_default_is_every_method_that_can_run(
         "instruction",
         "report.html",
     }
-    assert "encoder: left out: answerdotai/ModernBERT-base is not on this machine; --encoder NAME asks for it" in said
+    assert "encoder: left out, answerdotai/ModernBERT-base is not on this machine; --encoder NAME asks for it" in said
     assert (
         len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 1 + 6
     )  # a table and its note, the summary, six pairs

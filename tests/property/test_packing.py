@@ -24,7 +24,7 @@ NAMES = ["llama", "mistral", "gemma3", "gpt2", "modernbert", "roberta"]
 
 
 def as_encoded(rows: list[list[int]]) -> Encoded:
-    return Encoded([np.array(row, dtype=np.int32) for row in rows], np.zeros(len(rows), dtype=np.int64))
+    return Encoded([np.array(row, dtype=np.int32) for row in rows], np.zeros(len(rows), dtype=np.int64), 64)
 
 
 @pytest.mark.parametrize("name", NAMES)

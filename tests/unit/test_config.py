@@ -136,10 +136,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_run(tmp_path / "missing.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("seed = = 3")
-    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML \("):
+    with pytest.raises(ConfigError, match=r"broken\.toml: not a TOML file \("):
         read_run(broken)
     broken.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=r"broken\.toml: not TOML \("):
+    with pytest.raises(ConfigError, match=r"broken\.toml: not a TOML file \("):
         read_run(broken)
 
 

@@ -86,7 +86,7 @@ def scripted(model: nn.Linear, values: list[float], error: BaseException | None 
 
 
 def run(
-    values: list[float], *, every: int = 1, patience: int = 2, error: BaseException | None = None
+    values: list[float], *, every: int = 1, last: int = 0, patience: int = 2, error: BaseException | None = None
 ) -> tuple[float, Best, list[tuple[int, float | None]]]:
     """(the weight that stays, how it ended, what was logged), update i scoring values[i - 1]."""
     model, told = nn.Linear(1, 1, bias=False), []
@@ -95,6 +95,7 @@ def run(
         scripted(model, values, error),
         lambda: values[int(model.weight.item()) - 1],
         every=every,
+        last=last or len(values),
         patience=patience,
         log=lambda step, score: told.append((step.number, score)),
     )
@@ -149,5 +150,5 @@ def test_weights_that_do_not_train_are_left_alone() -> None:
                 model.bias.fill_(number)
             yield Step(number, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-    keep_best([model], steps(), lambda: -model.weight.item(), every=1, patience=5, log=lambda step, score: None)
+    keep_best([model], steps(), lambda: -model.weight.item(), every=1, last=9, patience=5, log=lambda step, score: None)
     assert (model.weight.item(), model.bias.item()) == (1.0, 2.0)
