@@ -456,7 +456,8 @@ def test_report_on_runs_of_other_rows(
 
 def test_report_on_one_run_twice(refused: Refused, runs: dict[str, Path]) -> None:
     said = refused("report", runs["linear"], runs["linear"], "-o", "report.html")
-    assert said.startswith("runs of one report need different names; given twice: [") and "/linear'" in said
+    assert said.startswith("runs of one report need different names; given twice: [")
+    assert "/linear'" in said
 
 
 def test_predict_on_a_file_without_the_text_column(refused: Refused, runs: dict[str, Path]) -> None:
