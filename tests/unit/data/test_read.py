@@ -523,7 +523,7 @@ def test_unknown_ending_is_refused(tmp_path: Path) -> None:
 # Cost
 
 MILLION = """
-import resource, sys
+import sys
 from pathlib import Path
 from lasttoken.data.read import Columns, read_rows
 path = Path(sys.argv[1])
@@ -533,14 +533,16 @@ with path.open("w") as stream:
 rows = read_rows(path, columns=Columns(text=("text",), label=("label",)))
 assert len(rows) == 1_000_000 and rows.labels[-1] == ("label 49",)
 assert not {"torch", "transformers", "sklearn", "pandas", "pyarrow", "datasets"} & sys.modules.keys()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")  # ru_maxrss would begin at that of the process which started this one
+peaks = [int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+print(peaks[0] * 1024)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux tells it")
 def test_a_million_short_rows_load_in_under_2_gb(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MILLION, str(tmp_path / "million.csv")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    peak = int(done.stdout) * 1024  # bytes: ru_maxrss is in KiB on Linux
-    assert peak < 2e9
+    assert int(done.stdout) < 2e9

@@ -134,7 +134,7 @@ def test_ctrl_c_and_divergence_keep_the_best_weights() -> None:
 
 def test_before_the_first_score_they_are_raised() -> None:
     with pytest.raises(Diverged, match="too early"):
-        run([0.5], every=2, error=Diverged("too early"))
+        run([0.5], every=2, last=9, error=Diverged("too early"))
     with pytest.raises(KeyboardInterrupt):
         run([], error=KeyboardInterrupt())
 
