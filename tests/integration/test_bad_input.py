@@ -301,7 +301,8 @@ def test_setting_that_is_none(refused: Refused, setting: str, named: str) -> Non
 
 def test_unknown_method(refused: Refused) -> None:
     Path("rows.csv").write_text(GOOD)
-    wanted = "--method: 'embeding' is not among embedding, instruction, encoder, probe, linear"
+    known = "embedding, instruction, encoder, probe, linear"
+    wanted = f"--method: 'embeding' is not among {known}; did you mean 'embedding'?"
     assert refused("train", "rows.csv", "--method", "embeding", "--out", "out") == wanted
 
 

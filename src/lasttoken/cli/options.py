@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,7 +100,9 @@ def run_config(
 ) -> Run:
     """The Run of one method. model and quantize are left out where the method has no such setting. Raises ConfigError."""
     if method not in METHOD_CONFIGS:
-        raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}"])
+        near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
     known = METHOD_CONFIGS[method].model_fields
     chosen = {"model": model, "quantize": quantize}
     values = {
