@@ -23,7 +23,7 @@ test: .venv/.ready  ## all tests: offline, no GPU
 check: .venv/.ready  ## lint, format, types, and that what is generated is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python tests/test_architecture.py src/lasttoken
 	$(BIN)/python tools/reference.py --check
 
