@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lasttoken import catalog
 from lasttoken.config import Data, Run, to_toml
@@ -33,7 +32,7 @@ from lasttoken.model.device import choose_device, describe_device, peak_memory, 
 from lasttoken.report.collect import collect
 from lasttoken.report.page import render, write_page
 from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
-from lasttoken.train.world import World, join
+from lasttoken.train.world import join
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
 WARM_UP = 32  # rows predicted before the clock starts
@@ -259,6 +258,6 @@ def write_report(
     return comparison
 
 
-def leader(device: str) -> World:
-    """The world this process is part of; only rank 0 speaks and writes."""
-    return join(choose_device(device)) if torch.distributed.is_available() else World()
+def leads(device: str) -> bool:
+    """Whether this process is the first of those that train together: the one that speaks and writes."""
+    return join(choose_device(device)).rank == 0

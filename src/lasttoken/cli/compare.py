@@ -45,7 +45,7 @@ def compare(
 ) -> None:
     """Fit several methods on the same splits and say which is best, and whether that is shown."""
     from lasttoken.cli.screen import Screen
-    from lasttoken.experiment import leader, load_data
+    from lasttoken.experiment import leads, load_data
 
     folder = out or o.default_folder(source, model)
     data = o.data_values(
@@ -73,7 +73,7 @@ def compare(
         settings=settings or [],
     )
     first = next(iter(configs.values()))
-    with Screen(loud=leader(first.device).rank == 0) as screen:
+    with Screen(loud=leads(first.device)) as screen:
         journal = screen.journal("data")
         splits = load_data(first.data, seed=first.seed, journal=journal)
         journal.note(
@@ -81,7 +81,7 @@ def compare(
         )
         optional = set() if methods or encoder else {"encoder"}
         done = run_all(configs, splits, folder, metric=metric, optional=optional, screen=screen)
-    if leader(first.device).rank == 0:
+    if leads(first.device):
         show(done, folder, as_json=as_json)
 
 

@@ -38,7 +38,7 @@ def train(
     """Train one method and write its run folder."""
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief, settings_line
-    from lasttoken.experiment import leader, load_data, run_method
+    from lasttoken.experiment import leads, load_data, run_method
     from lasttoken.run import check_free
 
     folder = out or o.default_folder(source, method)
@@ -59,7 +59,7 @@ def train(
     assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
     config = o.run_config(method, data, model=model, quantize=quantize, seed=seed, device=device, settings=assigned)
     check_free(folder)
-    with Screen(loud=leader(config.device).rank == 0) as screen:
+    with Screen(loud=leads(config.device)) as screen:
         journal = screen.journal(method)
         splits = load_data(config.data, seed=config.seed, journal=journal)
         journal.note(
@@ -67,7 +67,7 @@ def train(
         )
         screen.note(f"{method}: {settings_line(config)}")  # kept in config.toml
         outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
-    if leader(config.device).rank == 0:
+    if leads(config.device):
         typer.echo(json.dumps(outcome.metrics, allow_nan=False) if as_json else brief(outcome.metrics))
         say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv   (report: {folder / 'report.html'})")
     if outcome.failure is not None:
