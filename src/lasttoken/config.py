@@ -117,6 +117,9 @@ class Embedding(Settings):
     trust_remote_code: bool = False
     quantize: Literal["nf4", "none"] = "none"
     lora: Lora = Lora()
+    merge: Literal["auto", "off"] = (
+        "auto"  # the adapter into the weights to predict, where memory allows; off keeps NF4
+    )
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
     class_weights: Literal["none", "balanced"] = "none"
@@ -135,6 +138,9 @@ class Instruction(Settings):
     quantize: Literal["nf4", "none"] = "none"
     train_model: bool = True  # False: zero-shot, the same code without training
     lora: Lora = Lora(r=64, alpha=128.0)
+    merge: Literal["auto", "off"] = (
+        "auto"  # the adapter into the weights to predict, where memory allows; off keeps NF4
+    )
     prompt: str | None = None  # a template with {labels} and {text}; None: see text/prompt.py
     chat: Literal["auto", "off"] = "auto"  # auto: the tokenizer's chat template where it has one
     verbalizer: dict[str, str] = {}  # label -> answer text; a label's own name where it is missing

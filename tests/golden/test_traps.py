@@ -44,6 +44,9 @@ CONFIGS: dict[str, Callable[[Callable[..., Path]], Any]] = {
     "probe-encoder": lambda folder: Probe(model=str(folder("bert"))),
     "embedding": lambda folder: Embedding(model=str(folder("llama")), lora=LORA, train=QUICK),
     "embedding-nf4": lambda folder: Embedding(model=str(folder("llama-96")), lora=LORA, quantize="nf4", train=QUICK),
+    "embedding-nf4-kept": lambda folder: Embedding(
+        model=str(folder("llama-96")), lora=LORA, quantize="nf4", merge="off", train=QUICK
+    ),
     "embedding-head-only": lambda folder: Embedding(
         model=str(folder("gemma3")),
         lora=Lora(r=0),
@@ -216,7 +219,7 @@ def test_no_vocabulary_head_is_loaded_for_an_embedding(folder: Callable[..., Pat
     assert not [name for name, _ in fitted.backbone.whole.named_modules() if "lm_head" in name]
 
 
-@pytest.mark.parametrize("name", ["embedding", "embedding-nf4"])
+@pytest.mark.parametrize("name", ["embedding", "embedding-nf4", "embedding-nf4-kept"])
 def test_the_head_is_float32_and_neither_wrapped_nor_quantised(
     name: str, folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -233,8 +236,12 @@ def test_the_head_is_float32_and_neither_wrapped_nor_quantised(
         "names": ["music", "sport", "trade"],
         "multi": False,
     }
-    if name.endswith("nf4"):
-        assert quantised_layers(fitted.backbone.module)[0] == 14
+    packed, linears = quantised_layers(fitted.backbone.module)
+    assert (packed, linears) == {
+        "embedding": (0, 14 * 3),  # the two matrices of every adapter counted
+        "embedding-nf4": (0, 14 * 3),  # merged into de-quantised weights to predict
+        "embedding-nf4-kept": (14, 14 * 3),
+    }[name]
 
 
 def test_float16_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,9 @@ def test_a_token_of_the_tree_sees_the_prefix_the_text_and_its_ancestors(
     assert layout.positions.tolist() == expected
     seen: Counter[tuple[int, int]] = Counter()
     for number, block in enumerate(layout.blocks):
-        mask = block_mask(layout, number, None)[:, 0].expand(len(block.rows), -1, -1)
-        for rows, allowed in zip(block.rows.tolist(), mask.tolist(), strict=True):
+        inside = block.rows.view(block.positions.shape) + prefix  # in the packed row
+        mask = block_mask(layout, number, None)[:, 0].expand(len(inside), -1, -1)
+        for rows, allowed in zip(inside.tolist(), mask.tolist(), strict=True):
             length = text + size if rows[0] == prefix else text
             for query in range(length):
                 for key in range(prefix + len(rows)):

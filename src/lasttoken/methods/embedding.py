@@ -32,6 +32,7 @@ from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
+from lasttoken.model.lora import merge
 from lasttoken.model.pooling import Head
 from lasttoken.seed import derive
 from lasttoken.text.tokenizer import encode
@@ -75,6 +76,7 @@ def fit(
     if config.lora.r:
         adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
     fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
+    merge(backbone.whole, config.merge)
     return EmbeddingModel(config, train.labels, backbone, adapter, head)
 
 
@@ -85,6 +87,7 @@ def load(folder: Path, *, device: str) -> EmbeddingModel:
     backbone, head = build(at_commit(config, rest), labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
+    merge(backbone.whole, config.merge)
     return EmbeddingModel(config, labels, backbone, adapter, head)
 
 

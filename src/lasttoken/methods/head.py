@@ -13,6 +13,7 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.fitting import fit_weights
 from lasttoken.methods.packed import pack, packed_batches
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.lora import merged
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
@@ -49,12 +50,18 @@ def fit_head(
         targets = torch.from_numpy(train.targets[chosen]).to(device)
         return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=config.label_smoothing)
 
+    how = config.merge if isinstance(config, Embedding) else "off"
+
+    def predict() -> np.ndarray:
+        with merged(backbone.whole, how):
+            return head_probs(backbone, head, asked, train.labels, budget=settings.budget, world=world)
+
     fit_weights(
         [backbone.whole, head],
         loss_and_count,
         rows.lengths,
         valid,
-        lambda: head_probs(backbone, head, asked, train.labels, budget=settings.budget, world=world),
+        predict,
         settings=settings,
         width=backbone.width,
         seed=seed,

@@ -33,6 +33,7 @@ from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
+from lasttoken.model.lora import merge, merged
 from lasttoken.seed import derive, generator
 from lasttoken.text.batch import by_length
 from lasttoken.text.prompt import Prompt, make_prompt
@@ -106,18 +107,23 @@ def fit(
         tokens = torch.from_numpy(np.concatenate([np.bincount(t.path, minlength=t.paths) for t, _ in taught])).to(place)
         return -(torch.cat(scores) * weights).sum(), float((tokens * weights).sum())
 
+    def predict() -> np.ndarray:
+        with merged(backbone.whole, config.merge):
+            return label_probs(backbone, prompt, asked, train.labels, budget=config.train.budget, world=world)
+
     fit_weights(
         [backbone.whole],
         loss_and_count,
         rows.lengths + len(prompt.footer),
         valid,
-        lambda: label_probs(backbone, prompt, asked, train.labels, budget=config.train.budget, world=world),
+        predict,
         settings=config.train,
         width=backbone.width,
         seed=seed,
         world=world,
         journal=journal,
     )
+    merge(backbone.whole, config.merge)
     return InstructionModel(config, train.labels, backbone, adapter, prompt)
 
 
@@ -127,6 +133,7 @@ def load(folder: Path, *, device: str) -> InstructionModel:
     check_base(folder, rest)
     backbone, _ = build(at_commit(config, rest), labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
+    merge(backbone.whole, config.merge)
     return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]))
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.lora import speed_up
 
 
 def adapt(
@@ -88,40 +88,15 @@ def quiet() -> Iterator[None]:
 
 
 def prepared(adapted: PeftModel) -> PeftModel:
-    """`adapted`, made faster without changing what it computes.
+    """`adapted`, made faster without changing what it computes (model/lora.py).
 
-    Its float32 weights are left to autocast (PEFT's own casting would copy every input to float32 and back), and on a
-    CPU its dropout draws one random byte an element in place of one random float.
+    Its float32 weights are left to autocast: PEFT's own casting would copy every input to float32 and back.
     """
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = cast("Any", False)
-            dropouts = getattr(module, "lora_dropout", {})
-            for name, layer in list(dropouts.items()):
-                if isinstance(layer, nn.Dropout):
-                    dropouts[name] = ByteDropout(layer.p).train(layer.training)
+    speed_up(adapted)
     return adapted
-
-
-class ByteDropout(nn.Module):
-    """Dropout whose rate is a multiple of 1/256 (.05 becomes .0508), scaled exactly for that rate.
-
-    On a CPU the random numbers of torch's own dropout take a fifth of a training step; eight bytes a draw do not.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.threshold = round(p * 256)
-        self.p = self.threshold / 256
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.threshold:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        dropped = words.view(torch.uint8)[: x.numel()].view(x.shape) < self.threshold
-        return x.masked_fill(dropped, 0) * (1 / (1 - self.p))
 
 
 def save_adapter(adapted: PeftModel, folder: Path) -> None:

@@ -29,11 +29,13 @@ FUSED_FROM = 1024  # keys; on CPU in bfloat16, plain matrix products beat the fu
 class Block:
     """Segments of similar length, side by side: the only place where anything is padded."""
 
-    rows: Tensor  # (B, L) int64, indices into the packed row; padding repeats the segment's first token
-    inverse: Tensor  # (tokens of the block,) int64, where each of its tokens stands in the flattened (B * L)
-    tokens: Tensor  # (tokens of the block,) int64, where they stand in the packed row
+    rows: (
+        Tensor  # (B * L,) int64, tokens of the packed row behind its prefix; padding repeats the segment's first token
+    )
+    padding: Tensor | None  # (B * L, 1) bool, where `rows` is padding; None where nothing is
     allowed: Tensor  # (B or 1, L, L) bool, query x key, window not counted
     positions: Tensor  # (B, L) int64
+    plain: bool  # causal, without a tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Layout:
     positions: Tensor  # (T,) int64, restarted at every segment
     ends: Tensor  # (segments,) int64, index of each segment's last token before its tree
     blocks: tuple[Block, ...]
-    order: Tensor  # (T - P,) int64: token P + i of the row is entry order[i] of all blocks, one after the other
+    order: Tensor  # (T - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
 
 
@@ -61,36 +63,34 @@ def lay_out(
     trees: per segment the ancestors-or-self matrix (A, A) bool of its last A tokens, or None for a plain text.
     """
     trees = trees or [None] * len(lengths)
-    starts = prefix + np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)  # counted behind the prefix
     seen = [segment_positions(n, tree, prefix) for n, tree in zip(lengths, trees, strict=True)]
-    ends = [s + n - 1 - (0 if t is None else len(t)) for s, n, t in zip(starts, lengths, trees, strict=True)]
-    blocks = []
+    ends = [prefix + s + n - 1 - (0 if t is None else len(t)) for s, n, t in zip(starts, lengths, trees, strict=True)]
+    blocks, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
     for members in similar(np.asarray(lengths)):
-        longest = max(lengths[i] for i in members)
-        rows = np.stack(
-            [np.r_[starts[i] + np.arange(lengths[i]), np.full(longest - lengths[i], starts[i])] for i in members]
-        )
+        own, grown = [lengths[i] for i in members], [trees[i] for i in members]
+        longest = max(own)
+        real = np.arange(longest) < np.array(own)[:, None]  # (B, L)
+        rows = np.where(real, starts[members][:, None] + np.arange(longest), starts[members][:, None])
+        entries[rows[real]] = offset + np.flatnonzero(real)
+        offset += real.size
         positions = np.stack([np.pad(seen[i], (0, longest - lengths[i])) for i in members])
-        real = np.arange(longest) < np.array([lengths[i] for i in members])[:, None]
         blocks.append(
             Block(
-                torch.from_numpy(rows).to(device),
-                torch.from_numpy(np.flatnonzero(real.ravel())).to(device),
-                torch.from_numpy(rows[real]).to(device),
-                torch.from_numpy(visibility([lengths[i] for i in members], [trees[i] for i in members], causal)).to(
-                    device
-                ),
+                torch.from_numpy(rows.ravel()).to(device),
+                None if real.all() else torch.from_numpy(~real.reshape(-1, 1)).to(device),
+                torch.from_numpy(visibility(own, grown, causal)).to(device),
                 torch.from_numpy(positions).to(device),
+                causal and all(tree is None for tree in grown),
             )
         )
-    tokens = torch.cat([block.tokens for block in blocks]) if blocks else torch.zeros(0, dtype=torch.int64)
     positions = np.concatenate([np.arange(prefix), *seen]).astype(np.int64)
     return Layout(
         prefix,
         torch.from_numpy(positions).to(device),
         torch.tensor(np.array(ends, dtype=np.int64), device=device),
         tuple(blocks),
-        torch.argsort(tokens),
+        torch.from_numpy(entries).to(device),
     )
 
 
@@ -132,20 +132,31 @@ def similar(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.n
 
 
 class Pad(torch.autograd.Function):
-    """(heads, T, d) -> (heads, B, L, d). Each real token stands in the block once, so backward is a gather too."""
+    """A packed row (T, W) into blocks (B * L, W) each; backward is one gather, because each real token stands once."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, block: Block) -> Tensor:
-        ctx.block, ctx.tokens = block, states.shape[1]
-        return states[:, block.rows]
+    def forward(ctx: Any, states: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        ctx.order = layout.order
+        return tuple(states.index_select(0, block.rows) for block in layout.blocks)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return torch.cat(grads).index_select(0, ctx.order), None
+
+
+class Unpad(torch.autograd.Function):
+    """Blocks (B * L, W) back into a packed row (T, W); what padding computed is left behind."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *blocks: Tensor) -> Tensor:
+        ctx.layout = layout
+        return torch.cat(blocks).index_select(0, layout.order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        block = ctx.block
-        out = grad.new_zeros(grad.shape[0], ctx.tokens, grad.shape[-1])
-        out[:, block.tokens] = grad.flatten(1, 2)[:, block.inverse]
-        return out, None
+        spread = [(grad.index_select(0, block.rows), block.padding) for block in ctx.layout.blocks]
+        return None, *(g if padding is None else g.masked_fill_(padding, 0) for g, padding in spread)
 
 
 def packed_attention(
@@ -171,37 +182,55 @@ def packed_attention(
         )
     heads, width = query.shape[1], query.shape[-1]
     scale = scaling if scaling is not None else width**-0.5
-    groups = heads // key.shape[1]
-    q, k, v = query[0], key[0], value[0]  # (heads, T, d), (key heads, T, d)
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
     prefix, rate = layout.prefix, dropout if module.training else 0.0
-    outputs = []
-    for number, block in enumerate(layout.blocks):
-        own: list[Any] = [Pad.apply(states, block) for states in (q, k, v)]  # (heads, B, L, d)
-        own = [states.transpose(0, 1) for states in own]  # (B, heads, L, d)
+    q, k, v = (
+        states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
+    )  # (T, heads * d), (T, key heads * d)
+    first, outputs = [states[:prefix] for states in (q, k, v)], []
+    for number, parts in enumerate(zip(*(Pad.apply(states[prefix:], layout) for states in (q, k, v)), strict=True)):
+        count, length = layout.blocks[number].positions.shape
+        own = [split_heads(states.view(count, length, -1), width) for states in parts]  # (B, heads, L, d)
         if prefix:
-            shared = [states[:, :prefix].expand(len(block.rows), -1, -1, -1) for states in (k, v)]
+            shared = [split_heads(states[None], width).expand(count, -1, -1, -1) for states in first[1:]]
             own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]  # (B, heads, P + L, d)
+        plain = layout.blocks[number].plain and not prefix and sliding_window is None
         mask = block_mask(layout, number, sliding_window)
-        mixed = attend(own[0], own[1], own[2], mask, scale=scale, dropout=rate)  # (B, heads, L, d)
-        outputs.append(mixed.transpose(0, 1).flatten(1, 2)[:, block.inverse])  # (heads, tokens, d)
-    out = torch.cat(outputs, dim=1)[:, layout.order] if outputs else q[:, :0]
+        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate)  # (B, heads, L, d)
+        outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
+    out = Unpad.apply(layout, *outputs) if outputs else q[:0]
     if prefix:
         head = prefix_mask(layout, sliding_window)
-        q, k, v = (states[None, :, :prefix] for states in (q, k, v))
-        first = attend(q, k, v, head, scale=scale, dropout=rate)[0]
-        out = torch.cat([first, out], dim=1)
-    return out.transpose(0, 1)[None], None
+        own = [split_heads(states[None], width) for states in first]
+        mixed = attend(own[0], own[1], own[2], head, plain=sliding_window is None, scale=scale, dropout=rate)
+        out = torch.cat([mixed[0].transpose(0, 1).flatten(1), out])
+    return out.view(1, -1, heads, width), None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float, dropout: float) -> Tensor:
-    """softmax(q k' * scale) v under a mask (B or 1, 1, L, K) bool; whichever of two ways is faster here."""
+def split_heads(states: Tensor, width: int) -> Tensor:
+    """(B, L, heads * d) -> (B, heads, L, d)."""
+    return states.unflatten(2, (-1, width)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, plain: bool, scale: float, dropout: float) -> Tensor:
+    """softmax(q k' * scale) v, whichever of two ways is faster here: (B, heads, L, d).
+
+    q: (B, heads, L, d). k, v: (B, key heads, K, d). mask: (B or 1, 1, L, K) bool. plain: the mask is causal and nothing else.
+    """
+    count, heads, length, width = q.shape
+    groups = heads // k.shape[1]
     if q.device.type != "cpu" or k.shape[2] >= FUSED_FROM:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, dropout_p=dropout)
-    scores = (q * scale) @ k.transpose(-1, -2)  # (B, heads, L, K)
-    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v if dropout else weights @ v
+        if groups > 1 and not plain:  # with a mask, few kernels know heads that share keys
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+            groups = 1
+        return F.scaled_dot_product_attention(
+            q, k, v, None if plain else mask, dropout, is_causal=plain, scale=scale, enable_gqa=groups > 1
+        )
+    q = (q * scale).reshape(count, -1, groups * length, width)  # heads that share keys, one below the other
+    scores = (q @ k.transpose(-1, -2)).view(count, heads, length, -1)  # (B, heads, L, K)
+    weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return (weights.view(count, -1, groups * length, k.shape[2]) @ v).view(count, heads, length, width)
 
 
 def block_mask(layout: Layout, number: int, window: int | None) -> Tensor:

@@ -136,14 +136,15 @@ def test_gradients_are_those_of_the_whole_row() -> None:
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)  # float32 against float64
 
 
-def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v = (states(12, 2, i) for i in range(3))
+@pytest.mark.parametrize("key_heads", [2, 1])
+def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_heads: int) -> None:
+    q, k, v = states(12, 2, 0), states(12, key_heads, 1), states(12, key_heads, 2)
     mask = lay_out([12]).blocks[0].allowed[:, None]
-    plain = attend(q, k, v, mask, scale=0.5, dropout=0.0)
+    products = attend(q, k, v, mask, plain=True, scale=0.5, dropout=0.0)
     monkeypatch.setattr(attention, "FUSED_FROM", 1)
-    torch.testing.assert_close(
-        attend(q, k, v, mask, scale=0.5, dropout=0.0), plain, rtol=1e-5, atol=1e-6
-    )  # order of sums
+    for plain in (True, False):  # by the kernel's own causal mask, and by ours
+        fused = attend(q, k, v, mask, plain=plain, scale=0.5, dropout=0.0)
+        torch.testing.assert_close(fused, products, rtol=1e-5, atol=1e-6)  # order of sums
 
 
 def test_dropout_only_in_training() -> None:

@@ -1,0 +1,210 @@
+"""LoRA's arithmetic, made fast without changing what it computes: one autograd step a layer in training, merged weights in prediction.
+
+PEFT's layers and its file format stay; only how a layer's output is computed differs. Plain PEFT takes nine operations
+forward and as many backward for each of seven linears a block, most of them on tensors as large as the activations.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+STEPS = 256  # dropout rates are multiples of 1 / 256 on a CPU
+SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
+
+Merge = Literal["auto", "off"]
+
+
+class LowRank(torch.autograd.Function):
+    """x W' + bias + scale * (x * kept) A' B' for a frozen W (out, in): one pass over the activations where PEFT makes nine."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, base: nn.Module, kept: Tensor | None, scale: float
+    ) -> Tensor:
+        """x: (T, in). a: (r, in), b: (out, r), float32. kept: (T, in) of 0 and 1, or None for no dropout."""
+        low = F.linear(x if kept is None else x * kept, a.to(x.dtype))  # (T, r)
+        out = F.linear(x, dense_weight(base, x.dtype), bias_of(base, x.dtype))
+        out.addmm_(low, (b * scale).to(x.dtype).t())
+        ctx.save_for_backward(x, low, a, b)
+        ctx.base, ctx.kept, ctx.scale = base, kept, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, low, a, b = ctx.saved_tensors
+        kept = ctx.kept
+        through = grad @ (b * ctx.scale).to(x.dtype)  # (T, r)
+        grad_b = (grad.t() @ low).to(b.dtype) * ctx.scale
+        grad_a = (through.t() @ (x if kept is None else x * kept)).to(a.dtype)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_a, grad_b, None, None, None
+        grad_x = grad @ dense_weight(ctx.base, x.dtype)
+        if kept is None:
+            grad_x.addmm_(through, a.to(x.dtype))
+        else:
+            grad_x.addcmul_(through @ a.to(x.dtype), kept)
+        return grad_x, grad_a, grad_b, None, None, None
+
+
+class FastLora:
+    """Mixed into a PEFT LoRA layer: the same output, by `LowRank`. Merged or switched off, the layer does what PEFT does."""
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        (name,) = self.active_adapters
+        if self.disable_adapters or self.merged or args or kwargs:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        rate = getattr(self.lora_dropout[name], "p", 0.0) if self.training else 0.0
+        kept, rate = keep_mask(flat, rate)
+        weights = self.lora_A[name].weight, self.lora_B[name].weight
+        out = LowRank.apply(flat, *weights, self.get_base_layer(), kept, self.scaling[name] / (1 - rate))
+        return out.view(*x.shape[:-1], -1)
+
+
+def speed_up(adapted: nn.Module) -> None:
+    """Have every plain LoRA layer compute by `FastLora`, in place; a DoRA layer keeps PEFT's own way."""
+    for layer in lora_layers(adapted):
+        if layer.lora_A and not layer.lora_variant and layer.get_base_layer().weight.ndim == 2:
+            layer.__class__ = type(type(layer).__name__, (FastLora, type(layer)), {})
+
+
+def lora_layers(module: nn.Module) -> list[Any]:
+    """The PEFT layers inside `module`."""
+    return [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
+
+
+def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The weight (out, in) of a linear layer in `dtype`: read, transposed (GPT-2's Conv1D), or de-quantised from 4 bits."""
+    weight: Any = base.weight
+    if getattr(weight, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+    return (weight if isinstance(base, nn.Linear) else weight.t()).to(dtype)
+
+
+def bias_of(base: nn.Module, dtype: torch.dtype) -> Tensor | None:
+    """The bias (out,) of a linear layer, or None."""
+    bias: Any = getattr(base, "bias", None)
+    return None if bias is None else bias.to(dtype)
+
+
+class KeepPool:
+    """Draws of dropout on a CPU, made once: a mask is a stretch of the pool from a random place on, and costs no drawing.
+
+    Random numbers for dropout took a fifth of a training step; the place comes from torch's own generator, so that a
+    seed repeats it and activation checkpointing finds the same mask again.
+    """
+
+    def __init__(self) -> None:
+        self.draws: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def take(self, shape: torch.Size, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """(0 and 1 of `shape`, the rate they were drawn with: `rate` to the nearest 1 / 256)."""
+        threshold = round(rate * STEPS)
+        pool = self.draws.get((threshold, dtype))
+        if pool is None or len(pool) < 2 * shape.numel():
+            size = 1 << max(22, (2 * shape.numel() - 1).bit_length())
+            draws = torch.randint(STEPS, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(threshold))
+            pool = self.draws[threshold, dtype] = (draws >= threshold).to(dtype)
+        start = int(torch.randint(len(pool) - shape.numel() + 1, ()))
+        return pool[start : start + shape.numel()].view(shape), threshold / STEPS
+
+
+POOL = KeepPool()
+
+
+def keep_mask(x: Tensor, rate: float) -> tuple[Tensor | None, float]:
+    """(what dropout keeps of x: 0 and 1 in its shape, or None where it keeps all; the exact rate)."""
+    if x.device.type == "cpu":
+        return POOL.take(x.shape, rate, x.dtype) if round(rate * STEPS) else (None, 0.0)
+    return (torch.rand_like(x) >= rate, rate) if rate else (None, 0.0)
+
+
+@contextmanager
+def merged(module: nn.Module, how: Merge) -> Iterator[None]:
+    """Predictions inside run without adapters, whose product is added to the weights; outside, all is as it was.
+
+    Weights in 4 bits are de-quantised for it: adding to them where they are would round the adapter away (peft #1043,
+    #2321). Does nothing where both forms together do not fit the device's memory, or the adapter is merged already.
+    """
+    layers = unmerged(module)
+    bases = [layer.base_layer for layer in layers]
+    if how == "auto" and layers and fits(module, layers, keep=True):
+        for layer in layers:
+            merge_layer(layer)
+    else:
+        layers = []
+    try:
+        yield
+    finally:
+        for layer, base in zip(layers, bases, strict=False):
+            layer.base_layer = base
+            layer.merged_adapters = []
+
+
+def merge(module: nn.Module, how: Merge) -> bool:
+    """Merge the adapters for good, layer by layer, where the result fits the device's memory; whether it was done.
+
+    The adapter's own weights stay readable, and are saved as before.
+    """
+    layers = unmerged(module)
+    if how == "off" or not layers or not fits(module, layers, keep=False):
+        return False
+    for layer in layers:
+        merge_layer(layer)
+    return True
+
+
+def unmerged(module: nn.Module) -> list[Any]:
+    """The LoRA layers that merge by a sum, all but DoRA's, and have not been."""
+    return [layer for layer in lora_layers(module) if not layer.merged and isinstance(layer, FastLora)]
+
+
+def merge_layer(layer: Any) -> None:
+    """Put a plain linear layer with W + scale * B A in the place of the base; the sum is taken in float32, rounded once."""
+    (name,) = layer.active_adapters
+    base = layer.get_base_layer()
+    dtype = layer_dtype(base)
+    with torch.no_grad():
+        low = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float() * layer.scaling[name]
+        weight = (dense_weight(base, torch.float32) + low).to(dtype)
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if getattr(base, "bias", None) is not None:
+        plain.bias = base.bias
+    layer.base_layer = plain.train(base.training)
+    layer.merged_adapters = [name]
+
+
+def layer_dtype(base: Any) -> torch.dtype:
+    """What a linear layer computes in: its weight's dtype, or the one its 4-bit weights were made from."""
+    state = getattr(base.weight, "quant_state", None)
+    return base.weight.dtype if state is None else state.dtype
+
+
+def fits(module: nn.Module, layers: list[Any], *, keep: bool) -> bool:
+    """Whether merged weights of `layers` fit beside the rest of `module`; keep: beside the unmerged ones too."""
+    bases = [layer.get_base_layer() for layer in layers]
+    dense = sum(x.in_features * x.out_features * layer_dtype(b).itemsize for x, b in zip(layers, bases, strict=True))
+    now = sum(p.numel() * p.element_size() for p in module.parameters())
+    given_up = 0 if keep else sum(b.weight.numel() * b.weight.element_size() for b in bases)
+    return now + dense - given_up <= SHARE * device_memory(next(module.parameters()).device)
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,140 @@
+"""LoRA's own arithmetic: what PEFT computes, forward and backward; its dropout; merged weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lasttoken.model import lora
+from lasttoken.model.lora import KeepPool, lora_layers, merge, merged, speed_up
+
+
+class One(nn.Module):
+    """A single linear layer, ordinary or transposed as in GPT-2."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def adapted(layer: nn.Module | None = None, *, dropout: float = 0.0, dora: bool = False) -> PeftModel:
+    torch.manual_seed(0)
+    layer = layer or nn.Linear(64, 96)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["layer"],
+        lora_dropout=dropout,
+        use_dora=dora,
+        fan_in_fan_out=isinstance(layer, Conv1D),
+    )
+    model = get_peft_model(One(layer), config)
+    nn.init.normal_(lora_layers(model)[0].lora_B["default"].weight, std=0.1)
+    return model
+
+
+def output_and_grads(model: PeftModel, x: Tensor) -> list[Tensor]:
+    layer: Any = lora_layers(model)[0]
+    x = x.clone().requires_grad_()
+    out = model(x)
+    model.zero_grad()
+    out.square().sum().backward()
+    return [out.detach(), x.grad, layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(64, 96), lambda: nn.Linear(64, 96, bias=False), lambda: Conv1D(96, 64)]
+)
+def test_output_and_gradients_are_those_of_peft(make) -> None:
+    model, x = adapted(make()), torch.randn(3, 7, 64)
+    plain = output_and_grads(model, x)
+    speed_up(model)
+    assert isinstance(lora_layers(model)[0], lora.FastLora)
+    for ours, theirs in zip(output_and_grads(model, x), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_drops_in_the_branch_only_and_backward_sees_the_same_mask() -> None:
+    model = adapted(dropout=0.5).double().train()
+    speed_up(model)
+    x = torch.randn(4, 64, dtype=torch.float64, requires_grad=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def same_mask(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return model(tensors[0])
+
+    assert torch.autograd.gradcheck(same_mask, (x, *parameters))
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), model(x))
+
+
+def test_dropout_keeps_the_expected_share_and_the_expected_value() -> None:
+    kept, rate = KeepPool().take(torch.Size((1000, 100)), 0.05, torch.float32)
+    assert rate == 13 / 256
+    assert set(kept.flatten().tolist()) == {0.0, 1.0}
+    # the share of zeros among 100,000 has a standard deviation of .0007
+    assert float(1 - kept.mean()) == pytest.approx(13 / 256, abs=0.003)
+
+
+def test_masks_repeat_from_the_seed_differ_between_draws_and_outgrow_the_pool() -> None:
+    pool, shape = KeepPool(), torch.Size((50, 64))
+    torch.manual_seed(1)
+    first, second = (pool.take(shape, 0.1, torch.float32)[0] for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(pool.take(shape, 0.1, torch.float32)[0], first)
+    assert not torch.equal(first, second)
+    assert pool.take(torch.Size((3, 1 << 21)), 0.1, torch.float32)[0].shape == (3, 1 << 21)
+
+
+def test_dora_keeps_the_way_of_peft_and_is_not_merged() -> None:
+    model, x = adapted(dora=True), torch.randn(2, 64)
+    before = model(x)
+    speed_up(model)
+    assert torch.equal(model(x), before)
+    assert not merge(model, "auto")
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 96), lambda: Conv1D(96, 64)])
+def test_merged_predicts_the_same_and_leaves_no_trace(make) -> None:
+    model, x = adapted(make()).eval(), torch.randn(5, 64)
+    speed_up(model)
+    layer, before = lora_layers(model)[0], model(x)
+    base = layer.base_layer
+    with merged(model, "auto"):
+        assert layer.merged
+        assert not torch.equal(base.weight, layer.base_layer.weight)
+        torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
+    assert layer.base_layer is base
+    assert torch.equal(model(x), before)
+    with merged(model, "off"):
+        assert layer.base_layer is base
+
+
+def test_merging_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted().eval()
+    speed_up(model)
+    monkeypatch.setattr(lora, "device_memory", lambda device: 1000)
+    assert not merge(model, "auto")
+    with merged(model, "auto"):
+        assert not lora_layers(model)[0].merged
+
+
+def test_a_merged_adapter_is_saved_as_it_was(tmp_path: Path) -> None:
+    model, x = adapted().eval(), torch.randn(5, 64)
+    base = One(nn.Linear(64, 96))
+    base.load_state_dict(
+        {k.replace(".base_layer", ""): v for k, v in model.base_model.model.state_dict().items() if "lora" not in k}
+    )
+    speed_up(model)
+    assert merge(model, "auto")
+    assert not merge(model, "auto")  # it is done
+    model.save_pretrained(str(tmp_path))
+    torch.testing.assert_close(PeftModel.from_pretrained(base, str(tmp_path))(x), model(x), rtol=1e-5, atol=1e-5)
