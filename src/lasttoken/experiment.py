@@ -25,7 +25,7 @@ from lasttoken.evaluation.comparison import compare
 from lasttoken.evaluation.metrics import named
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import summarize
-from lasttoken.journal import Journal
+from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.methods.instruction import InstructionModel
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
@@ -150,13 +150,15 @@ def judge(
     valid = predicted(splits.valid, in_parts(classifier, splits.valid.texts, "predicting validation", journal))
     classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
-    invalid = None
+    journal.truncation, invalid = Truncation(), None
     if isinstance(classifier, InstructionModel) and classifier.config.decode == "generate":
-        probs, wrong = classifier.answer(splits.test.texts)
+        probs, wrong = classifier.answer(splits.test.texts, journal)
         invalid = float(wrong.mean())
     else:
         probs = in_parts(classifier, splits.test.texts, "predicting test", journal)
     spent = time.perf_counter() - began
+    if journal.truncation:
+        journal.note(f"test: {journal.truncation}")
     return {"valid": valid, "test": predicted(splits.test, probs)}, len(splits.test) / spent, invalid
 
 
@@ -165,7 +167,7 @@ def in_parts(classifier: Classifier, texts: Sequence[str], what: str, journal: J
     parts = []
     for start in range(0, len(texts), PART):
         journal.progress(what, start, len(texts))
-        parts.append(classifier.predict_proba(texts[start : start + PART]))
+        parts.append(classifier.predict_proba(texts[start : start + PART], journal))
     return np.concatenate(parts)
 
 

@@ -7,11 +7,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """What a length limit cut off the rows of one or several calls; false where nothing was cut."""
+
+    rows: int = 0  # that were looked at
+    cut: int = 0  # of them, those that lost tokens
+    tokens: int = 0  # of all rows, the lost ones included
+    lost: int = 0  # tokens
+    worst: int = 0  # tokens that one row lost
+    limit: int = 0  # tokens that a row may keep
+
+    def __add__(self, other: Truncation) -> Truncation:
+        return Truncation(
+            self.rows + other.rows,
+            self.cut + other.cut,
+            self.tokens + other.tokens,
+            self.lost + other.lost,
+            max(self.worst, other.worst),
+            max(self.limit, other.limit),
+        )
+
+    def __bool__(self) -> bool:
+        return self.cut > 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cut} of {self.rows} rows were truncated at {self.limit} tokens: "
+            f"{self.lost / self.tokens:.1%} of all tokens cut, {self.worst} of the longest row"
+        )
+
+
 @dataclass
 class Journal:
-    """Notes, optimiser steps and figures of one fit, in the order in which they came.
+    """Notes, optimiser steps and figures of a fit or a prediction, in the order in which they came.
 
-    The one value of the package that is written to while it is passed around: a fit appends, nothing reads back.
+    The one value of the package that is written to while it is passed around: a method appends, its caller reads.
     """
 
     tell: Callable[[str], None] = lambda sentence: None  # each note, as it comes
@@ -19,6 +50,7 @@ class Journal:
     notes: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)  # update, loss, lr, grad_norm, rows, seconds, valid
     facts: dict[str, Any] = field(default_factory=dict)  # trainable_parameters, train_seconds, ...
+    truncation: Truncation = field(default_factory=Truncation)  # of the rows that were predicted
     failure: BaseException | None = None  # what cut the fit short, where its best weights could be kept
 
     def note(self, sentence: str) -> None:

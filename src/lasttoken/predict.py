@@ -32,6 +32,7 @@ from lasttoken.data.tables import FORMATS, Table, file_table, format_of, known_f
 from lasttoken.data.truth import is_missing
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.predictions import decide
+from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
 from lasttoken.run import plain
@@ -51,6 +52,7 @@ class Summary:
 
     rows: int
     empty: int  # of them, rows whose text is empty or white space alone
+    truncated: str | None  # what the length limit cut off, in a sentence
     seconds: float
 
 
@@ -85,18 +87,19 @@ def predict_file(
     format = output_format(source, target, format_in=format_in, format_out=format_out)
     joined = (separator or ";") if format in ("csv", "tsv") else None
     added = added_names(classifier.labels, probs=probs, joined=joined)
-    header, done, empty = list[str](), 0, 0
+    header, done, empty, journal = list[str](), 0, 0, Journal()
     with opened(target, overwrite) as stream, writer(format, stream, table=table, multi=multi) as write:
         for records in chunks(table, chunk):
             header = header or header_of(table, records, added=added)
             check_names(table, records, header=header, added=added, fixed=format != "jsonl")
             texts = texts_of(records, columns, table=table)
-            said = predicted(classifier, texts, table=table, probs=probs, joined=joined)
+            said = predicted(classifier, texts, journal, table=table, probs=probs, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)
             if progress:
                 progress(done)
-    return Summary(done, empty, time.monotonic() - started)
+    truncated = str(journal.truncation) if journal.truncation else None
+    return Summary(done, empty, truncated, time.monotonic() - started)
 
 
 # Reading
@@ -201,11 +204,11 @@ def check_names(
 
 
 def predicted(
-    classifier: Classifier, texts: Sequence[str], *, table: Table, probs: bool, joined: str | None
+    classifier: Classifier, texts: Sequence[str], journal: Journal, *, table: Table, probs: bool, joined: str | None
 ) -> list[Row]:
     """What is added to each row. `joined` stands between the names of a multi-label row; None keeps them a list."""
     labels = classifier.labels
-    values = classifier.predict_proba(texts)  # (N, C)
+    values = classifier.predict_proba(texts, journal)  # (N, C)
     if values.shape != (len(texts), len(labels)):
         raise ValueError(f"probabilities are {values.shape}, expected {(len(texts), len(labels))}")
     if not np.isfinite(values).all():

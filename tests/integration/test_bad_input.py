@@ -257,15 +257,22 @@ def test_texts_longer_than_the_window_are_counted(
     said = command("train", tmp_path / "rows.csv", *options, "--out", tmp_path / "out")
     assert said.code == 0, said.err
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
-    (note,) = [note for note in notes if "truncated" in note]
-    count = sum(  # rows of train that are long, as the run itself recorded the split
-        int(row["id"]) < 4
-        for row in pq.read_table(tmp_path / "out/splits.parquet").to_pylist()
-        if row["split"] == "train"
+    told = {note.split(":")[0]: note for note in notes if "truncated" in note}
+    rows = pq.read_table(tmp_path / "out/splits.parquet").to_pylist()  # as the run itself recorded the split
+    for part, size in (("train", 28), ("test", 8)):
+        count = sum(int(row["id"]) < 4 for row in rows if row["split"] == part)
+        if count == 0:
+            assert part not in told
+            continue
+        assert told[part].startswith(f"{part}: {count} of {size} rows were truncated at 256 tokens: ")
+        assert told[part].endswith(" of the longest row")
+        assert told[part] in said.err
+    assert "train" in told
+    said = command(
+        "predict", tmp_path / "out", tmp_path / "rows.csv", "-o", tmp_path / "labelled.csv", "--device", "cpu"
     )
-    assert note.startswith(f"train: {count} of 28 rows were truncated at 256 tokens: ")
-    assert note.endswith(" of the longest row")
-    assert note in said.err
+    assert said.code == 0, said.err
+    assert "4 of 40 rows were truncated at 256 tokens: " in said.err
 
 
 # Settings

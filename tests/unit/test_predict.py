@@ -21,6 +21,7 @@ import pytest
 from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table
 from lasttoken.errors import ArtifactError, DataError
+from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.predict import Summary, predict_file
 
@@ -34,7 +35,7 @@ class Length:
         self.labels = LabelSpace(names, multi)
         self.seen: list[list[str]] = []
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """(N, 2): .75 and .25, or with `multi` .75 for what holds an l or an s and .25 else."""
         self.seen.append(list(texts))
         if self.labels.multi:
@@ -52,10 +53,10 @@ class Failing(Length):
         super().__init__()
         self.error = error
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         if self.seen:
             raise self.error
-        return super().predict_proba(texts)
+        return super().predict_proba(texts, journal)
 
 
 def written(path: Path, content: str) -> Path:
@@ -239,7 +240,7 @@ from lasttoken.predict import predict_file
 assert not {"torch", "transformers", "sklearn", "pandas", "pyarrow", "datasets"} & sys.modules.keys()
 class Same:
     labels = LabelSpace(("no", "yes"))
-    def predict_proba(self, texts):
+    def predict_proba(self, texts, journal=None):
         return np.tile([0.25, 0.75], (len(texts), 1))
     def save(self, folder):
         raise NotImplementedError
@@ -383,7 +384,7 @@ from lasttoken.labels import LabelSpace
 from lasttoken.predict import predict_file
 class Same:
     labels = LabelSpace(("no", "yes"))
-    def predict_proba(self, texts):
+    def predict_proba(self, texts, journal=None):
         return np.tile([0.25, 0.75], (len(texts), 1))
     def save(self, folder):
         raise NotImplementedError
@@ -532,7 +533,7 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_probabilities_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     class Broken(Length):
-        def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
             return np.full((len(texts), 2), np.nan)
 
     source = written(tmp_path / "r.csv", "text\nlong\n")

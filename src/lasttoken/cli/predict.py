@@ -57,6 +57,8 @@ def predict(
     if as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None
         typer.echo(json.dumps(vars(summary)), file=target)
+    if summary.truncated:
+        say(summary.truncated)
     say(
         f"{summary.rows} rows labelled in {summary.seconds:.1f} s"
         + (f", {summary.empty} of them without text" if summary.empty else "")

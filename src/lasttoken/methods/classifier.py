@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 
 
@@ -19,8 +20,11 @@ class Classifier(Protocol):
         """What column j of the probabilities means."""
         ...
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Probabilities (N, C) float64, row order kept; a text's row does not depend on its neighbours."""
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
+        """Probabilities (N, C) float64, row order kept; a text's row does not depend on its neighbours.
+
+        What a length limit cut off the texts is added to `journal.truncation`.
+        """
         ...
 
     def save(self, folder: Path) -> None:

@@ -49,9 +49,10 @@ class EmbeddingModel:
     adapter: PeftModel | None
     head: Head
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
-        encoded = encode(self.backbone.tokenizer, texts, limit=token_limit(self.config, self.backbone))
+        limit = token_limit(self.config, self.backbone)
+        encoded = encode(self.backbone.tokenizer, texts, limit=limit, journal=journal)
         return head_probs(self.backbone, self.head, encoded, self.labels, budget=self.config.train.budget)
 
     def save(self, folder: Path) -> None:

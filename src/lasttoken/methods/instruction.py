@@ -53,16 +53,16 @@ class InstructionModel:
     adapter: PeftModel | None
     prompt: Prompt
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept. With decode = "generate" they are 0 and 1; see `answer`."""
         if self.config.decode == "generate":
-            return self.answer(texts)[0]
-        encoded = encode_texts(self.backbone, self.prompt, texts, self.config)
+            return self.answer(texts, journal)[0]
+        encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
         return label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
 
-    def answer(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def answer(self, texts: Sequence[str], journal: Journal | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Greedy answers, parsed as in the paper: (0 / 1 probabilities (N, C), invalid (N,) bool: no label was named)."""
-        encoded = encode_texts(self.backbone, self.prompt, texts, self.config)
+        encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
         return generated_probs(self.backbone, self.prompt, encoded, self.labels)
 
     def save(self, folder: Path) -> None:
@@ -159,7 +159,9 @@ def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tupl
     return backbone, prompt
 
 
-def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction) -> Encoded:
+def encode_texts(
+    backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction, journal: Journal | None = None
+) -> Encoded:
     """Token ids of the texts alone, cut so that header, text, footer and the longest answer fit the limit."""
     around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
     limit = min(config.max_length, backbone.window) - around
@@ -168,7 +170,7 @@ def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], confi
             f"instruction: prompt and labels take {around} of {limit + around} tokens and leave none for the text; "
             "raise max_length, shorten the prompt or the answers, or use --method embedding"
         )
-    return encode(backbone.tokenizer, texts, limit=limit, special=False)
+    return encode(backbone.tokenizer, texts, limit=limit, special=False, journal=journal)
 
 
 def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:

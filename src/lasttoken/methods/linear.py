@@ -34,7 +34,7 @@ class LinearModel:
     vectorizers: tuple[TfidfVectorizer, ...]
     regression: Regression
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
         return self.regression(transform(self.vectorizers, texts))
 

@@ -24,7 +24,7 @@ from lasttoken.config import Probe
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.metrics import METRICS
-from lasttoken.journal import Journal
+from lasttoken.journal import Journal, Truncation
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import (
     at_commit,
@@ -57,9 +57,9 @@ class ProbeModel:
     scale: np.ndarray  # (H,) float32, their standard deviation
     regression: Regression
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
-        features = pooled(self.backbone, texts, self.config, [self.layer])[0]
+        features = pooled(self.backbone, texts, self.config, [self.layer], journal)[0]
         return self.regression((features - self.mean) / self.scale)
 
     def save(self, folder: Path) -> None:
@@ -80,8 +80,8 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
-    seen, spent = cached(backbone, train.texts, config, layers, journal)  # (layers, N, H)
-    asked, _ = cached(backbone, valid.texts, config, layers, journal)
+    seen, spent = cached("train", backbone, train.texts, config, layers, journal)  # (layers, N, H)
+    asked, _ = cached("valid", backbone, valid.texts, config, layers, journal)
     began = time.perf_counter()
     model = choose_layer(config, backbone, layers, (seen, asked), (train, valid), seed, journal)
     journal.facts |= {
@@ -183,7 +183,7 @@ def pooled(
     backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal | None = None
 ) -> np.ndarray:
     """Pooled hidden states (layers, N, H) float32 of each text at `layers`, row order kept."""
-    encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window))
+    encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window), journal=journal)
     pool = Pool(config.pooling, backbone.width)
     features = np.zeros((len(layers), len(encoded), backbone.width), dtype=np.float32)
     causal = False if config.bidirectional else None
@@ -196,22 +196,23 @@ def pooled(
         done += len(rows)
         if journal is not None:
             journal.progress("features", done, len(encoded))
-    if journal is not None and (cut := encoded.truncation()):
-        journal.note(cut)
     return features
 
 
 def cached(
-    backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
+    name: str, backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
 ) -> tuple[np.ndarray, float]:
-    """(`pooled`, the seconds it took), from the cache where it holds them already."""
+    """(`pooled` of the part `name`, the seconds it took), from the cache where it holds them already."""
     path = cache_folder() / f"features-{feature_digest(backbone, texts, config, layers)}.safetensors"
     with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="numpy") as file:
         features, seconds = file.get_tensor("features"), float(file.metadata()["seconds"])
         journal.note(f"features of {len(texts)} rows from the cache ({path})")
         return features, seconds  # a damaged file is made anew, below
     began = time.perf_counter()
+    journal.truncation = Truncation()
     features = pooled(backbone, texts, config, layers, journal)
+    if journal.truncation:
+        journal.note(f"{name}: {journal.truncation}")
     seconds = time.perf_counter() - began
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

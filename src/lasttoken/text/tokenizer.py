@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lasttoken.errors import ConfigError
+from lasttoken.journal import Journal, Truncation
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,25 +29,26 @@ class Encoded:
         """Tokens of each sequence, (N,) int64."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
-    def truncation(self) -> str | None:
-        """The sentence that says what the limit cost; None where nothing was cut."""
-        cut = int((self.lost > 0).sum())
-        if cut == 0:
-            return None
-        share = self.lost.sum() / (self.lost.sum() + self.lengths.sum())
-        worst = int(self.lost.max())
-        return (
-            f"{cut} of {len(self)} rows were truncated at {self.limit} tokens: "
-            f"{share:.1%} of all tokens cut, {worst} of the longest row"
-        )
+    def truncation(self) -> Truncation:
+        """What the limit cost."""
+        lost, kept = int(self.lost.sum()), int(self.lengths.sum())
+        worst = int(self.lost.max(initial=0))
+        return Truncation(len(self), int((self.lost > 0).sum()), lost + kept, lost, worst, self.limit)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, special: bool = True) -> Encoded:
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    limit: int,
+    special: bool = True,
+    journal: Journal | None = None,
+) -> Encoded:
     """Token ids of each text, the head kept where it is longer than `limit` tokens.
 
     With `special` the tokenizer adds what it adds to any text (BOS, CLS and SEP, or nothing), and truncation keeps
-    those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token. Raises
-    ConfigError where the limit leaves no room for text.
+    those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token. What
+    was cut off is added to the journal. Raises ConfigError where the limit leaves no room for text.
     """
     if not len(texts):
         return Encoded([], np.zeros(0, dtype=np.int64), limit)
@@ -70,7 +72,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: i
         for i, ids in zip(cut, again, strict=True):
             whole[i] = ids
     blank = [end_token(tokenizer)]
-    return Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
+    encoded = Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
+    if journal is not None:
+        journal.truncation += encoded.truncation()
+    return encoded
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -41,11 +41,11 @@ def test_no_texts() -> None:
 
 def test_the_sentence_about_truncation() -> None:
     ids = [np.zeros(10, dtype=np.int32), np.zeros(10, dtype=np.int32), np.zeros(4, dtype=np.int32)]
-    assert (
-        Encoded(ids, np.array([0, 6, 0]), 10).truncation()
-        == "1 of 3 rows were truncated at 10 tokens: 20.0% of all tokens cut, 6 of the longest row"
-    )
-    assert Encoded(ids, np.zeros(3, dtype=np.int64), 10).truncation() is None
+    cut, whole = Encoded(ids, np.array([0, 6, 0]), 10).truncation(), Encoded(ids, np.zeros(3, int), 10).truncation()
+    assert str(cut) == "1 of 3 rows were truncated at 10 tokens: 20.0% of all tokens cut, 6 of the longest row"
+    assert cut
+    assert not whole
+    assert str(cut + whole) == "1 of 6 rows were truncated at 10 tokens: 11.1% of all tokens cut, 6 of the longest row"
 
 
 @pytest.mark.parametrize(
