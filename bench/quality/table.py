@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-METHODS = ("embedding", "instruction", "probe", "encoder", "linear", "random", "trainer")
 WORDS = {
+    "embedding-last": "embedding, last token",
     "random": "embedding, random weights",
-    "trainer": "HF Trainer + PEFT",
+    "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",
 }
 HEADLINES = {False: ("accuracy", "macro_f1", "ece"), True: ("micro_f1", "macro_f1", "ece")}
@@ -44,7 +44,12 @@ def cell(runs: list[dict[str, Any]], metric: str) -> str:
     return figure(float(np.mean(values))) + spread
 
 
-def table(problem: str, methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+def entries(experiment: dict[str, Any]) -> list[str]:
+    """The names of what an experiment runs."""
+    return [name for name, value in experiment.items() if isinstance(value, dict)]
+
+
+def table(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The lines of one problem's table."""
     first = next(iter(methods.values()))[0]
     size, test = first["problem"], first["test"]
@@ -61,7 +66,7 @@ def table(problem: str, methods: dict[str, list[dict[str, Any]]]) -> list[str]:
         "| method | " + " | ".join(NAMES[m] for m in metrics) + " | seeds | fit, s | predict, rows/s |",
         "|---|" + "---|" * (len(metrics) + 3),
     ]
-    for method in METHODS:
+    for method in entries(experiment):
         if runs := methods.get(method):
             fit = np.median([run["fit_seconds"] for run in runs])
             rate = np.median([run["predict_rows_per_second"] for run in runs])
@@ -76,23 +81,22 @@ def right(run: dict[str, Any]) -> np.ndarray:
     return bits[: run["problem"]["test"]].astype(bool)
 
 
-def differences(methods: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The lines that set embedding against the others, row by row.
+def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The lines that set embedding against the others, row by row, and a variant against what it is like.
 
     A row's score is the share of a method's seeds that decided it exactly right; the difference of two methods is the
     mean over the test rows of the difference of these, and its 95 % interval the normal one of a paired mean.
     """
-    if "embedding" not in methods:
-        return []
     lines = []
-    own = np.mean([right(run) for run in methods["embedding"]], axis=0)
-    for method in METHODS[1:]:
-        if runs := methods.get(method):
-            gaps = own - np.mean([right(run) for run in runs], axis=0)
+    for method in entries(experiment)[1:]:
+        against = experiment[method].get("like", "embedding")
+        if method in methods and against in methods:
+            own, other = (np.mean([right(run) for run in methods[name]], axis=0) for name in (against, method))
+            gaps = own - other
             mean, half = gaps.mean(), 1.96 * gaps.std(ddof=1) / np.sqrt(len(gaps))
             shown = "" if abs(mean) > half else ", no difference shown"
             lines.append(
-                f"- embedding less {WORDS.get(method, method)}: {signed(mean)} "
+                f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {signed(mean)} "
                 f"[{signed(mean - half)}, {signed(mean + half)}]{shown}"
             )
     return ["Rows decided exactly right, paired over test rows, means over seeds:", "", *lines, ""] if lines else []
@@ -108,7 +112,8 @@ def main() -> None:
         "# Quality, measured",
         "",
         "Made by `make docs` from `bench/quality/results`; each file there holds settings, seed, versions, commit and every",
-        "decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. The model is",
+        "decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. Times are of",
+        "one CPU thread beside other work, good for a rough comparison only. The model is",
         "`tiny` (6.9 M parameters) unless the table says otherwise: what is shown is that the methods work and how they stand to",
         "each other, not what a large model reaches.",
         "",
@@ -121,9 +126,9 @@ def main() -> None:
     missing = []
     for problem, experiment in wanted.items():
         if problem in found:
-            lines += table(problem, found[problem])
-            lines += differences(found[problem])
-        for method in (name for name, value in experiment.items() if isinstance(value, dict)):
+            lines += table(problem, experiment, found[problem])
+            lines += differences(experiment, found[problem])
+        for method in entries(experiment):
             lacking = len(experiment["seeds"]) - len(found.get(problem, {}).get(method, []))
             if lacking:
                 missing.append(f"{problem} {method}: {lacking} of {len(experiment['seeds'])} seeds")

@@ -241,7 +241,9 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        tables = {setting.rpartition(".")[0] for setting in known} - {""}
+        near = [n for n in sorted(tables | set(known)) if n.endswith(f".{name}")]
+        near += difflib.get_close_matches(name, sorted(tables | set(known)), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

@@ -111,15 +111,17 @@ def keep_best(
 
     Stops after `patience` scores without a gain. Higher is better. Only weights that train are copied (to main
     memory): for LoRA that is a few megabytes, whatever the backbone weighs. Divergence or Ctrl-C after the first
-    score ends training with the best weights restored and is told in `Best.failure`; before it, it is raised.
+    score ends training with the best weights restored and is told in `Best.failure`. Before it, divergence keeps the
+    weights of the last good update, which are scored then; Ctrl-C, and divergence in the first update, are raised.
     """
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    best, at, kept, stale = float("-inf"), 0, [], 0
+    best, at, kept, stale, done = float("-inf"), 0, [], 0, 0
     end, failure = "finished", None
     try:
         for step in steps:
             current = score() if step.number % every == 0 or step.number == last else None
             log(step, current)
+            done = step.number
             if current is None:
                 continue
             if current > best:
@@ -131,8 +133,10 @@ def keep_best(
                 end = f"stopped early at update {step.number}: no gain in {patience} scores"
                 break
     except (Diverged, KeyboardInterrupt) as error:
-        if not kept:
+        if not kept and (not done or isinstance(error, KeyboardInterrupt)):
             raise
+        if not kept:
+            best, at, kept = score(), done, [p.detach().cpu().clone() for p in trained]
         why = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"diverged at {error}"
         end, failure = f"{why}; the weights of update {at} are kept", error
     with torch.no_grad():

@@ -132,11 +132,19 @@ def test_ctrl_c_and_divergence_keep_the_best_weights() -> None:
         assert (best.update, best.end, best.failure) == (1, end, error)
 
 
-def test_before_the_first_score_they_are_raised() -> None:
+def test_divergence_before_the_first_score_keeps_the_last_good_weights() -> None:
+    weight, best, told = run([0.3, 0.5], every=9, last=9, error=Diverged("update 3: loss nan"))
+    assert weight == 2.0
+    assert (best.score, best.update) == (0.5, 2)
+    assert best.end == "diverged at update 3: loss nan; the weights of update 2 are kept"
+    assert told == [(1, None), (2, None)]
+
+
+def test_with_nothing_to_keep_they_are_raised() -> None:
     with pytest.raises(Diverged, match="too early"):
-        run([0.5], every=2, last=9, error=Diverged("too early"))
+        run([], error=Diverged("too early"))
     with pytest.raises(KeyboardInterrupt):
-        run([], error=KeyboardInterrupt())
+        run([0.5], every=2, last=9, error=KeyboardInterrupt())
 
 
 def test_weights_that_do_not_train_are_left_alone() -> None:
