@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from lasttoken.config import Probe
 from lasttoken.data.dataset import Dataset
@@ -37,6 +33,7 @@ from lasttoken.methods.artifact import (
 )
 from lasttoken.methods.packed import packed_batches
 from lasttoken.methods.regression import Regression, fit_regression
+from lasttoken.methods.store import stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
@@ -136,6 +133,7 @@ def fit_layer(
     journal: Journal,
 ) -> ProbeModel:
     """The model on the features (N, H) of one layer, standardised by their own mean and deviation."""
+    features = np.array(features)  # from disk
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     regression = fit_regression(
         (features - mean) / scale,
@@ -178,14 +176,28 @@ def build(config: Probe, device: str) -> Backbone:
     )
 
 
-@torch.inference_mode()
 def pooled(
     backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal | None = None
 ) -> np.ndarray:
     """Pooled hidden states (layers, N, H) float32 of each text at `layers`, row order kept."""
-    encoded = encode(backbone.tokenizer, texts, limit=min(config.max_length, backbone.window), journal=journal)
+    features = np.zeros((len(layers), len(texts), backbone.width), dtype=np.float32)
+    fill_pooled(features, backbone, texts, config, layers, journal)
+    return features
+
+
+@torch.inference_mode()
+def fill_pooled(
+    features: np.ndarray,
+    backbone: Backbone,
+    texts: Sequence[str],
+    config: Probe,
+    layers: Sequence[int],
+    journal: Journal | None,
+) -> None:
+    """Write the pooled hidden states of each text at `layers` into `features` (layers, N, H)."""
+    limit = min(config.max_length, backbone.window)
+    encoded = encode(backbone.tokenizer, texts, limit=limit, journal=journal)
     pool = Pool(config.pooling, backbone.width)
-    features = np.zeros((len(layers), len(encoded), backbone.width), dtype=np.float32)
     causal = False if config.bidirectional else None
     done = 0
     for rows, batch in packed_batches(encoded, backbone, budget=config.budget, causal=causal):
@@ -196,39 +208,23 @@ def pooled(
         done += len(rows)
         if journal is not None:
             journal.progress("features", done, len(encoded))
-    return features
 
 
 def cached(
     name: str, backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
 ) -> tuple[np.ndarray, float]:
-    """(`pooled` of the part `name`, the seconds it took), from the cache where it holds them already."""
-    path = cache_folder() / f"features-{feature_digest(backbone, texts, config, layers)}.safetensors"
-    with suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="numpy") as file:
-        features, seconds = file.get_tensor("features"), float(file.metadata()["seconds"])
-        journal.note(f"features of {len(texts)} rows from the cache ({path})")
-        return features, seconds  # a damaged file is made anew, below
-    began = time.perf_counter()
+    """(`pooled` of the part `name`, the seconds it took): on disk, of which one layer at a time is read."""
     journal.truncation = Truncation()
-    features = pooled(backbone, texts, config, layers, journal)
-    if journal.truncation:
-        journal.note(f"{name}: {journal.truncation}")
-    seconds = time.perf_counter() - began
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features}, part, metadata={"seconds": f"{seconds:.3f}"})
-        part.rename(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        journal.note(f"features are not kept in {path.parent} ({error}); the next fit computes them again")
-    return features, seconds
-
-
-def cache_folder() -> Path:
-    """Where features are kept: LASTTOKEN_CACHE, or lasttoken in the user's cache folder. Safe to delete."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("LASTTOKEN_CACHE") or Path(base) / "lasttoken")
+    found = stored(
+        feature_digest(backbone, texts, config, layers),
+        (len(layers), len(texts), backbone.width),
+        "F32",
+        lambda features: fill_pooled(features, backbone, texts, config, layers, journal),
+    )
+    for told in (f"{name}: {journal.truncation}" if journal.truncation else "", found.origin):
+        if told:
+            journal.note(told)
+    return found.array, found.seconds
 
 
 def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int]) -> str:

@@ -1,0 +1,103 @@
+"""Arrays too large for memory, kept on disk by the digest of what they depend on.
+
+A file of the cache is an ordinary safetensors file with one tensor, mapped into memory: what is not read is not
+loaded. Its header has a fixed size, so that the array can be filled in place before the metadata is known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+HEADER = 4096  # bytes, its length field included; safetensors allows spaces at the end of its JSON
+TYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(np.uint16)}  # numpy has no bfloat16: its bits, as integers
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An array, and where it came from."""
+
+    array: np.ndarray
+    seconds: float  # that filling it took, when it was filled
+    origin: str  # a sentence for the user; empty where it was computed and kept
+
+
+def stored(
+    digest: str, shape: tuple[int, ...], kind: str, fill: Callable[[np.ndarray], None], *, what: str = "features"
+) -> Stored:
+    """The array of `shape` that `fill` writes, from the cache where that holds it already.
+
+    kind: F32 or BF16. Where the disk has no room the array is kept in memory, and `origin` says so.
+    """
+    path = cache_folder() / f"{what}-{digest}.safetensors"
+    with suppress(OSError, ValueError, KeyError):  # none, or a damaged one, which is made anew below
+        array, seconds = read(path, shape, kind)
+        return Stored(array, seconds, f"{what} from the cache ({path})")
+    part, problem = path.with_name(f"{path.name}.{os.getpid()}.part"), ""
+    began = time.perf_counter()
+    try:
+        array = create(part, shape, kind)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        problem = f"{what} are not kept in {path.parent} ({error}); the next fit computes them again"
+        array = np.zeros(shape, TYPES[kind])
+    try:
+        fill(array)
+        seconds = time.perf_counter() - began
+        if not problem:
+            finish(part, array, kind, seconds)
+            part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return Stored(array, seconds, problem)
+
+
+def create(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """A new file's array, mapped for writing. Its room is reserved first: a full disk is an OSError now, not a crash later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = HEADER + int(np.prod(shape)) * TYPES[kind].itemsize
+    with path.open("wb") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
+    return np.memmap(path, TYPES[kind], "r+", HEADER, shape) if np.prod(shape) else np.zeros(shape, TYPES[kind])
+
+
+def finish(path: Path, array: np.ndarray, kind: str, seconds: float) -> None:
+    """Write the header, which makes the file whole."""
+    if isinstance(array, np.memmap):
+        array.flush()
+    entry = {"dtype": kind, "shape": list(array.shape), "data_offsets": [0, array.nbytes]}
+    text = json.dumps({"__metadata__": {"seconds": f"{seconds:.3f}"}, "array": entry}).encode()
+    with path.open("r+b") as file:
+        file.write(struct.pack("<Q", HEADER - 8) + text.ljust(HEADER - 8))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path, shape: tuple[int, ...], kind: str) -> tuple[np.ndarray, float]:
+    """(the array, mapped for reading; its seconds). Raises OSError or ValueError where the file is not what `finish` wrote."""
+    with path.open("rb") as file:
+        start = file.read(HEADER)
+    header = json.loads(start[8:])
+    size = HEADER + int(np.prod(shape)) * TYPES[kind].itemsize
+    if header["array"]["shape"] != list(shape) or header["array"]["dtype"] != kind or path.stat().st_size != size:
+        raise ValueError(f"{path}: another array")
+    array = np.memmap(path, TYPES[kind], "r", HEADER, shape) if np.prod(shape) else np.zeros(shape, TYPES[kind])
+    return array, float(header["__metadata__"]["seconds"])
+
+
+def cache_folder() -> Path:
+    """Where arrays are kept: LASTTOKEN_CACHE, or lasttoken in the user's cache folder. Safe to delete."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("LASTTOKEN_CACHE") or Path(base) / "lasttoken")

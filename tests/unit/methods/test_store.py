@@ -1,0 +1,90 @@
+"""Arrays on disk: filled once, read as any safetensors file, made anew when damaged, in memory when the disk is full."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lasttoken.methods.store import HEADER, stored
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Fill:
+    """Counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, array: np.ndarray) -> None:
+        self.calls += 1
+        array[:] = np.arange(array.size).reshape(array.shape)
+
+
+def test_filled_once_then_read_from_the_cache(cache: Path) -> None:
+    fill = Fill()
+    first = stored("abc", (2, 3), "F32", fill)
+    again = stored("abc", (2, 3), "F32", fill)
+    assert fill.calls == 1
+    assert first.origin == ""
+    assert again.origin == f"features from the cache ({cache / 'features-abc.safetensors'})"
+    assert again.array.tolist() == first.array.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert again.seconds == pytest.approx(first.seconds, abs=0.001)  # kept to the millisecond
+
+
+def test_the_file_is_a_safetensors_file(cache: Path) -> None:
+    stored("abc", (2, 3), "F32", Fill())
+    assert load_file(cache / "features-abc.safetensors")["array"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert [path.name for path in cache.iterdir()] == ["features-abc.safetensors"]
+
+
+def test_bfloat16_is_kept_as_its_bits(cache: Path) -> None:
+    import torch
+    from safetensors.torch import load_file as load_torch
+
+    values = torch.tensor([1.5, -2.0, 3e38], dtype=torch.bfloat16)
+    stored("abc", (3,), "BF16", lambda array: np.copyto(array, values.view(torch.uint16).numpy()), what="states")
+    assert torch.equal(load_torch(cache / "states-abc.safetensors")["array"], values)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"x" * HEADER + raw[HEADER:], lambda raw: b""])
+def test_a_damaged_file_is_made_anew(cache: Path, damage) -> None:
+    fill = Fill()
+    stored("abc", (2, 3), "F32", fill)
+    path = cache / "features-abc.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert stored("abc", (2, 3), "F32", fill).array.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert fill.calls == 2
+
+
+def test_a_full_disk_keeps_the_array_in_memory_and_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    found = stored("abc", (2, 2), "F32", Fill())
+    assert found.array.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert found.origin == (
+        f"features are not kept in {cache} ([Errno 28] No space left on device); the next fit computes them again"
+    )
+    assert list(cache.iterdir()) == []
+
+
+def test_what_fails_while_filling_leaves_nothing(cache: Path) -> None:
+    def fail(array: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stored("abc", (2, 2), "F32", fail)
+    assert list(cache.iterdir()) == []
+
+
+def test_an_array_without_rows() -> None:
+    assert stored("none", (3, 0, 4), "F32", Fill()).array.shape == (3, 0, 4)
