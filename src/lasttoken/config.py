@@ -100,6 +100,9 @@ class Training(Settings):
     warmup: Share = 0.03  # share of the updates
     batch: PositiveInt = 8  # rows an update
     budget: PositiveInt = 8192  # tokens a micro-batch; memory, not the result, depends on it
+    checkpointing: Literal["auto", "on", "off"] = (
+        "auto"  # of activations: less memory, a third more time; auto: when short
+    )
     optimizer: Literal["adamw8bit", "paged_adamw32bit", "adamw"] = "adamw8bit"  # on CUDA; elsewhere always adamw
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: PositiveFloat = 1.0  # L2 norm of the gradient
@@ -120,6 +123,7 @@ class Embedding(Settings):
     merge: Literal["auto", "off"] = (
         "auto"  # the adapter into the weights to predict, where memory allows; off keeps NF4
     )
+    trunk: Count = 0  # blocks without LoRA at the bottom, whose hidden states are computed once and kept on disk
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
     class_weights: Literal["none", "balanced"] = "none"

@@ -31,7 +31,7 @@ def packed_hidden(backbone: Backbone) -> Tensor:
     """Hidden states (T, H) of all texts in one packed row."""
     encoded = encode(backbone.tokenizer, TEXTS, limit=256)
     batch = pack(encoded, np.arange(len(TEXTS)), backbone)
-    return backbone.hidden(batch.tokens, batch.layout)
+    return backbone.hidden(batch.inputs, batch.layout)
 
 
 def pretend_training(adapted: PeftModel) -> None:
@@ -193,7 +193,7 @@ def test_nf4_predicts_the_same_however_often_it_was_trained_and_evaluated(
         backbone.whole.train()
         encoded = encode(backbone.tokenizer, TEXTS, limit=256)
         batch = pack(encoded, np.arange(len(TEXTS)), backbone)
-        backbone.hidden(batch.tokens, batch.layout).sum().backward()
+        backbone.hidden(batch.inputs, batch.layout).sum().backward()
         adapted.zero_grad()
         backbone.whole.eval()
         assert torch.equal(packed_hidden(backbone), before)

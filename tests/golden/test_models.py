@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from lasttoken.methods.packed import pack
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.depth import states_at
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 
@@ -37,7 +38,7 @@ def packed_hidden(backbone: Backbone, texts: list[str]) -> tuple[Tensor, Tensor]
     """(hidden states (T, H), ends (B,)) of all texts in one packed row."""
     encoded = encode(backbone.tokenizer, texts, limit=256)
     batch = pack(encoded, np.arange(len(texts)), backbone)
-    return backbone.hidden(batch.tokens, batch.layout), batch.layout.ends
+    return backbone.hidden(batch.inputs, batch.layout), batch.layout.ends
 
 
 def same_weights(score: Tensor, backbone: Backbone) -> Head:
@@ -113,7 +114,6 @@ def test_every_layer_is_that_of_transformers(
     encoded = encode(backbone.tokenizer, TEXTS[:1], limit=256)
     batch = pack(encoded, np.arange(1), backbone)
     with torch.inference_mode():
-        found = backbone.hidden(batch.tokens, batch.layout, layers=True)
-        wanted = torch.cat(theirs(input_ids=batch.tokens[None], output_hidden_states=True).hidden_states)
-    assert found.shape == (3, len(encoded.ids[0]), 64)
-    torch.testing.assert_close(found, wanted, **CLOSE)
+        found = torch.cat(states_at(backbone, batch.inputs, batch.layout, [0, 1, 2]))
+        wanted = torch.cat(theirs(input_ids=batch.inputs[None], output_hidden_states=True).hidden_states)
+    torch.testing.assert_close(found.view(3, len(encoded.ids[0]), 64), wanted, **CLOSE)

@@ -79,7 +79,7 @@ def fit(config: Any, *, multi: bool = False, seed: int = 3, journal: Journal | N
 def packed_hidden(backbone: Backbone, encoded: Encoded) -> tuple[Tensor, Tensor]:
     """(hidden states (T, H), ends (B,)) of all rows in one packed row."""
     batch = pack(encoded, np.arange(len(encoded)), backbone)
-    return backbone.hidden(batch.tokens, batch.layout), batch.layout.ends
+    return backbone.hidden(batch.inputs, batch.layout), batch.layout.ends
 
 
 @pytest.mark.parametrize("multi", [False, True])
@@ -340,8 +340,8 @@ def test_a_dropped_causal_mask_lets_every_token_see_the_text(load_shared: Callab
     both = pack(encoded, np.arange(3), backbone, causal=False)
     alone = pack(encoded, np.arange(1), backbone, causal=False)
     with torch.inference_mode():
-        seen = backbone.hidden(both.tokens, both.layout)
-        one = backbone.hidden(alone.tokens, alone.layout)
+        seen = backbone.hidden(both.inputs, both.layout)
+        one = backbone.hidden(alone.inputs, alone.layout)
     torch.testing.assert_close(seen[: len(one)], one, rtol=1e-5, atol=1e-5)  # other shapes, other order of sums
     assert (seen[0] - packed_hidden(backbone, encoded)[0][0]).abs().max() > 0.01
 

@@ -11,7 +11,7 @@ from tiny import ENCODERS
 
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.head import head_probs
-from lasttoken.methods.packed import pack, packed_batches
+from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import Encoded
@@ -37,11 +37,11 @@ def test_a_packed_row_gives_what_each_text_gives_alone(
     encoded = as_encoded(rows)
     together = pack(encoded, np.arange(len(rows)), backbone)
     with torch.inference_mode():
-        found = backbone.hidden(together.tokens, together.layout)
+        found = backbone.hidden(together.inputs, together.layout)
         alone = []
         for i in range(len(rows)):
             one = pack(encoded, np.array([i]), backbone)
-            alone.append(backbone.hidden(one.tokens, one.layout))
+            alone.append(backbone.hidden(one.inputs, one.layout))
     # products of other shapes sum float32 in another order: 1e-6 of states of size 1 to 5
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
     assert together.layout.ends.tolist() == (np.cumsum([len(row) for row in rows]) - 1).tolist()
@@ -65,14 +65,12 @@ def test_order_and_batches_do_not_change_probabilities(
 
 @FEW
 @given(rows=ROWS, budget=st.integers(1, 100), size=st.integers(1, 3))
-def test_processes_share_the_rows_out(
-    rows: list[list[int]], budget: int, size: int, load_shared: Callable[..., Backbone]
-) -> None:
-    backbone, encoded = load_shared("llama"), as_encoded(rows)
+def test_processes_share_the_rows_out(rows: list[list[int]], budget: int, size: int) -> None:
+    encoded = as_encoded(rows)
     dealt = [
         int(row)
         for rank in range(size)
-        for chosen, _ in packed_batches(encoded, backbone, budget=budget, world=World(rank, size))
+        for chosen, _ in in_batches(encoded.lengths, list, budget=budget, world=World(rank, size))
         for row in chosen
     ]
     assert sorted(dealt) == list(range(len(rows)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lasttoken.seed import derive
-from lasttoken.text.batch import by_length, epochs, under_budget
+from lasttoken.text.batch import Budget, by_length, epochs, under_budget
 from lasttoken.train.loop import train
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
 from lasttoken.train.schedule import schedule
@@ -48,13 +48,21 @@ def test_every_epoch_uses_every_row_once(
     plans = [
         list(
             islice(
-                epochs(lengths, batch=batch, budget=budget, rng=np.random.default_rng(seed), share=(rank, processes)),
+                epochs(
+                    lengths,
+                    batch=batch,
+                    budget=Budget(budget),
+                    rng=np.random.default_rng(seed),
+                    share=(rank, processes),
+                ),
                 2 * count,
             )
         )
         for rank in range(processes)
     ]
-    alone = list(islice(epochs(lengths, batch=batch, budget=budget, rng=np.random.default_rng(seed)), 2 * count))
+    alone = list(
+        islice(epochs(lengths, batch=batch, budget=Budget(budget), rng=np.random.default_rng(seed)), 2 * count)
+    )
     for epoch in range(2):
         used = []
         for update in range(epoch * count, (epoch + 1) * count):

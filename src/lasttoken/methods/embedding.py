@@ -75,7 +75,7 @@ def fit(
         journal.note(sentence)
     adapter = None
     if config.lora.r:
-        adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
+        adapter = adapt(backbone, **config.lora.model_dump(), from_block=config.trunk, seed=derive(seed, "adapter"))
     fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
     merge(backbone.whole, config.merge)
     return EmbeddingModel(config, train.labels, backbone, adapter, head)

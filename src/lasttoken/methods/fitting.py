@@ -16,6 +16,7 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
+from lasttoken.methods.memory import fit_into_memory
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.seed import derive, generator
 from lasttoken.text.batch import epochs
@@ -40,6 +41,7 @@ def fit_weights(
 ) -> None:
     """Train `modules` in place on rows of `lengths` (N,) tokens and leave them with their best weights on `valid`.
 
+    The first of them is the model, the others what stands on it.
     loss_and_count takes the rows (B,) of a micro-batch. predict gives the probabilities of `valid`, (M, C).
     Raises Diverged, or KeyboardInterrupt, where it came before the first score.
     """
@@ -51,7 +53,15 @@ def fit_weights(
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = make_optimizer(settings.optimizer, weights, lr=rate, weight_decay=settings.weight_decay)
     rows = generator(seed, "order of the training rows")
-    updates = epochs(lengths, batch=settings.batch, budget=settings.budget, rng=rows, share=world.share)
+    budget = fit_into_memory(
+        modules[0],
+        loss_and_count,
+        lengths,
+        budget=settings.budget,
+        checkpointing=settings.checkpointing,
+        journal=journal,
+    )
+    updates = epochs(lengths, batch=settings.batch, budget=budget, rng=rows, share=world.share)
     journal.note(
         f"training: {len(lengths)} rows, {settings.epochs:g} epochs at most, {count} updates of {settings.batch} rows, "
         f"peak learning rate {rate:g} ({settings.schedule}), best {metric} of validation kept"
@@ -68,6 +78,17 @@ def fit_weights(
         if not np.isfinite(probs).all():
             raise Diverged(f"update {len(journal.steps) + 1}: predictions are not finite; lower the learning rate")
         return float(METRICS[metric](valid.targets, probs))
+
+    def smaller(update: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        halved = budget.halve(update, lengths)
+        if halved is None:
+            longest = int(max(lengths[rows].max() for rows in update))
+            remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
+            raise ConfigError([f"the device ran out of memory on a single row of {longest} tokens; {remedy}"])
+        journal.note(f"out of memory: a micro-batch now holds {budget.tokens} tokens; the update is done again")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return halved
 
     def log(step: Step, current: float | None) -> None:
         journal.steps.append(
@@ -87,17 +108,18 @@ def fit_weights(
     began = time.perf_counter()
     multiplier = schedule(settings.schedule, warmup=settings.warmup)
     steps = train(
-        loss_and_count, updates, optimizer, count=count, multiplier=multiplier, clip=settings.clip, world=world
+        loss_and_count,
+        updates,
+        optimizer,
+        count=count,
+        multiplier=multiplier,
+        clip=settings.clip,
+        world=world,
+        smaller=smaller,
     )
-    try:
-        best = keep_best(
-            modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
-        )
-    except torch.OutOfMemoryError as error:
-        remedy = (
-            f"lower train.budget (now {settings.budget} tokens a micro-batch; the result stays the same) or max_length"
-        )
-        raise ConfigError([f"the device ran out of memory; {remedy}"]) from error
+    best = keep_best(
+        modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
+    )
     journal.failure = best.failure
     journal.note(f"training {best.end}; best {metric} of validation {best.score:.4f} after update {best.update}")
     journal.facts |= {

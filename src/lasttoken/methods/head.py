@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,12 +12,15 @@ from lasttoken.config import Embedding, Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
+from lasttoken.methods.artifact import describe_base
 from lasttoken.methods.fitting import fit_weights
-from lasttoken.methods.packed import pack, packed_batches
+from lasttoken.methods.packed import Source, in_batches, pack
+from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.depth import above
 from lasttoken.model.lora import merged
 from lasttoken.model.pooling import Head
-from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.text.tokenizer import encode
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
 from lasttoken.train.world import ALONE, World
 
@@ -34,19 +39,34 @@ def fit_head(
     """Train whatever of backbone and head trains, in place, by cross-entropy (one label a row) or binary cross-entropy."""
     device, settings = backbone.device, config.train
     limit = token_limit(config, backbone)
-    rows = encode(backbone.tokenizer, train.texts, limit=limit)
-    asked = encode(backbone.tokenizer, valid.texts, limit=limit)
-    if cut := rows.truncation():
+    parts = [encode(backbone.tokenizer, data.texts, limit=limit) for data in (train, valid)]
+    if cut := parts[0].truncation():
         journal.note(f"train: {cut}")
+    rows, asked = parts
+    learner = backbone  # what runs in training: all of the backbone, or the blocks above the frozen trunk
+    if trunk := config.trunk if isinstance(config, Embedding) else 0:
+        learner = above(backbone, trunk)
+        rows, asked = (
+            trunk_states(
+                backbone,
+                encoded,
+                trunk,
+                identity=identity(config, backbone),
+                texts=data.texts,
+                budget=settings.budget,
+                journal=journal,
+            )
+            for encoded, data in zip(parts, (train, valid), strict=True)
+        )
     weights = (
         balanced_weights(train.targets, len(train.labels)).to(device) if config.class_weights == "balanced" else None
     )
     loss = label_loss if train.labels.multi else class_loss
 
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
-        batch = pack(rows, chosen, backbone)
-        with backbone.autocast():
-            hidden = backbone.hidden(batch.tokens, batch.layout)
+        batch = pack(rows, chosen, learner)
+        with learner.autocast():
+            hidden = learner.hidden(batch.inputs, batch.layout)
         targets = torch.from_numpy(train.targets[chosen]).to(device)
         return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=config.label_smoothing)
 
@@ -54,7 +74,7 @@ def fit_head(
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, how):
-            return head_probs(backbone, head, asked, train.labels, budget=settings.budget, world=world)
+            return head_probs(learner, head, asked, train.labels, budget=settings.budget, world=world)
 
     fit_weights(
         [backbone.whole, head],
@@ -70,6 +90,13 @@ def fit_head(
     )
 
 
+def identity(config: Embedding | Encoder, backbone: Backbone) -> dict[str, Any]:
+    """What tells the frozen part of a model apart from any other."""
+    quantize = config.quantize if isinstance(config, Embedding) else "none"
+    base = describe_base(config.model, config.revision, config.trust_remote_code)
+    return {"base": base, "quantize": quantize, "device": backbone.device.type}
+
+
 def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:
     """Tokens a text may have: what was asked for, within the model's window."""
     return min(config.max_length, backbone.window)
@@ -77,13 +104,18 @@ def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:
 
 @torch.inference_mode()
 def head_probs(
-    backbone: Backbone, head: Head, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = ALONE
+    backbone: Backbone, head: Head, source: Source, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
-    """Probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
-    logits = torch.zeros(len(encoded), len(labels), dtype=torch.float64)
-    for rows, batch in packed_batches(encoded, backbone, budget=budget, world=world):
+    """Probabilities (N, C) float64 in the order of `source`, the same in every process."""
+    logits = torch.zeros(len(source), len(labels), dtype=torch.float64)
+
+    def compute(rows: np.ndarray) -> Tensor:
+        batch = pack(source, rows, backbone)
         with backbone.autocast():
-            hidden = backbone.hidden(batch.tokens, batch.layout)
-        logits[torch.from_numpy(rows)] = head(hidden, batch.layout.ends).cpu().double()
+            hidden = backbone.hidden(batch.inputs, batch.layout)
+        return head(hidden, batch.layout.ends).cpu().double()
+
+    for rows, found in in_batches(source.lengths, compute, budget=budget, world=world):
+        logits[torch.from_numpy(rows)] = found
     world.add([logits])
     return (logits.sigmoid() if labels.multi else logits.softmax(dim=1)).numpy()

@@ -28,6 +28,7 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import at_commit, check_base, describe_base, read_settings, write_settings
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
+from lasttoken.methods.packed import in_batches
 from lasttoken.methods.scoring import Scored, lay_out_trees, score
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
@@ -35,7 +36,6 @@ from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
 from lasttoken.model.lora import merge, merged
 from lasttoken.seed import derive, generator
-from lasttoken.text.batch import by_length
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.text.tree import Path as TreePath
@@ -220,10 +220,14 @@ def label_probs(
     """Exact probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
     tree = answer_tree(prompt, labels)
     scores = torch.zeros(len(encoded), tree.paths, dtype=torch.float64)
-    for rows in by_length(encoded.lengths + len(tree.tokens), budget)[world.rank :: world.size]:
+
+    def compute(rows: np.ndarray) -> Tensor:
         batch: Scored = lay_out_trees(backbone, prompt.header, [encoded.ids[i] for i in rows], [tree] * len(rows))
         with backbone.autocast():
-            scores[torch.from_numpy(rows)] = torch.stack(score(backbone, batch)).cpu().double()
+            return torch.stack(score(backbone, batch)).cpu().double()
+
+    for rows, found in in_batches(encoded.lengths + len(tree.tokens), compute, budget=budget, world=world):
+        scores[torch.from_numpy(rows)] = found
     world.add([scores])
     if not labels.multi:
         return scores.softmax(dim=1).numpy()

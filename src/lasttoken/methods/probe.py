@@ -6,8 +6,6 @@ choosing the layer, and every later fit on the same texts, costs no second pass.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +29,13 @@ from lasttoken.methods.artifact import (
     write_settings,
     write_tensors,
 )
-from lasttoken.methods.packed import packed_batches
+from lasttoken.methods.packed import in_batches, pack
 from lasttoken.methods.regression import Regression, fit_regression
-from lasttoken.methods.store import stored
+from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.depth import depth_of, states_at
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import encode
@@ -73,7 +72,7 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     backbone = build(config, device)
     if config.quantize == "nf4":
         journal.note(quantisation(backbone))
-    depth = int(backbone.config.num_hidden_layers)
+    depth = depth_of(backbone)
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
@@ -200,11 +199,15 @@ def fill_pooled(
     pool = Pool(config.pooling, backbone.width)
     causal = False if config.bidirectional else None
     done = 0
-    for rows, batch in packed_batches(encoded, backbone, budget=config.budget, causal=causal):
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        batch = pack(encoded, rows, backbone, causal=causal)
         with backbone.autocast():
-            states = backbone.hidden(batch.tokens, batch.layout, layers=True)  # (all layers + 1, T, H)
-        for place, layer in enumerate(layers):
-            features[place, rows] = pool(states[layer], batch.layout.ends).cpu().numpy()
+            found = states_at(backbone, batch.inputs, batch.layout, layers)
+        return np.stack([pool(states, batch.layout.ends).cpu().numpy() for states in found])
+
+    for rows, found in in_batches(encoded.lengths, compute, budget=config.budget):
+        features[:, rows] = found
         done += len(rows)
         if journal is not None:
             journal.progress("features", done, len(encoded))
@@ -228,15 +231,9 @@ def cached(
 
 
 def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int]) -> str:
-    """sha256 over all that features depend on: the model's identity, precision, layers, pooling, limit, and the texts."""
+    """The name of the features: the model's identity, precision, layers, pooling, limit, and the texts."""
     kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
-    values = {name: getattr(config, name) for name in kept} | {
-        "layers": list(layers),
-        "dtype": str(backbone.compute),
-        "device": backbone.device.type,
-    }
-    base = describe_base(config.model, config.revision, config.trust_remote_code)
-    digest = hashlib.sha256(json.dumps([values, base, torch.__version__], sort_keys=True).encode())
-    for text in texts:
-        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    return digest.hexdigest()[:32]
+    values = {name: getattr(config, name) for name in kept}
+    values |= {"layers": list(layers), "dtype": str(backbone.compute), "device": backbone.device.type}
+    values["base"] = describe_base(config.model, config.revision, config.trust_remote_code)
+    return digest(values, texts)

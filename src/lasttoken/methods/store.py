@@ -6,15 +6,18 @@ loaded. Its header has a fixed size, so that the array can be filled in place be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +98,14 @@ def read(path: Path, shape: tuple[int, ...], kind: str) -> tuple[np.ndarray, flo
         raise ValueError(f"{path}: another array")
     array = np.memmap(path, TYPES[kind], "r", HEADER, shape) if np.prod(shape) else np.zeros(shape, TYPES[kind])
     return array, float(header["__metadata__"]["seconds"])
+
+
+def digest(values: Mapping[str, Any], texts: Sequence[str]) -> str:
+    """The name of an array: sha256 over all that it depends on, the version of torch and every text included."""
+    whole = hashlib.sha256(json.dumps([dict(values), version("torch")], sort_keys=True).encode())
+    for text in texts:
+        whole.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return whole.hexdigest()[:32]
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,7 @@ from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.depth import blocks_of
 from lasttoken.model.lora import speed_up
 
 
@@ -27,9 +28,12 @@ def adapt(
     targets: str | Sequence[str] = "all-linear",
     rslora: bool = False,
     dora: bool = False,
+    from_block: int = 0,
     seed: int,
 ) -> PeftModel:
     """Add LoRA, in place, to the linear layers of the backbone's blocks; at first it changes nothing, B being zero.
+
+    from_block: blocks below it get none.
 
     The seed is set here, before the weights of A are drawn: drawn earlier they would not repeat. The vocabulary
     head and any classification head stay untouched. Raises ModelError where a target names no layer.
@@ -39,7 +43,7 @@ def adapt(
         lora_alpha=cast("int", alpha),  # a float serves as well; its annotation says int
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=outside_trunk(backbone) or None,
+        exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block)] or None,
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -63,6 +67,13 @@ def outside_trunk(backbone: Backbone) -> list[str]:
         for name, module in backbone.whole.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in inside and module is not head
     ]
+
+
+def below(backbone: Backbone, block: int) -> list[str]:
+    """Names of everything inside the blocks before `block`."""
+    _, blocks = blocks_of(backbone.module)
+    inside = {id(module) for lower in blocks[:block] for module in lower.modules()}
+    return [name for name, module in backbone.whole.named_modules() if id(module) in inside]
 
 
 def refuse_vocabulary_head(backbone: Backbone, targets: str | Sequence[str]) -> None:

@@ -72,16 +72,15 @@ class Backbone:
         """Tokens the model was made for; 1,024 where its config does not say."""
         return int(getattr(self.config, "max_position_embeddings", None) or 1024) - self.offset
 
-    def hidden(self, tokens: Tensor, layout: Layout, *, layers: bool = False) -> Tensor:
-        """Hidden states after the last block, (T, H), of a packed row tokens (T,); with `layers` all of them, (layers + 1, T, H)."""
+    def hidden(self, inputs: Tensor, layout: Layout) -> Tensor:
+        """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H)."""
         out = self.module(
-            input_ids=tokens[None],
+            **{"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs[None]},
             position_ids=(layout.positions + self.offset)[None],
             layout=layout,
-            output_hidden_states=layers,
             **({} if self.config.model_type in ENCODERS_WITHOUT_CACHE else {"use_cache": False}),
         )
-        return torch.cat(out.hidden_states) if layers else out.last_hidden_state[0]
+        return out.last_hidden_state[0]
 
 
 ENCODERS_WITHOUT_CACHE = {

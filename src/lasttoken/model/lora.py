@@ -33,15 +33,14 @@ class LowRank(torch.autograd.Function):
         low = F.linear(x if kept is None else x * kept, a.to(x.dtype))  # (T, r)
         out = F.linear(x, dense_weight(base, x.dtype), bias_of(base, x.dtype))
         out.addmm_(low, (b * scale).to(x.dtype).t())
-        ctx.save_for_backward(x, low, a, b)
-        ctx.base, ctx.kept, ctx.scale = base, kept, scale
+        ctx.save_for_backward(x, low, a, b, kept)
+        ctx.base, ctx.scale = base, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, low, a, b = ctx.saved_tensors
-        kept = ctx.kept
+        x, low, a, b, kept = ctx.saved_tensors
         through = grad @ (b * ctx.scale).to(x.dtype)  # (T, r)
         grad_b = (grad.t() @ low).to(b.dtype) * ctx.scale
         grad_a = (through.t() @ (x if kept is None else x * kept)).to(a.dtype)

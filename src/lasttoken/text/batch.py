@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,10 +31,28 @@ def under_budget(rows: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.
     return groups
 
 
+@dataclass
+class Budget:
+    """Tokens that a micro-batch may hold. It shrinks when the device runs out of memory; the result stays the same."""
+
+    tokens: int
+
+    def cut(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """`rows` as micro-batches within the budget."""
+        return under_budget(rows, lengths, self.tokens)
+
+    def halve(self, update: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray] | None:
+        """The same update under half of what its largest micro-batch holds; None where every row travels alone already."""
+        if max(map(len, update)) == 1:
+            return None
+        self.tokens = min(self.tokens, int(max(lengths[rows].sum() for rows in update))) // 2
+        return self.cut(np.concatenate(update), lengths)
+
+
 def epochs(
-    lengths: np.ndarray, *, batch: int, budget: int, rng: np.random.Generator, share: tuple[int, int] = (0, 1)
+    lengths: np.ndarray, *, batch: int, budget: Budget, rng: np.random.Generator, share: tuple[int, int] = (0, 1)
 ) -> Iterator[list[np.ndarray]]:
-    """Endless updates, epoch after epoch: each `batch` shuffled rows, as the micro-batches that fit `budget` tokens.
+    """Endless updates, epoch after epoch: each `batch` shuffled rows, as the micro-batches that fit the budget.
 
     The last update of an epoch is smaller where `batch` does not divide N; no row is dropped or seen twice.
     `share` is (rank, processes): of every update a process takes each `processes`-th row, from `rank` on, so
@@ -44,4 +63,4 @@ def epochs(
         order = rng.permutation(len(lengths))
         for start in range(0, len(order), batch):
             mine = order[start : start + batch][rank::processes]
-            yield under_budget(mine[np.argsort(-lengths[mine], kind="stable")], lengths, budget)
+            yield budget.cut(mine[np.argsort(-lengths[mine], kind="stable")], lengths)

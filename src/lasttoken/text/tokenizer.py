@@ -29,6 +29,10 @@ class Encoded:
         """Tokens of each sequence, (N,) int64."""
         return np.array([len(ids) for ids in self.ids], dtype=np.int64)
 
+    def joined(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of the chosen rows one after the other, (T,) int64."""
+        return np.concatenate([self.ids[i] for i in rows]).astype(np.int64)
+
     def truncation(self) -> Truncation:
         """What the limit cost."""
         lost, kept = int(self.lost.sum()), int(self.lengths.sum())

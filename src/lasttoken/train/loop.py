@@ -53,6 +53,7 @@ def train(
     multiplier: Callable[[float], float],
     clip: float = 1.0,
     world: World = ALONE,
+    smaller: Callable[[Sequence[Batch]], Sequence[Batch]] | None = None,
 ) -> Iterator[Step]:
     """Yield one Step per update until `count` are done or `updates` ends.
 
@@ -60,7 +61,8 @@ def train(
     it sums over. Gradients are divided once, by the items of the whole update in all processes, so that an
     accumulated or distributed update equals that of one large batch also where batches hold unequal numbers of
     items (transformers #34191 is the story of getting this wrong). `multiplier` maps progress in [0, 1) to a
-    factor on each group's lr.
+    factor on each group's lr. `smaller` is asked to cut an update into smaller micro-batches when the device runs out
+    of memory; the update is then done again from its beginning, and nothing of it is lost.
 
     Raises Diverged when loss or gradient is not finite; the weights are then those of the step before.
     """
@@ -72,11 +74,10 @@ def train(
         for group, lr in zip(groups, base, strict=True):
             group["lr"] = lr * multiplier((number - 1) / count)
 
-        sums = torch.zeros(2, dtype=torch.float64)  # loss, items
-        for batch in update:
-            loss, items = loss_and_count(batch)
-            loss.backward()
-            sums += torch.tensor([loss.item(), items], dtype=torch.float64)
+        while (sums := accumulate(loss_and_count, update, raises=smaller is None)) is None:
+            optimizer.zero_grad(set_to_none=True)
+            assert smaller is not None
+            update = smaller(update)
         for p in weights:  # a process whose share is empty still takes part in the sum
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         grads = [p.grad for p in weights if p.grad is not None]
@@ -95,6 +96,23 @@ def train(
         yield Step(
             number, loss_sum / max(items_sum, 1e-12), groups[0]["lr"], norm, items_sum, time.perf_counter() - began
         )
+
+
+def accumulate(
+    loss_and_count: Callable[[Batch], tuple[Tensor, float]], update: Sequence[Batch], *, raises: bool
+) -> Tensor | None:
+    """(sum of losses, items) float64 of an update's micro-batches, their gradients added up; None where memory ran out."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    try:
+        for batch in update:
+            loss, items = loss_and_count(batch)
+            loss.backward()
+            sums += torch.tensor([loss.item(), items], dtype=torch.float64)
+    except torch.OutOfMemoryError:
+        if raises:
+            raise
+        return None
+    return sums
 
 
 def keep_best(

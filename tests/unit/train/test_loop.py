@@ -160,3 +160,41 @@ def test_weights_that_do_not_train_are_left_alone() -> None:
 
     keep_best([model], steps(), lambda: -model.weight.item(), every=1, last=9, patience=5, log=lambda step, score: None)
     assert (model.weight.item(), model.bias.item()) == (1.0, 2.0)
+
+
+def test_running_out_of_memory_costs_nothing_of_the_update() -> None:
+    """The same weights as with memory enough, although the second half of a micro-batch never fitted."""
+    x = torch.arange(12.0).view(6, 2)
+    ends = []
+    for room in (6, 2):
+        torch.manual_seed(0)
+        model, asked = nn.Linear(2, 1), []
+
+        def loss_and_count(rows: list[int], room: int = room, model: nn.Module = model) -> tuple[Tensor, float]:
+            if len(rows) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return model(x[rows]).square().sum(), len(rows)
+
+        def smaller(update: list[list[int]], asked: list = asked) -> list[list[int]]:
+            asked.append(update)
+            return [rows[:2] for rows in update] + [rows[2:] for rows in update if rows[2:]]
+
+        updates = [[[0, 1], [2, 3, 4, 5]], [[0, 1, 2, 3]]]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        steps = list(
+            train(loss_and_count, updates, optimizer, count=2, multiplier=lambda progress: 1.0, smaller=smaller)
+        )
+        assert [step.items for step in steps] == [6, 4]
+        ends.append(model.weight.detach().clone())
+        assert len(asked) == (0 if room == 6 else 2)
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-6)
+
+
+def test_without_a_smaller_way_the_lack_of_memory_is_raised() -> None:
+    def loss_and_count(rows: int) -> tuple[Tensor, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = nn.Linear(1, 1)
+    steps = train(loss_and_count, [[1]], torch.optim.SGD(model.parameters(), lr=1.0), count=1, multiplier=lambda p: 1.0)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(steps)

@@ -1,0 +1,95 @@
+"""A training made to fit the device before it begins: how many tokens a micro-batch may hold, and whether activations are recomputed.
+
+What autograd keeps for one row is counted on that row itself, not guessed from a formula. Of the two ways to need less
+memory, smaller micro-batches cost nothing while they hold a thousand tokens or more; recomputing costs a third more time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lasttoken.errors import ConfigError
+from lasttoken.journal import Journal
+from lasttoken.model.depth import blocks_of
+from lasttoken.model.lora import POOL
+from lasttoken.text.batch import Budget
+
+SHARE = 0.8  # of the free memory that activations may take
+FULL = 1024  # tokens a micro-batch that keep a device busy
+Loss = Callable[[np.ndarray], tuple[Tensor, float]]
+
+
+def fit_into_memory(
+    model: Any, loss_and_count: Loss, lengths: np.ndarray, *, budget: int, checkpointing: str, journal: Journal
+) -> Budget:
+    """The budget to train with, at most `budget` tokens; activation checkpointing is switched on in `model` where it is needed.
+
+    model: the PreTrainedModel that learns. checkpointing: on, off or auto.
+    """
+    if checkpointing == "on":
+        recompute(model)
+    room = free_memory(next(model.parameters()).device)
+    if room is None:
+        return Budget(budget)
+    longest = int(np.argmax(lengths))
+    tokens = int(lengths[longest])
+    per_token = max(1.0, kept_bytes(model, loss_and_count, np.array([longest])) / tokens)
+    fitting = int(SHARE * room / per_token)
+    if checkpointing == "auto" and fitting < min(budget, max(tokens, FULL)):
+        recompute(model)
+        journal.note(
+            f"activation checkpointing is on: {per_token / 2**20:.1f} MiB a token leave room for {fitting:,} tokens of "
+            f"{room / 2**30:.1f} GiB"
+        )
+        depth = len(blocks_of(model)[1])
+        per_token = per_token / depth + depth * model.config.get_text_config().hidden_size * model.dtype.itemsize
+        fitting = int(SHARE * room / per_token)
+    if fitting >= budget:
+        return Budget(budget)
+    journal.note(f"a micro-batch holds {fitting:,} tokens in place of {budget:,}, which is what memory has room for")
+    return Budget(max(1, fitting))
+
+
+def recompute(model: Any) -> None:
+    """Switch activation checkpointing on. Raises ConfigError where the model does not know it."""
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError as error:
+        raise ConfigError([f"train.checkpointing: {error}; use off"]) from error
+
+
+def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:
+    """Bytes that autograd keeps from the forward of a micro-batch to its backward, weights not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own |= {draws.untyped_storage().data_ptr() for draws in POOL.draws.values()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training = model.training
+    model.train()
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss, _ = loss_and_count(rows)
+    del loss
+    model.train(training)
+    own |= {draws.untyped_storage().data_ptr() for draws in POOL.draws.values()}  # the pool may have grown
+    return sum(size for place, size in kept.items() if place not in own)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device has free; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and (path := Path("/proc/meminfo")).exists():
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
+        return int(line.split()[1]) * 1024
+    return None

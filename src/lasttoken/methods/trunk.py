@@ -1,0 +1,77 @@
+"""Hidden states of texts at one block, computed once: what the blocks above are trained on when those below are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasttoken.journal import Journal
+from lasttoken.methods.packed import in_batches, pack
+from lasttoken.methods.store import digest, stored
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.depth import states_at
+from lasttoken.text.tokenizer import Encoded
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Hidden states of N texts, one after the other on disk; packed as token ids are."""
+
+    array: np.ndarray  # (sum of lengths, H), float32, or bfloat16 as its bits
+    starts: np.ndarray  # (N,) int64
+    lengths: np.ndarray  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def joined(self, rows: np.ndarray) -> Tensor:
+        """The states of the chosen rows one after the other, (T, H)."""
+        pieces = [self.array[self.starts[i] : self.starts[i] + self.lengths[i]] for i in rows]
+        states = torch.from_numpy(np.concatenate(pieces))
+        return states.view(torch.bfloat16) if states.dtype == torch.uint16 else states
+
+
+def trunk_states(
+    backbone: Backbone,
+    encoded: Encoded,
+    block: int,
+    *,
+    identity: Mapping[str, Any],
+    texts: Sequence[str],
+    budget: int,
+    journal: Journal,
+) -> States:
+    """What enters `block` for every token of `encoded`, from the cache where it holds that already.
+
+    identity: what tells the model apart (its name, fingerprint, precision). texts: of the rows; part of the digest.
+    """
+    lengths = encoded.lengths
+    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
+
+    @torch.inference_mode()
+    def compute(rows: np.ndarray) -> np.ndarray:
+        batch = pack(encoded, rows, backbone)
+        with backbone.autocast():
+            (states,) = states_at(backbone, batch.inputs, batch.layout, [block])
+        states = states.to(backbone.compute).cpu()
+        return states.view(torch.uint16).numpy() if states.dtype == torch.bfloat16 else states.float().numpy()
+
+    def fill(array: np.ndarray) -> None:
+        done = 0
+        for rows, values in in_batches(lengths, compute, budget=budget):
+            for i, piece in zip(rows, np.split(values, np.cumsum(lengths[rows])[:-1]), strict=True):
+                array[starts[i] : starts[i] + lengths[i]] = piece
+            done += len(rows)
+            journal.progress("frozen trunk", done, len(encoded))
+
+    kind = "BF16" if backbone.compute == torch.bfloat16 else "F32"
+    key = digest({**identity, "block": block, "limit": encoded.limit, "kind": kind}, texts)
+    found = stored(key, (int(lengths.sum()), backbone.width), kind, fill, what="trunk")
+    if found.origin:
+        journal.note(found.origin)
+    return States(found.array, starts, lengths)

@@ -1,0 +1,103 @@
+"""A backbone cut between two of its blocks: hidden states on the way, an early exit, and the part above a block alone.
+
+Models are not patched: hooks read what enters a block, an exception ends a forward whose rest nobody asked for, and
+the upper part is the same modules under a shallow copy. Whether a model may be cut is shown by running it both ways.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lasttoken.errors import ConfigError, ModelError
+from lasttoken.model.attention import Layout, lay_out
+from lasttoken.model.backbone import Backbone, close, to_tensor
+
+
+class Reached(Exception):
+    """Ends a forward early."""
+
+
+def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
+    """(name, the blocks) of a trunk, or of the encoder inside it: the longest list of modules among its children."""
+    found = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)]
+    return max(found, key=lambda pair: (len(pair[1]), -pair[0].count(".")))
+
+
+def depth_of(backbone: Backbone) -> int:
+    """How many blocks the backbone has."""
+    return len(blocks_of(backbone.module)[1])
+
+
+def states_at(backbone: Backbone, tokens: Tensor, layout: Layout, layers: Sequence[int]) -> list[Tensor]:
+    """Hidden states (T, H) at each of `layers`: k is what enters block k, the last one what leaves the model.
+
+    Blocks above the highest that is asked for do not run.
+    """
+    _, blocks = blocks_of(backbone.module)
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states = arguments[0] if arguments else named["hidden_states"]
+        found[layer] = states.reshape(-1, states.shape[-1])
+        if layer == max(layers):
+            raise Reached
+
+    hooks = [
+        blocks[k].register_forward_pre_hook(lambda _, args, named, k=k: keep(k, args, named), with_kwargs=True)
+        for k in set(layers)
+        if k < len(blocks)
+    ]
+    try:
+        found[len(blocks)] = backbone.hidden(tokens, layout)
+    except Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found[k] for k in layers]
+
+
+def above(backbone: Backbone, block: int) -> Backbone:
+    """The part of the backbone from `block` on, sharing its modules: it takes hidden states (T, H) in the place of tokens.
+
+    Raises ConfigError where no block is left, ModelError where the two parts do not give what the whole gives.
+    """
+    name, blocks = blocks_of(backbone.module)
+    if not 0 < block < len(blocks):
+        raise ConfigError(
+            [
+                f"trunk: {block} asked for, but {backbone.name} has {len(blocks)} blocks; use 1 to {len(blocks) - 1}, or 0"
+            ]
+        )
+    if "." in name:
+        raise ModelError(f"trunk: model {backbone.name!r} keeps its blocks in {name!r}, where they cannot be cut")
+    upper: Any = copy.copy(backbone.module)
+    upper._modules = dict(backbone.module._modules)
+    setattr(upper, name, nn.ModuleList(blocks[block:]))
+    upper.config = copy.copy(backbone.config)
+    if kinds := getattr(backbone.config, "layer_types", None):  # some models look up a block's kind by its number
+        upper.config.layer_types = kinds[block:]
+    part = replace(backbone, module=upper)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, int(backbone.config.vocab_size), n) for n in (7, 5)]
+    layout = lay_out([len(text) for text in texts], causal=backbone.causal, device=backbone.device)
+    tokens = to_tensor(np.concatenate(texts), backbone)
+    with torch.no_grad(), backbone.autocast():
+        entering, leaving = states_at(backbone, tokens, layout, [block, len(blocks)])
+        try:
+            exact = close(part.hidden(entering, layout), leaving)
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            exact = False
+    if not exact:
+        raise ModelError(
+            f"trunk: model {backbone.name!r} ({backbone.config.model_type}) does more than run its blocks (positions or "
+            "scales added to its input), so its lower part cannot be kept; use trunk=0"
+        )
+    return part

@@ -1,0 +1,112 @@
+"""What autograd keeps, and how a training is made to fit: against sums done by hand, and against training without."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import dataset
+from torch import Tensor, nn
+
+from lasttoken.config import Embedding, Instruction, Lora, Training
+from lasttoken.errors import ConfigError
+from lasttoken.journal import Journal
+from lasttoken.methods import embedding, instruction, memory
+from lasttoken.methods.memory import fit_into_memory, free_memory, kept_bytes
+from lasttoken.text.batch import Budget
+
+
+def test_kept_bytes_of_a_layer_that_can_be_counted_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+
+    def loss_and_count(rows: np.ndarray) -> tuple[Tensor, float]:
+        return model(torch.ones(len(rows), 4)).sum(), 1.0
+
+    # the input (N, 4) and the output of tanh (N, 8), float32; weights are not counted
+    assert kept_bytes(model, loss_and_count, np.arange(10)) == 10 * (4 + 8) * 4
+    assert model.training
+
+
+def settle(
+    model: Any, monkeypatch: pytest.MonkeyPatch, *, room: int | None, checkpointing: str = "auto", kept: int = 1000
+) -> tuple[Budget, list[str]]:
+    """(budget, notes) for rows of 10 and 2,000 tokens, a token keeping `kept` bytes."""
+    journal = Journal()
+    monkeypatch.setattr(memory, "free_memory", lambda device: room)
+    monkeypatch.setattr(memory, "kept_bytes", lambda model, loss, rows: kept * 2000)
+    found = fit_into_memory(
+        model,
+        lambda rows: (torch.zeros(()), 1.0),
+        np.array([10, 2000]),
+        budget=8192,
+        checkpointing=checkpointing,
+        journal=journal,
+    )
+    return found, journal.notes
+
+
+def test_with_memory_enough_nothing_changes(load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_fresh("llama").whole
+    for room in (2**30, None):
+        assert settle(model, monkeypatch, room=room) == (Budget(8192), [])
+        assert not model.is_gradient_checkpointing
+
+
+def test_a_little_short_the_budget_shrinks(load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_fresh("llama").whole
+    budget, notes = settle(model, monkeypatch, room=5_000_000)  # .8 * 5 MB at 1,000 bytes a token
+    assert budget == Budget(4000)
+    assert notes == ["a micro-batch holds 4,000 tokens in place of 8,192, which is what memory has room for"]
+    assert not model.is_gradient_checkpointing
+
+
+def test_too_short_for_the_longest_row_activations_are_recomputed(
+    load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_fresh("llama").whole
+    budget, notes = settle(model, monkeypatch, room=20_000_000, kept=10_000)
+    assert model.is_gradient_checkpointing
+    # one of two blocks is kept, and the float32 input of both: 5,000 + 2 * 64 * 4 bytes a token
+    assert budget == Budget(int(0.8 * 20_000_000 / 5512))
+    assert notes[0] == "activation checkpointing is on: 0.0 MiB a token leave room for 1,600 tokens of 0.0 GiB"
+
+
+def test_off_is_off_and_on_is_on(load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_fresh("llama").whole
+    assert settle(model, monkeypatch, room=1_000_000, checkpointing="off")[0] == Budget(800)
+    assert not model.is_gradient_checkpointing
+    settle(model, monkeypatch, room=None, checkpointing="on")
+    assert model.is_gradient_checkpointing
+
+
+def test_a_model_that_cannot_recompute_is_refused() -> None:
+    class Stubborn(nn.Linear):
+        def activation_checkpointing_enable(self) -> None:
+            raise ValueError("Stubborn does not support activation checkpointing.")
+
+    with pytest.raises(
+        ConfigError, match=r"train.checkpointing: Stubborn does not support activation checkpointing.; use"
+    ):
+        memory.recompute(Stubborn(1, 1))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["embedding", "instruction"])
+def test_recomputing_changes_memory_and_nothing_else(method: str, dropout: float, folder: Callable[..., Path]) -> None:
+    kinds: Any = {"embedding": (Embedding, embedding), "instruction": (Instruction, instruction)}
+    config, module = kinds[method]
+    rows, probs = dataset(12), []
+    for checkpointing in ("off", "on"):
+        train = Training(epochs=2.0, lr=1e-2, batch=4, checkpointing=checkpointing)
+        settings = config(model=str(folder("qwen3")), lora=Lora(r=2, dropout=dropout), train=train)
+        fitted = module.fit(settings, rows, rows, seed=0, device="cpu", journal=Journal())
+        probs.append(fitted.predict_proba(rows.texts))
+    np.testing.assert_array_equal(probs[0], probs[1])
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
+    assert free_memory(torch.device("meta")) is None
