@@ -155,7 +155,7 @@ def load(folder: Path, *, device: str) -> ProbeModel:
     return ProbeModel(
         config,
         labels,
-        build(at_commit(config, rest), device),
+        build(at_commit(config, rest), device, blocks=rest["layer"] + 1),  # what enters a block needs that block
         rest["layer"],
         mean,
         scale,
@@ -163,13 +163,14 @@ def load(folder: Path, *, device: str) -> ProbeModel:
     )
 
 
-def build(config: Probe, device: str) -> Backbone:
-    """The frozen backbone, a decoder or an encoder."""
+def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
+    """The frozen backbone, a decoder or an encoder; of its blocks the lowest `blocks`, or all."""
     return load_backbone(
         config.model,
         kind="any",
         device=choose_device(device),
         quantize=config.quantize,
+        blocks=blocks,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
     )

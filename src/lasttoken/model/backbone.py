@@ -146,24 +146,30 @@ def load(
     compute: torch.dtype | None = None,
     quantize: Literal["nf4", "none"] = "none",
     vocabulary: bool = False,
+    blocks: int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Backbone:
     """The model, frozen and in eval mode, checked to be of `kind` and exact on packed rows.
 
     dtype: of the weights; None is `choose_dtype`. compute: of the products; None is as the weights. vocabulary: keep
-    the vocabulary head (instruction tuning). Raises ModelError.
+    the vocabulary head (instruction tuning). blocks: how many of its blocks to load, from the bottom; None is all.
+    Raises ModelError.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(name, **where)
     refuse_other_kinds(name, config)
+    if blocks is not None:
+        keep_blocks(config.get_text_config(), blocks)
     dtype = dtype or choose_dtype(device)
     quantization = nf4_config(name, device, dtype) if quantize == "nf4" else None
     auto = AutoModelForCausalLM if vocabulary else AutoModel
     extra = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
-        model: Any = auto.from_pretrained(locate(name), dtype=dtype, attn_implementation="eager", **where, **extra)
+        model: Any = auto.from_pretrained(
+            locate(name), config=config, dtype=dtype, attn_implementation="eager", **where, **extra
+        )
     except (OSError, ValueError) as error:
         raise ModelError(not_found(name, error)) from error
     model.requires_grad_(False)
@@ -184,6 +190,13 @@ def refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
         raise ModelError(
             f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder"
         )
+
+
+def keep_blocks(config: PretrainedConfig, blocks: int) -> None:
+    """Have a model of `config` made with its lowest `blocks` blocks only."""
+    config.num_hidden_layers = min(blocks, config.num_hidden_layers)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = kinds[: config.num_hidden_layers]
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
