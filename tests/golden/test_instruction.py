@@ -16,6 +16,7 @@ from lasttoken.methods.instruction import answer_tree, label_probs, lesson
 from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.device import peak_resident, reset_peak
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import encode
 from lasttoken.text.tree import grow
@@ -166,3 +167,24 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time(
     assert len(set(found)) > 1
     assert found == expected
     assert backbone.whole.config._attn_implementation == NAME  # packed attention is back
+
+
+def test_more_than_a_thousand_labels_in_bounded_memory(
+    folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+) -> None:
+    """Scores of 1,200 labels in one pass: exact for a sample of them, and within 200 MiB of what the process had."""
+    names = tuple(f"{a} {b}{i}" for i, (a, b) in enumerate([(x, y) for x in "abcdefghij" for y in "klmnopqrst"] * 12))
+    backbone, labels = load_shared("llama", vocabulary=True), LabelSpace(names)
+    prompt = make_prompt(backbone.tokenizer, labels, room=100)
+    assert not prompt.listed
+    encoded = encode(backbone.tokenizer, TEXTS[:2], limit=60, special=False)
+    reset_peak(torch.device("cpu"))
+    before = peak_resident()
+    probs = label_probs(backbone, prompt, encoded, labels, budget=8192)
+    assert peak_resident() - before < 200 * 2**20
+    plain = AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32).eval()
+    chosen = [0, 7, 599, 1199]
+    for row, text in enumerate(rows_before(backbone, prompt)[:2]):
+        wanted = [log_probability(plain, [*text, *prompt.footer], prompt.answers[j]) for j in chosen]
+        found = np.log(probs[row, chosen])
+        np.testing.assert_allclose(found - found[0], np.array(wanted) - wanted[0], rtol=1e-5, atol=2e-4)

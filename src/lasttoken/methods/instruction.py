@@ -86,6 +86,10 @@ def fit(
         journal.note(quantisation(backbone))
     around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
     journal.note(f"prompt {'...'.join(around)!r}")
+    if not prompt.listed:
+        journal.note(
+            f"the prompt does not list its {len(train.labels)} labels, which would fill half of max_length or more"
+        )
     if not config.train_model:
         no_training([backbone.whole], journal)
         return InstructionModel(config, train.labels, backbone, None, prompt)
@@ -155,6 +159,7 @@ def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tupl
         chat=config.chat == "auto",
         verbalizer=config.verbalizer,
         separator=config.label_separator,
+        room=min(config.max_length, backbone.window) // 2,
     )
     return backbone, prompt
 

@@ -21,6 +21,8 @@ from lasttoken.text.tree import Path
 
 SINGLE = "Classify the text into one of these labels: {labels}\n\nText:\n{text}\n\nLabel:"
 MULTI = "Decide which of these labels apply to the text: {labels}\n\nText:\n{text}\n\nLabels:"
+SHORT = "Classify the text.\n\nText:\n{text}\n\nLabel:"  # where the labels are too many to list them
+SHORT_MULTI = "Decide which labels apply to the text.\n\nText:\n{text}\n\nLabels:"
 QUESTION = "\n\nDoes the label {label} apply?"
 NONE = "none"  # the answer where no label applies
 MARK = "\ue000text\ue000"  # private-use characters: no template holds them
@@ -39,6 +41,7 @@ class Prompt:
     no: list[int]
     separator: str
     none: list[int]
+    listed: bool = True  # whether the prompt lists the labels, or the template says how it does
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -74,14 +77,18 @@ def make_prompt(
     chat: bool = True,
     verbalizer: Mapping[str, str] | None = None,
     separator: str = ", ",
+    room: int | None = None,
 ) -> Prompt:
     """The prompt for a label space. Raises ConfigError on a template without {text} or a verbalizer that cannot work.
 
-    chat: wrap it in the tokenizer's chat template, where it has one.
+    chat: wrap it in the tokenizer's chat template, where it has one. room: tokens that the list of labels may take in
+    the default template; with more, the default leaves the list out.
     """
-    template = template or (MULTI if labels.multi else SINGLE)
     wrapped = chat and bool(tokenizer.chat_template)
     names = answer_texts(labels, verbalizer or {}, separator)
+    listed = template is not None or room is None or len(plain_ids(tokenizer, "; ".join(names))) <= room
+    if template is None:
+        template = (MULTI if labels.multi else SINGLE) if listed else (SHORT_MULTI if labels.multi else SHORT)
     if template.count("{text}") != 1:
         raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
     before, after = (piece.replace("{labels}", "; ".join(names)) for piece in template.split("{text}"))
@@ -105,6 +112,7 @@ def make_prompt(
         [*plain_ids(tokenizer, lead + "no"), *end],
         separator,
         [*plain_ids(tokenizer, lead + NONE), *end],
+        listed,
     )
 
 

@@ -90,3 +90,15 @@ def test_what_stands_before_any_text() -> None:
 def test_a_label_that_names_the_text_place_is_no_place_for_the_text() -> None:
     prompt = make_prompt(PLAIN, LabelSpace(("{text}", "other")))
     assert "{text}; other" in words(prompt.header)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_labels_too_many_for_their_room_are_not_listed(multi: bool) -> None:
+    tokenizer, labels = make_tokenizer(), LabelSpace(("music", "sport", "trade"), multi)
+    whole = make_prompt(tokenizer, labels, room=100)
+    short = make_prompt(tokenizer, labels, room=2)
+    assert (whole.listed, short.listed) == (True, False)
+    assert "music; sport; trade" in tokenizer.decode(whole.header)
+    assert "music" not in tokenizer.decode(short.header)
+    assert short.answers == whole.answers
+    assert make_prompt(tokenizer, labels, template="{labels}: {text}", room=2).listed
