@@ -51,8 +51,8 @@ def random_tiny(folder: Path, seed: int) -> str:
 
 def settings_of(experiment: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of an entry: its own, over those of the entry it is `like`; an entry like no other is named by its method."""
-    own = dict(experiment[name])
-    like = own.pop("like", None)
+    own = {key: value for key, value in experiment[name].items() if key not in ("like", "seeds")}
+    like = experiment[name].get("like")
     return {**settings_of(experiment, like), **own} if like else {"method": name, **own}
 
 
@@ -121,13 +121,18 @@ def main() -> None:
         print("   ", scores, f"fit {result['fit_seconds']} s", flush=True)
 
 
+def seeds_of(experiment: dict[str, Any], name: str) -> list[int]:
+    """The seeds of an entry: its own, or those of the experiment."""
+    return experiment[name].get("seeds", experiment["seeds"])
+
+
 def missing() -> list[tuple[Path, dict[str, Any], str, int]]:
     """(file, experiment, entry, seed) of what has no result yet, seed by seed: the first seed of everything comes first."""
     found = []
     for path in sorted((HERE / "experiments").glob("*.toml")):
         experiment = tomllib.loads(path.read_text(encoding="utf-8"))
         entries = [name for name, value in experiment.items() if isinstance(value, dict)]
-        found += [(path, experiment, name, seed) for name in entries for seed in experiment["seeds"]]
+        found += [(path, experiment, name, seed) for name in entries for seed in seeds_of(experiment, name)]
     found = [x for x in found if not (HERE / "results" / f"{x[0].stem}.{x[2]}.{x[3]}.json").exists()]
     return sorted(found, key=lambda x: x[3])
 

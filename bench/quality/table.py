@@ -129,9 +129,10 @@ def main() -> None:
             lines += table(problem, experiment, found[problem])
             lines += differences(experiment, found[problem])
         for method in entries(experiment):
-            lacking = len(experiment["seeds"]) - len(found.get(problem, {}).get(method, []))
+            seeds = len(experiment[method].get("seeds", experiment["seeds"]))
+            lacking = seeds - len(found.get(problem, {}).get(method, []))
             if lacking:
-                missing.append(f"{problem} {method}: {lacking} of {len(experiment['seeds'])} seeds")
+                missing.append(f"{problem} {method}: {lacking} of {seeds} seeds")
     if missing:
         lines += ["## Not run yet", "", *(f"- {line}" for line in missing), ""]
     print("\n".join(lines).rstrip())

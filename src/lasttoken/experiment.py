@@ -27,7 +27,6 @@ from lasttoken.evaluation.predictions import Predictions, read_predictions, writ
 from lasttoken.evaluation.summary import summarize
 from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
-from lasttoken.methods.instruction import InstructionModel
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
 from lasttoken.report.page import render, write_page
@@ -150,12 +149,9 @@ def judge(
     valid = predicted(splits.valid, in_parts(classifier, splits.valid.texts, "predicting validation", journal))
     classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
-    journal.truncation, invalid = Truncation(), None
-    if isinstance(classifier, InstructionModel) and classifier.config.decode == "generate":
-        probs, wrong = classifier.answer(splits.test.texts, journal)
-        invalid = float(wrong.mean())
-    else:
-        probs = in_parts(classifier, splits.test.texts, "predicting test", journal)
+    journal.truncation, journal.invalid = Truncation(), None
+    probs = in_parts(classifier, splits.test.texts, "predicting test", journal)
+    invalid = None if journal.invalid is None else journal.invalid / len(splits.test)
     spent = time.perf_counter() - began
     if journal.truncation:
         journal.note(f"test: {journal.truncation}")

@@ -51,6 +51,7 @@ class Journal:
     steps: list[dict[str, Any]] = field(default_factory=list)  # update, loss, lr, grad_norm, rows, seconds, valid
     facts: dict[str, Any] = field(default_factory=dict)  # trainable_parameters, train_seconds, ...
     truncation: Truncation = field(default_factory=Truncation)  # of the rows that were predicted
+    invalid: int | None = None  # generated answers that name no label; None where nothing was generated
     failure: BaseException | None = None  # what cut the fit short, where its best weights could be kept
 
     def note(self, sentence: str) -> None:

@@ -56,7 +56,10 @@ class InstructionModel:
     def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept. With decode = "generate" they are 0 and 1; see `answer`."""
         if self.config.decode == "generate":
-            return self.answer(texts, journal)[0]
+            probs, wrong = self.answer(texts, journal)
+            if journal is not None:
+                journal.invalid = (journal.invalid or 0) + int(wrong.sum())
+            return probs
         encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
         return label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
 
