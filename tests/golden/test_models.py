@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from lasttoken.methods.packed import pack
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import states_at
+from lasttoken.model.depth import tapped
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 
@@ -113,7 +113,7 @@ def test_every_layer_is_that_of_transformers(
     theirs = AutoModel.from_pretrained(folder(name), dtype=torch.float32).eval()
     encoded = encode(backbone.tokenizer, TEXTS[:1], limit=256)
     batch = pack(encoded, np.arange(1), backbone)
-    with torch.inference_mode():
-        found = torch.cat(states_at(backbone, batch.inputs, batch.layout, [0, 1, 2]))
+    with torch.inference_mode(), tapped(backbone, [0, 1, 2]) as run:
+        found = torch.cat(run(batch.inputs, batch.layout))
         wanted = torch.cat(theirs(input_ids=batch.inputs[None], output_hidden_states=True).hidden_states)
     torch.testing.assert_close(found.view(3, len(encoded.ids[0]), 64), wanted, **CLOSE)

@@ -70,7 +70,9 @@ def test_processes_share_the_rows_out(rows: list[list[int]], budget: int, size: 
     dealt = [
         int(row)
         for rank in range(size)
-        for chosen, _ in in_batches(encoded.lengths, list, budget=budget, world=World(rank, size))
+        for chosen, _ in in_batches(
+            encoded.lengths, list, budget=budget, device=torch.device("cpu"), world=World(rank, size)
+        )
         for row in chosen
     ]
     assert sorted(dealt) == list(range(len(rows)))

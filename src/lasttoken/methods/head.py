@@ -102,7 +102,6 @@ def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:
     return min(config.max_length, backbone.window)
 
 
-@torch.inference_mode()
 def head_probs(
     backbone: Backbone, head: Head, source: Source, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
@@ -115,7 +114,7 @@ def head_probs(
             hidden = backbone.hidden(batch.inputs, batch.layout)
         return head(hidden, batch.layout.ends).cpu().double()
 
-    for rows, found in in_batches(source.lengths, compute, budget=budget, world=world):
+    for rows, found in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
         logits[torch.from_numpy(rows)] = found
     world.add([logits])
     return (logits.sigmoid() if labels.multi else logits.softmax(dim=1)).numpy()

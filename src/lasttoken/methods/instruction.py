@@ -221,7 +221,6 @@ def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
     return grow([prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)])
 
 
-@torch.inference_mode()
 def label_probs(
     backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
@@ -234,7 +233,8 @@ def label_probs(
         with backbone.autocast():
             return torch.stack(score(backbone, batch)).cpu().double()
 
-    for rows, found in in_batches(encoded.lengths + len(tree.tokens), compute, budget=budget, world=world):
+    lengths = encoded.lengths + len(tree.tokens)
+    for rows, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
         scores[torch.from_numpy(rows)] = found
     world.add([scores])
     if not labels.multi:

@@ -35,7 +35,7 @@ from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
-from lasttoken.model.depth import depth_of, states_at
+from lasttoken.model.depth import depth_of, tapped
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import encode
@@ -185,7 +185,6 @@ def pooled(
     return features
 
 
-@torch.inference_mode()
 def fill_pooled(
     features: np.ndarray,
     backbone: Backbone,
@@ -201,17 +200,19 @@ def fill_pooled(
     causal = False if config.bidirectional else None
     done = 0
 
-    def compute(rows: np.ndarray) -> np.ndarray:
-        batch = pack(encoded, rows, backbone, causal=causal)
-        with backbone.autocast():
-            found = states_at(backbone, batch.inputs, batch.layout, layers)
-        return np.stack([pool(states, batch.layout.ends).cpu().numpy() for states in found])
+    with tapped(backbone, layers) as run:
 
-    for rows, found in in_batches(encoded.lengths, compute, budget=config.budget):
-        features[:, rows] = found
-        done += len(rows)
-        if journal is not None:
-            journal.progress("features", done, len(encoded))
+        def compute(rows: np.ndarray) -> np.ndarray:
+            batch = pack(encoded, rows, backbone, causal=causal)
+            with backbone.autocast():
+                found = run(batch.inputs, batch.layout)
+            return np.stack([pool(states, batch.layout.ends).cpu().numpy() for states in found])
+
+        for rows, found in in_batches(encoded.lengths, compute, budget=config.budget, device=backbone.device):
+            features[:, rows] = found
+            done += len(rows)
+            if journal is not None:
+                journal.progress("features", done, len(encoded))
 
 
 def cached(

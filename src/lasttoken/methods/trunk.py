@@ -14,7 +14,7 @@ from lasttoken.journal import Journal
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.methods.store import digest, stored
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import states_at
+from lasttoken.model.depth import tapped
 from lasttoken.text.tokenizer import Encoded
 
 
@@ -50,26 +50,26 @@ def trunk_states(
 
     identity: what tells the model apart (its name, fingerprint, precision). texts: of the rows; part of the digest.
     """
+    kind = "BF16" if backbone.compute == torch.bfloat16 else "F32"
     lengths = encoded.lengths
     starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
 
-    @torch.inference_mode()
-    def compute(rows: np.ndarray) -> np.ndarray:
-        batch = pack(encoded, rows, backbone)
-        with backbone.autocast():
-            (states,) = states_at(backbone, batch.inputs, batch.layout, [block])
-        states = states.to(backbone.compute).cpu()
-        return states.view(torch.uint16).numpy() if states.dtype == torch.bfloat16 else states.float().numpy()
-
     def fill(array: np.ndarray) -> None:
         done = 0
-        for rows, values in in_batches(lengths, compute, budget=budget):
-            for i, piece in zip(rows, np.split(values, np.cumsum(lengths[rows])[:-1]), strict=True):
-                array[starts[i] : starts[i] + lengths[i]] = piece
-            done += len(rows)
-            journal.progress("frozen trunk", done, len(encoded))
+        with tapped(backbone, [block]) as run:
 
-    kind = "BF16" if backbone.compute == torch.bfloat16 else "F32"
+            def compute(rows: np.ndarray) -> np.ndarray:
+                batch = pack(encoded, rows, backbone)
+                with backbone.autocast():
+                    states = run(batch.inputs, batch.layout)[0].to(backbone.compute).cpu()
+                return states.view(torch.uint16).numpy() if kind == "BF16" else states.float().numpy()
+
+            for rows, values in in_batches(lengths, compute, budget=budget, device=backbone.device):
+                for i, piece in zip(rows, np.split(values, np.cumsum(lengths[rows])[:-1]), strict=True):
+                    array[starts[i] : starts[i] + lengths[i]] = piece
+                done += len(rows)
+                journal.progress("frozen trunk", done, len(encoded))
+
     key = digest({**identity, "block": block, "limit": encoded.limit, "kind": kind}, texts)
     found = stored(key, (int(lengths.sum()), backbone.width), kind, fill, what="trunk")
     if found.origin:

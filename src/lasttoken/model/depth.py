@@ -7,7 +7,9 @@ the upper part is the same modules under a shallow copy. Whether a model may be 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,19 +37,26 @@ def depth_of(backbone: Backbone) -> int:
     return len(blocks_of(backbone.module)[1])
 
 
-def states_at(backbone: Backbone, tokens: Tensor, layout: Layout, layers: Sequence[int]) -> list[Tensor]:
-    """Hidden states (T, H) at each of `layers`: k is what enters block k, the last one what leaves the model.
+@contextmanager
+def tapped(backbone: Backbone, layers: Sequence[int]) -> Iterator[Callable[[Tensor, Layout], list[Tensor]]]:
+    """A function (inputs, layout) -> hidden states (T, H) at each of `layers`: k is what enters block k, the last one what leaves.
 
-    Blocks above the highest that is asked for do not run.
+    Blocks above the highest that is asked for do not run. Several threads may call it at once.
     """
     _, blocks = blocks_of(backbone.module)
-    found: dict[int, Tensor] = {}
+    found = threading.local()  # .states: layer -> what this thread's forward had there
 
     def keep(layer: int, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         states = arguments[0] if arguments else named["hidden_states"]
-        found[layer] = states.reshape(-1, states.shape[-1])
+        found.states[layer] = states.reshape(-1, states.shape[-1])
         if layer == max(layers):
             raise Reached
+
+    def run(inputs: Tensor, layout: Layout) -> list[Tensor]:
+        found.states = {}
+        with suppress(Reached):
+            found.states[len(blocks)] = backbone.hidden(inputs, layout)
+        return [found.states[k] for k in layers]
 
     hooks = [
         blocks[k].register_forward_pre_hook(lambda _, args, named, k=k: keep(k, args, named), with_kwargs=True)
@@ -55,13 +64,10 @@ def states_at(backbone: Backbone, tokens: Tensor, layout: Layout, layers: Sequen
         if k < len(blocks)
     ]
     try:
-        found[len(blocks)] = backbone.hidden(tokens, layout)
-    except Reached:
-        pass
+        yield run
     finally:
         for hook in hooks:
             hook.remove()
-    return [found[k] for k in layers]
 
 
 def above(backbone: Backbone, block: int) -> Backbone:
@@ -89,8 +95,9 @@ def above(backbone: Backbone, block: int) -> Backbone:
     texts = [rng.integers(0, int(backbone.config.vocab_size), n) for n in (7, 5)]
     layout = lay_out([len(text) for text in texts], causal=backbone.causal, device=backbone.device)
     tokens = to_tensor(np.concatenate(texts), backbone)
+    with torch.no_grad(), backbone.autocast(), tapped(backbone, [block, len(blocks)]) as run:
+        entering, leaving = run(tokens, layout)
     with torch.no_grad(), backbone.autocast():
-        entering, leaving = states_at(backbone, tokens, layout, [block, len(blocks)])
         try:
             exact = close(part.hidden(entering, layout), leaving)
         except (IndexError, RuntimeError, TypeError, ValueError):

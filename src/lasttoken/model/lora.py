@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-STEPS = 256  # dropout rates are multiples of 1 / 256 on a CPU
+STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
 SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
 
 Merge = Literal["auto", "off"]
@@ -109,9 +109,8 @@ class KeepPool:
     def __init__(self) -> None:
         self.draws: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def take(self, shape: torch.Size, rate: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-        """(0 and 1 of `shape`, the rate they were drawn with: `rate` to the nearest 1 / 256)."""
-        threshold = round(rate * STEPS)
+    def take(self, shape: torch.Size, threshold: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """(0 and 1 of `shape`, the rate of zeros: threshold / 256)."""
         pool = self.draws.get((threshold, dtype))
         if pool is None or len(pool) < 2 * shape.numel():
             size = 1 << max(22, (2 * shape.numel() - 1).bit_length())
@@ -126,9 +125,12 @@ POOL = KeepPool()
 
 def keep_mask(x: Tensor, rate: float) -> tuple[Tensor | None, float]:
     """(what dropout keeps of x: 0 and 1 in its shape, or None where it keeps all; the exact rate)."""
+    threshold = round(rate * STEPS)
+    if not threshold:
+        return None, 0.0
     if x.device.type == "cpu":
-        return POOL.take(x.shape, rate, x.dtype) if round(rate * STEPS) else (None, 0.0)
-    return (torch.rand_like(x) >= rate, rate) if rate else (None, 0.0)
+        return POOL.take(x.shape, threshold, x.dtype)
+    return torch.randint(STEPS, x.shape, dtype=torch.uint8, device=x.device) >= threshold, threshold / STEPS
 
 
 @contextmanager

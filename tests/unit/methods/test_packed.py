@@ -1,13 +1,21 @@
 """Batches by length, and what happens to them when the device runs out of memory."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
+from tiny import sentences
 
 from lasttoken.errors import ConfigError
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.head import head_probs
 from lasttoken.methods.packed import in_batches
+from lasttoken.model.pooling import Head
+from lasttoken.text.tokenizer import encode
 from lasttoken.train.world import World
 
+CPU = torch.device("cpu")
 LENGTHS = np.array([3, 9, 1, 7, 5])
 
 
@@ -23,7 +31,7 @@ def with_room(tokens: int, tried: list[int]):
 
 def test_batches_are_made_again_under_half_the_budget() -> None:
     tried: list[int] = []
-    found = [result for _, result in in_batches(LENGTHS, with_room(9, tried), budget=25)]
+    found = [result for _, result in in_batches(LENGTHS, with_room(9, tried), budget=25, device=CPU)]
     assert found == [[1], [3], [4], [0, 2]]
     assert tried == [
         25,
@@ -39,9 +47,56 @@ def test_a_single_row_that_does_not_fit_is_said() -> None:
     with pytest.raises(
         ConfigError, match=r"the device ran out of memory on a single row of 9 tokens; lower max_length"
     ):
-        list(in_batches(LENGTHS, with_room(8, []), budget=12))
+        list(in_batches(LENGTHS, with_room(8, []), budget=12, device=CPU))
 
 
 def test_processes_share_the_batches() -> None:
-    shares = [[rows.tolist() for rows, _ in in_batches(LENGTHS, list, budget=10, world=World(r, 2))] for r in (0, 1)]
+    shares = [
+        [rows.tolist() for rows, _ in in_batches(LENGTHS, list, budget=10, device=CPU, world=World(r, 2))]
+        for r in (0, 1)
+    ]
     assert shares == [[[1], [4, 0, 2]], [[3]]]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_several_threads_give_the_same_in_the_same_order() -> None:
+    seen: list[tuple[bool, int]] = []
+
+    def compute(rows: np.ndarray) -> list[int]:
+        seen.append((torch.is_inference_mode_enabled(), torch.get_num_threads()))
+        return rows.tolist()
+
+    found = list(in_batches(np.arange(1, 41), compute, budget=80, device=CPU))
+    assert [result for _, result in found] == [rows.tolist() for rows, _ in found]
+    assert sorted(chain.from_iterable(result for _, result in found)) == list(range(40))
+    assert max(sum(i + 1 for i in result) for _, result in found) <= 40  # both together stay within the budget
+    assert seen == [(True, 1)] * len(found)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_fails_in_a_thread_fails_here() -> None:
+    def compute(rows: np.ndarray) -> list[int]:
+        raise ValueError(f"row {rows[0]}")
+
+    with pytest.raises(ValueError, match="row 39"):
+        list(in_batches(np.arange(1, 41), compute, budget=80, device=CPU))
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_do_not_change_probabilities(load_shared, two_threads) -> None:
+    """A real model, 60 texts in many batches: one after the other, and two at once (float32, other batches)."""
+    backbone, labels = load_shared("qwen3"), LabelSpace(("a", "b", "c"))
+    head = Head(backbone.width, 3, pooling="mean")
+    encoded = encode(backbone.tokenizer, sentences(60, seed=4), limit=64)
+    together = head_probs(backbone, head, encoded, labels, budget=100)
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(together, head_probs(backbone, head, encoded, labels, budget=100), rtol=1e-5, atol=1e-6)

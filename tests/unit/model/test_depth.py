@@ -1,6 +1,7 @@
 """A model cut between blocks: what enters a block, the early exit, and training on kept states against training on all."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lasttoken.methods.head import fit_head
 from lasttoken.methods.packed import pack
 from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import above, blocks_of, depth_of, states_at
+from lasttoken.model.depth import above, blocks_of, depth_of, tapped
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 from lasttoken.train.world import ALONE
@@ -42,9 +43,11 @@ def test_blocks_above_the_last_one_asked_for_do_not_run(load_shared: Callable[..
     hooks = [block.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, block in enumerate(blocks)]
     batch = batch_of(backbone)
     with torch.inference_mode():
-        states_at(backbone, batch.inputs, batch.layout, [1, 0])
+        with tapped(backbone, [1, 0]) as run:
+            run(batch.inputs, batch.layout)
         assert ran == [0]
-        states_at(backbone, batch.inputs, batch.layout, [0, 2])
+        with tapped(backbone, [0, 2]) as run:
+            run(batch.inputs, batch.layout)
     for hook in hooks:
         hook.remove()
     assert ran == [0, 0, 1]
@@ -55,9 +58,27 @@ def test_the_upper_part_goes_on_from_the_kept_states(name: str, load_shared: Cal
     backbone = load_shared(name)
     upper, batch = above(backbone, 1), batch_of(backbone)
     with torch.inference_mode():
-        entering, leaving = states_at(backbone, batch.inputs, batch.layout, [1, depth_of(backbone)])
+        with tapped(backbone, [1, depth_of(backbone)]) as run:
+            entering, leaving = run(batch.inputs, batch.layout)
         torch.testing.assert_close(upper.hidden(entering, batch.layout), leaving, rtol=1e-5, atol=1e-5)
     assert depth_of(upper) == depth_of(backbone) - 1
+
+
+def test_threads_do_not_see_each_other(load_shared: Callable[..., Backbone]) -> None:
+    backbone = load_shared("llama")
+    encoded = encode(backbone.tokenizer, sentences(12, seed=6), limit=256)
+    batches = [pack(encoded, np.array([i]), backbone) for i in range(12)]
+
+    def read(i: int) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return run(batches[i].inputs, batches[i].layout)
+
+    with tapped(backbone, [0, 1]) as run:
+        alone = [read(i) for i in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(read, [*range(12)] * 5))
+    for i, states in enumerate(together):
+        assert all(torch.equal(a, b) for a, b in zip(states, alone[i % 12], strict=True))
 
 
 @pytest.mark.parametrize("name", UNCUT)
