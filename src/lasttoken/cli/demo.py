@@ -11,12 +11,14 @@ from lasttoken.cli import options as o
 
 # What fits six minutes on two cores; everything else is a default.
 SETTINGS = [
-    "embedding.train.epochs=4",
+    "embedding.train.epochs=3",
     "embedding.train.batch=16",
+    "embedding.pooling=mean",
     "embedding.max_length=256",
     "embedding.lora.r=16",
-    "instruction.train.epochs=2",
-    "instruction.train.batch=16",
+    "instruction.train.epochs=3",
+    "instruction.train.batch=8",
+    "instruction.train.lr=0.002",
     "instruction.max_length=320",
     "probe.max_length=256",
     "encoder.train.epochs=2",
