@@ -76,7 +76,18 @@ def fit(
     adapter = None
     if config.lora.r:
         adapter = adapt(backbone, **config.lora.model_dump(), from_block=config.trunk, seed=derive(seed, "adapter"))
-    fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
+    fit_head(
+        backbone,
+        head,
+        train,
+        valid,
+        config=config,
+        trunk=config.trunk,
+        merge=config.merge,
+        seed=seed,
+        world=world,
+        journal=journal,
+    )
     merge(backbone.whole, config.merge)
     return EmbeddingModel(config, train.labels, backbone, adapter, head)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.depth import above
-from lasttoken.model.lora import merged
+from lasttoken.model.lora import Merge, merged
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
@@ -32,11 +30,16 @@ def fit_head(
     valid: Dataset,
     *,
     config: Embedding | Encoder,
+    trunk: int = 0,
+    merge: Merge = "off",
     seed: int,
     world: World,
     journal: Journal,
 ) -> None:
-    """Train whatever of backbone and head trains, in place, by cross-entropy (one label a row) or binary cross-entropy."""
+    """Train whatever of backbone and head trains, in place, by cross-entropy (one label a row) or binary cross-entropy.
+
+    trunk: blocks at the bottom that nothing trains, whose output is kept. merge: the adapter, to predict validation.
+    """
     device, settings = backbone.device, config.train
     limit = token_limit(config, backbone)
     parts = [encode(backbone.tokenizer, data.texts, limit=limit) for data in (train, valid)]
@@ -44,18 +47,11 @@ def fit_head(
         journal.note(f"train: {cut}")
     rows, asked = parts
     learner = backbone  # what runs in training: all of the backbone, or the blocks above the frozen trunk
-    if trunk := config.trunk if isinstance(config, Embedding) else 0:
-        learner = above(backbone, trunk)
+    if trunk:
+        learner, budget = above(backbone, trunk), settings.budget
+        base = describe_base(config.model, config.revision, config.trust_remote_code)
         rows, asked = (
-            trunk_states(
-                backbone,
-                encoded,
-                trunk,
-                identity=identity(config, backbone),
-                texts=data.texts,
-                budget=settings.budget,
-                journal=journal,
-            )
+            trunk_states(backbone, encoded, trunk, base=base, texts=data.texts, budget=budget, journal=journal)
             for encoded, data in zip(parts, (train, valid), strict=True)
         )
     weights = (
@@ -70,10 +66,8 @@ def fit_head(
         targets = torch.from_numpy(train.targets[chosen]).to(device)
         return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=config.label_smoothing)
 
-    how = config.merge if isinstance(config, Embedding) else "off"
-
     def predict() -> np.ndarray:
-        with merged(backbone.whole, how):
+        with merged(backbone.whole, merge):
             return head_probs(learner, head, asked, train.labels, budget=settings.budget, world=world)
 
     fit_weights(
@@ -88,13 +82,6 @@ def fit_head(
         world=world,
         journal=journal,
     )
-
-
-def identity(config: Embedding | Encoder, backbone: Backbone) -> dict[str, Any]:
-    """What tells the frozen part of a model apart from any other."""
-    quantize = config.quantize if isinstance(config, Embedding) else "none"
-    base = describe_base(config.model, config.revision, config.trust_remote_code)
-    return {"base": base, "quantize": quantize, "device": backbone.device.type}
 
 
 def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lasttoken.journal import Journal
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.methods.store import digest, stored
-from lasttoken.model.backbone import Backbone
+from lasttoken.model.backbone import Backbone, quantised_layers
 from lasttoken.model.depth import tapped
 from lasttoken.text.tokenizer import Encoded
 
@@ -41,14 +41,14 @@ def trunk_states(
     encoded: Encoded,
     block: int,
     *,
-    identity: Mapping[str, Any],
+    base: Mapping[str, Any],
     texts: Sequence[str],
     budget: int,
     journal: Journal,
 ) -> States:
     """What enters `block` for every token of `encoded`, from the cache where it holds that already.
 
-    identity: what tells the model apart (its name, fingerprint, precision). texts: of the rows; part of the digest.
+    base: what tells the model apart (its name, commit, fingerprint). texts: of the rows; part of the digest.
     """
     kind = "BF16" if backbone.compute == torch.bfloat16 else "F32"
     lengths = encoded.lengths
@@ -70,7 +70,9 @@ def trunk_states(
                 done += len(rows)
                 journal.progress("frozen trunk", done, len(encoded))
 
-    key = digest({**identity, "block": block, "limit": encoded.limit, "kind": kind}, texts)
+    values = {"base": base, "block": block, "limit": encoded.limit, "kind": kind, "device": backbone.device.type}
+    values["quantised"] = quantised_layers(backbone.module)[0]
+    key = digest(values, texts)
     found = stored(key, (int(lengths.sum()), backbone.width), kind, fill, what="trunk")
     if found.origin:
         journal.note(found.origin)

@@ -102,7 +102,7 @@ def test_training_on_kept_states_is_training_on_all(name: str, load_fresh: Calla
         torch.manual_seed(2)
         head = Head(backbone.width, len(rows.labels))
         config = Embedding(model=backbone.name, trunk=trunk, train=Training(epochs=3.0, lr=1e-2, batch=4))
-        fit_head(backbone, head, rows, rows, config=config, seed=0, world=ALONE, journal=Journal())
+        fit_head(backbone, head, rows, rows, config=config, trunk=trunk, seed=0, world=ALONE, journal=Journal())
         trained = [p.detach() for p in adapted.parameters() if p.requires_grad]
         assert len(trained) == 2 * 7  # A and B of one block
         weights.append(torch.cat([p.flatten() for p in trained]))
