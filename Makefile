@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test check docs bench lock clean
+.PHONY: help demo test check docs bench bench-speed lock clean
 
 help:  ## what one can make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,10 @@ docs: .venv/.ready  ## write the generated pages of docs/reference and the resul
 bench: .venv/.ready  ## the quality benchmarks whose results are missing (hours; needs ../shared/data)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python bench/quality/run.py --data ../shared/data
+
+bench-speed: .venv/.ready  ## the speed benchmarks whose results are missing (hours; an idle machine and ../shared/data)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python bench/speed/run.py --data ../shared/data
 
 lock: .venv/.ready  ## write constraints.txt from what .venv holds
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; 1i # Exact versions of everything that is installed for tests and the demo. `make lock` writes this file.' > constraints.txt

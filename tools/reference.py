@@ -1,7 +1,7 @@
 """Write what in the documentation is made from the code or from results; with --check, say what is out of date.
 
 docs/reference/cli.md comes from the commands' own help, docs/reference/settings.md from the config models,
-docs/explain/quality.md from bench/quality/results.
+docs/explain/quality.md and docs/explain/speed.md from bench/quality/results and bench/speed/results.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def settings_of(kind: type[Settings]) -> list[tuple[str, str, str]]:
     return [(name, default.replace("|", "\\|"), remark.replace("|", "\\|")) for name, default, remark in found]
 
 
-def quality_page() -> str:
-    """The page of quality results, its tables made by bench/quality/table.py."""
+def bench_page(name: str) -> str:
+    """The page of a benchmark's results, its tables made by bench/NAME/table.py."""
     made = subprocess.run(
-        [sys.executable, str(ROOT / "bench/quality/table.py")], capture_output=True, text=True, check=True
+        [sys.executable, str(ROOT / f"bench/{name}/table.py")], capture_output=True, text=True, check=True
     )
     return made.stdout
 
@@ -72,7 +72,8 @@ def quality_page() -> str:
 PAGES = {
     "docs/reference/cli.md": command_page,
     "docs/reference/settings.md": settings_page,
-    "docs/explain/quality.md": quality_page,
+    "docs/explain/quality.md": lambda: bench_page("quality"),
+    "docs/explain/speed.md": lambda: bench_page("speed"),
 }
 
 

@@ -40,7 +40,7 @@ def test_csv_to_csv(command: Callable[..., Any], runs: dict[str, Path], new: Pat
     said = command("predict", runs[method], new, "-o", tmp_path / "out.csv", "--probs", "--device", "cpu")
     assert said.code == 0, said.err
     assert said.out == ""
-    assert said.err.startswith("20 rows labelled in ")
+    assert said.err.splitlines()[-1].startswith("20 rows labelled in ")
     before, after = read(new), read(tmp_path / "out.csv")
     assert [{name: row[name] for name in ("n", "text", "note")} for row in after] == before
     added = ["predicted_label", "predicted_probability", *(f"p({name})" for name in LABELS)]
@@ -109,7 +109,7 @@ def test_standard_output_in_another_format(command: Callable[..., Any], runs: di
 def test_json(command: Callable[..., Any], runs: dict[str, Path], new: Path, tmp_path: Path) -> None:
     said = command("predict", runs["linear"], new, "-o", tmp_path / "out.csv", "--json")
     assert said.code == 0, said.err
-    assert json.loads(said.out).keys() == {"rows", "empty", "seconds"}
+    assert json.loads(said.out).keys() == {"rows", "empty", "truncated", "seconds"}
 
 
 def test_text_column_of_another_name(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from lasttoken.cli.compare import compare
 from lasttoken.cli.demo import demo
+from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.report import report
 from lasttoken.cli.train import train
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (compare, train, predict, report, demo):
+for verb in (compare, train, predict, report, plan, demo):
     app.command()(verb)
 
 

@@ -154,7 +154,10 @@ def keep_best(
         if not kept and (not done or isinstance(error, KeyboardInterrupt)):
             raise
         if not kept:
-            best, at, kept = score(), done, [p.detach().cpu().clone() for p in trained]
+            try:
+                best, at, kept = score(), done, [p.detach().cpu().clone() for p in trained]
+            except Diverged:  # nor do these weights predict
+                raise error from None
         why = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"diverged at {error}"
         end, failure = f"{why}; the weights of update {at} are kept", error
     with torch.no_grad():

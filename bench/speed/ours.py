@@ -1,0 +1,133 @@
+"""The package's own ways to do the work, through its own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models import CPU, LORA, Quantize
+from rounds import Contender, Pass, timed
+from rows import Slice
+
+from lasttoken.config import Embedding, Instruction, Probe, Training
+from lasttoken.data.dataset import Dataset
+from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+from lasttoken.methods import embedding, instruction, probe
+from lasttoken.methods.embedding import EmbeddingModel
+from lasttoken.methods.head import fit_head
+from lasttoken.methods.instruction import InstructionModel
+from lasttoken.model.adapter import adapt
+from lasttoken.model.lora import merge
+from lasttoken.train.world import ALONE
+
+WORDS = {"nf4": "NF4", "none": "bf16"}
+PROMPT_LIMIT = 1024  # tokens of an instruction row, on both sides
+
+
+def once_over(batch: int) -> Training:
+    """One epoch in updates of `batch` rows, at a rate that changes next to nothing."""
+    return Training(epochs=1.0, lr=1e-5, schedule="constant", warmup=0.0, batch=batch, optimizer="adamw")
+
+
+def embedding_config(folder: Path, *, quantize: Quantize, batch: int, limit: int, **more: Any) -> Embedding:
+    """The settings of approach 1."""
+    train = once_over(batch)
+    return Embedding(model=str(folder), quantize=quantize, lora=LORA, max_length=limit, train=train, **more)
+
+
+def instruction_config(folder: Path, *, quantize: Quantize = "none", batch: int = 8, **more: Any) -> Instruction:
+    """The settings of approach 2."""
+    train = once_over(batch)
+    return Instruction(model=str(folder), quantize=quantize, lora=LORA, max_length=PROMPT_LIMIT, train=train, **more)
+
+
+def shortest(data: Dataset) -> Dataset:
+    """One row to validate on, since a fit ends with a validation: next to no work."""
+    return data.take(np.array([min(range(len(data)), key=lambda i: len(data.texts[i]))]))
+
+
+def embedding_training(folder: Path, part: Slice, ways: Sequence[tuple[Quantize, int]], least: int) -> list[Contender]:
+    """`fit_head` over the rows, for each (precision, rows an update). Time is all but reading and loading."""
+    found, loaded = [], {}
+    for quantize, batch in ways:
+        config = embedding_config(folder, quantize=quantize, batch=batch, limit=part.limit, merge="off")
+        if quantize not in loaded:
+            backbone, head = embedding.build(config, part.data.labels, CPU, seed=0)
+            adapt(backbone, **LORA.model_dump(), seed=0)
+            loaded[quantize] = backbone, head
+        backbone, head = loaded[quantize]
+        rows = part.part(max(batch, least))
+        train = part.data.take(rows)
+
+        def run(backbone=backbone, head=head, config=config, train=train) -> Pass:
+            journal = Journal()
+            fit_head(backbone, head, train, shortest(train), config=config, seed=0, world=ALONE, journal=journal)
+            return Pass(journal.facts["train_seconds"])
+
+        found.append(Contender(f"lasttoken, {WORDS[quantize]}, batch {batch}", rows, run, ours=True, batch=batch))
+    return found
+
+
+def embedding_model(folder: Path, part: Slice) -> EmbeddingModel:
+    """What a fit leaves behind: the adapter merged."""
+    config = embedding_config(folder, quantize="none", batch=8, limit=part.limit)
+    backbone, head = embedding.build(config, part.data.labels, CPU, seed=0)
+    adapter = adapt(backbone, **LORA.model_dump(), seed=0)
+    merge(backbone.whole, config.merge)
+    return EmbeddingModel(config, part.data.labels, backbone, adapter, head)
+
+
+def prediction(name: str, model: Any, part: Slice) -> Contender:
+    """`predict_proba` from the texts on."""
+
+    def run() -> Pass:
+        with timed() as seconds:
+            probs = model.predict_proba(part.texts)
+        return Pass(seconds(), probs)
+
+    return Contender(name, part.part(part.size), run, ours=True)
+
+
+def instruction_training(
+    folder: Path, part: Slice, ways: Sequence[tuple[Quantize, int]], least: int
+) -> list[Contender]:
+    """`fit` over the rows, for each (precision, rows an update). Loading the model is no part of the time."""
+    found = []
+    for quantize, batch in ways:
+        config = instruction_config(folder, quantize=quantize, batch=batch, merge="off")
+        rows = part.part(max(batch, least))
+        train = part.data.take(rows)
+
+        def run(config=config, train=train) -> Pass:
+            journal = Journal()
+            instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=journal)
+            return Pass(journal.facts["train_seconds"])
+
+        found.append(Contender(f"lasttoken, {WORDS[quantize]}, batch {batch}", rows, run, ours=True, batch=batch))
+    return found
+
+
+def instruction_model(folder: Path, labels: LabelSpace) -> InstructionModel:
+    """What a fit leaves behind, for any label space."""
+    config = instruction_config(folder)
+    backbone, prompt = instruction.build(config, labels, CPU)
+    adapter = adapt(backbone, **LORA.model_dump(), seed=0)
+    merge(backbone.whole, config.merge)
+    return InstructionModel(config, labels, backbone, adapter, prompt)
+
+
+def features(folder: Path, part: Slice) -> Contender:
+    """The probe's features: the last layer, mean over tokens."""
+    config = Probe(model=str(folder), max_length=part.limit)
+    backbone = probe.build(config, "cpu")
+    depth = int(backbone.config.num_hidden_layers)
+
+    def run() -> Pass:
+        with timed() as seconds:
+            found = probe.pooled(backbone, part.texts, config, [depth])[0]
+        return Pass(seconds(), found)
+
+    return Contender("lasttoken, bf16", part.part(part.size), run, ours=True)

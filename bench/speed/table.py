@@ -1,0 +1,250 @@
+"""The page docs/explain/speed.md, made from bench/speed/results; printed on stdout. Also: what each bar came to."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+TASKS = {
+    "embedding-training": "Training, embedding",
+    "embedding-inference": "Prediction, embedding",
+    "instruction-training": "Training, instruction",
+    "instruction-scoring": "Prediction, instruction",
+    "label-count": "77 labels beside 4",
+    "probe": "Features of a frozen model",
+    "scale": "From a thousand rows to a hundred thousand",
+    "startup": "Start of a process",
+}
+MODELS = {"tiny": "`tiny` (6.9 M)", "135m": "135 M Llama"}
+AGAINST = {
+    "best": "the best peer",
+    "paper": "the paper's way",
+    "one": "generate, one by one",
+    "batched": "generate, batched",
+    "four": "4 labels, time",
+    "share": "the bf16 peak, share",
+    "predict_seconds_a_token": "seconds a token, predicting",
+    "predict_memory": "peak memory, predicting",
+    "train_seconds_a_token": "seconds a token, training",
+    "train_memory": "peak memory, training",
+    "help_seconds": "`lasttoken --help`, seconds",
+    "import_seconds": "`import lasttoken`, seconds",
+}
+GPU_COLUMNS = (
+    *("model", "what", "rows", "ours, rows/s", "tokens/s", "share of peak", "GB"),
+    *("peer, rows/s", "GB", "ours is x times as fast", "plan's error, memory, time"),
+)
+INTRODUCTION = """# Speed, measured
+
+Made by `make docs` from `bench/speed/results`; each file there holds every round's figures, versions, commit and machine.
+Repeat with `make bench-speed`, on a machine that does nothing else. Ours and the peers run in one process and take turns,
+in an order drawn anew each round, with the same rows, weights, precision and LoRA (r 8 on the seven linears of a block).
+A rate is rows really processed by the second, without warm-up, loading, logging, saving or evaluation; a figure is the
+median over rounds with the lowest and highest in brackets. A ratio is the median of the ratios of single rounds.
+
+Peers get what makes them fast: rows grouped by length as in a set of 6,400 rows, merged adapters to predict, rows sorted
+before they are batched, the faster of transformers' two attentions, and of `generate` only as many tokens as the right
+answer has. "best" is the fastest of all that is in the table; "the paper's way" is NF4 with 8 rows a batch. Short rows are
+AG News, long ones titles and abstracts of patents, mixed ones Reuters. The 135 M Llama has random weights in the shape of
+SmolLM2-135M and the tokenizer of `tiny`.
+"""
+
+
+def experiments() -> list[dict[str, Any]]:
+    """The experiments in the order of TASKS."""
+    read = [tomllib.loads(path.read_text(encoding="utf-8")) for path in (HERE / "experiments").glob("*.toml")]
+    return sorted(read, key=lambda experiment: list(TASKS).index(experiment["task"]))
+
+
+def name_of(case: dict[str, Any]) -> str:
+    """The name of a case, and of its file: TASK.MODEL.ROWS."""
+    return ".".join(case[key] for key in ("task", "model", "rows") if key in case)
+
+
+def bars(case: dict[str, Any], result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each bar of a case came to, by the name CASE.BAR. A bar whose peer is missing is left out."""
+    if "measures" in result:
+        return {
+            f"{result['case']}.{name}": entry([one["value"]], bound, "at most", one["unit"], runs=one["runs"])
+            for name, bound in case["bars"].items()
+            for one in [result["measures"][name]]
+        }
+    own, found = fastest(result, ours=True), {}
+    for name, bound in case.get("bars", {}).get(case["rows"], {}).items():
+        rival = fastest(result, ours=False, tag=None if name == "best" else name)
+        if rival is not None and own is not None:
+            ratios = [a / b for a, b in zip(own["rates"], rival["rates"], strict=True)]
+            sense = "at most" if isinstance(bound, dict) else "at least"
+            if isinstance(bound, dict):
+                ratios, bound = [1 / ratio for ratio in ratios], bound["at_most"]
+            found[f"{result['case']}.{name}"] = {
+                **entry(ratios, bound, sense, "times"),
+                "ours": own["name"],
+                "peer": rival["name"],
+            }
+    if "share" in case and "flops_a_row" in result and own is not None:
+        shares = shares_of(result, own)
+        found[f"{result['case']}.share"] = {
+            **entry(shares, case["share"], "at least", "of the bf16 peak"),
+            "ours": own["name"],
+        }
+    return found
+
+
+def entry(values: Sequence[float], bar: float, sense: str, unit: str, runs: int | None = None) -> dict[str, Any]:
+    """One bar: what was measured beside what was asked."""
+    ratio = median(values)
+    return {
+        "ratio": ratio,
+        "low": min(values),
+        "high": max(values),
+        "bar": bar,
+        "sense": sense,
+        "unit": unit,
+        "runs": runs or len(values),
+        "reached": ratio <= bar if sense == "at most" else ratio >= bar,
+    }
+
+
+def fastest(result: dict[str, Any], *, ours: bool, tag: str | None = None) -> dict[str, Any] | None:
+    """The contender with the highest median rate, of ours or of the peers with a tag."""
+    found = [c for c in result["contenders"] if c["ours"] == ours and (tag is None or tag in c["tags"])]
+    return max(found, key=lambda contender: median(contender["rates"]), default=None)
+
+
+def shares_of(result: dict[str, Any], contender: dict[str, Any]) -> list[float]:
+    """The share of the machine's peak that a contender's needed FLOP take, round by round."""
+    return [r * result["flops_a_row"] / p for r, p in zip(contender["rates"], result["peak_flops"], strict=True)]
+
+
+def figure(value: float) -> str:
+    """Three significant digits: 2,310 or 48.2 or 5.17 or .518."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f}"
+    return text.removeprefix("0")
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and the range where there are several."""
+    shown = figure(median(values))
+    return f"{shown} [{figure(min(values))}, {figure(max(values))}]" if len(values) > 1 else shown
+
+
+def table(case: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    """The lines of one comparison: every contender, and how many times as fast ours is."""
+    rows, own = result["rows"], fastest(result, ours=True)
+    assert own is not None
+    lines = [
+        f"### {MODELS.get(case['model'], case['model'])}, {case['rows']} rows",
+        "",
+        f"{rows['slice']} rows of {rows['tokens_a_row']:g} tokens on average (the set: {rows['pool_tokens_a_row']:g}), the longest "
+        f"{rows['longest']:,}; {rows['labels']} labels; {result['rounds']} rounds; matrix products reach "
+        f"{figure(median(result['peak_flops']) / 1e12)} TFLOP/s.{agreed(result)}",
+        "",
+        "| | rows/s | our best is x times as fast | our same batch |" + (" share of peak |" if "share" in case else ""),
+        "|---|---|---|---|" + ("---|" if "share" in case else ""),
+    ]
+    for one in sorted(result["contenders"], key=lambda contender: -median(contender["rates"])):
+        alike = next((c for c in result["contenders"] if c["ours"] and c["batch"] and c["batch"] == one["batch"]), None)
+        cells = [f"**{one['name']}**" if one["ours"] else one["name"], spread(one["rates"])]
+        cells.append("" if one is own else against(own, one))
+        cells.append("" if one["ours"] or alike is None else against(alike, one))
+        cells += [f"{median(shares_of(result, one)):.0%}"] if "share" in case else []
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def agreed(result: dict[str, Any]) -> str:
+    """How far the peers' answers are from ours, where they could be compared."""
+    errors = result["agreement"].values()
+    return f" What both sides say differs by at most {max(errors):.2%} (L2 norm)." if errors else ""
+
+
+def against(own: dict[str, Any], other: dict[str, Any]) -> str:
+    """The median ratio of two contenders' rates."""
+    return figure(median([a / b for a, b in zip(own["rates"], other["rates"], strict=True)]))
+
+
+def sizes(result: dict[str, Any]) -> list[str]:
+    """The lines of the table of `scale`."""
+    lines = ["| rows | tokens | predict, s | peak, GB | train, s | peak, GB |", "|---|---|---|---|---|---|"]
+    for one in result["sizes"]:
+        cells = [f"{one['rows']:,}", f"{one['tokens']:,}"]
+        for what in ("predict", "train"):
+            cells += [figure(median(one[f"{what}_seconds"])), figure(median(one[f"{what}_memory"]) / 1e9)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def bar_lines(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The lines of the table of bars."""
+    lines = [
+        "## What was asked, and what was reached",
+        "",
+        "| | against | measured | asked | |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        task, *where, bar = name.split(".")
+        place = ", ".join([TASKS[task], *(MODELS.get(word, word) for word in where)])
+        measured = figure(one["ratio"])
+        if one["low"] != one["high"]:
+            measured += f" [{figure(one['low'])}, {figure(one['high'])}]"
+        verdict = "reached" if one["reached"] else "**not reached**"
+        lines.append(f"| {place} | {AGAINST[bar]} | {measured} | {one['sense']} {one['bar']:g} | {verdict} |")
+    return [*lines, ""]
+
+
+def gpu_lines(result: dict[str, Any]) -> list[str]:
+    """The lines of one run of gpu.py."""
+    about = result["machine"]
+    lines = [
+        f"## One GPU: {about['device']}",
+        "",
+        f"Random weights in the shapes of known models, random words (bench/speed/gpu.py); bf16 matrix products reach "
+        f"{figure(result['peak_flops'] / 1e12)} TFLOP/s. {result['remark']}",
+        "",
+        "| " + " | ".join(GPU_COLUMNS) + " |",
+        "|---" * len(GPU_COLUMNS) + "|",
+    ]
+    for part in result["parts"]:
+        for one in part["cells"]:
+            own, peer, plan = one["ours"], one["peer"], one.get("plan", {})
+            cells = [part["model"], part["what"], one["rows"], figure(median(own["rates"]))]
+            cells += [figure(own["tokens_a_second"]), f"{own['share']:.0%}", figure(own["memory"] / 1e9)]
+            cells += [figure(median(peer["rates"])), figure(peer["memory"] / 1e9), against(own, peer)]
+            cells.append(", ".join(f"{plan[key]:+.0%}" for key in ("memory_error", "seconds_error") if key in plan))
+            lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *(f"- not measured: {one}" for one in result["left_out"]), ""]
+
+
+def main() -> None:
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
+    found.pop("summary", None)
+    reached, body, waiting = {}, [], []
+    for experiment in experiments():
+        lines = []
+        for case in experiment["cases"]:
+            settings = {**experiment, **case}
+            name = name_of(settings)
+            result = found.get(name)
+            if result is None:
+                waiting.append(f"- {name}")
+                continue
+            reached |= bars(settings, result)
+            lines += sizes(result) if "sizes" in result else table(settings, result) if "contenders" in result else []
+        body += [f"## {TASKS[experiment['task']]}", "", *lines] if lines else []
+    body += [line for name in sorted(found) if name.startswith("gpu") for line in gpu_lines(found[name])]
+    body = (bar_lines(reached) if reached else []) + body
+    body += ["## Not measured yet", "", *waiting, ""] if waiting else []
+    print("\n".join([INTRODUCTION, *body]).rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""`lasttoken plan`: does it fit, and how long does it take? Asked before anything but the model's config is downloaded."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.config import Run
+from lasttoken.errors import ConfigError
+from lasttoken.report.units import data_size, duration, size
+
+if TYPE_CHECKING:
+    from lasttoken.plan.advice import Advice
+    from lasttoken.plan.forecast import Forecast
+
+PHASES = {
+    "training": "in training",
+    "step": "in the optimiser's step",
+    "validation": "while predicting validation rows",
+    "merged": "once the adapter is merged",
+    "prediction": "while predicting",
+}
+
+
+def plan(
+    source: Annotated[str | None, typer.Argument(help="File or hub:owner/name[:config]; or give --rows")] = None,
+    method: Annotated[str, typer.Option("--method", help="embedding, instruction, encoder or probe")] = "embedding",
+    text: o.Text = "text",
+    label: o.Label = "label",
+    data: Annotated[str | None, typer.Option("--data", help="The same as SOURCE")] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Rows there will be, in the place of data")] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of a row on average, with --rows")] = 256,
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Labels there will be, with --rows")] = 2,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="A card, 4090, or its memory, 24GB; default: here")] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="Of an hour, to have the cost")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's")
+    ] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits")] = None,
+    separator: o.Separator = None,
+    template: o.Template = None,
+    id: o.Id = None,
+    group: o.Group = None,
+    split: o.Split = None,
+    valid: o.Valid = None,
+    test: o.Test = None,
+    encoding: o.Encoding = "utf-8",
+    drop_empty: o.DropEmpty = False,
+    seed: o.Seed = 0,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Tell whether a training fits a device, how long it takes, and what it costs."""
+    named = given(source, data, rows)
+    values = o.data_values(
+        named or "",
+        text,
+        label,
+        separator=separator,
+        template=template,
+        id=id,
+        group=group,
+        split=split,
+        valid=valid,
+        test=test,
+        encoding=encoding,
+        drop_empty=drop_empty,
+    )
+    if method == "linear":
+        raise ConfigError(["--method linear: it trains in seconds on a CPU; there is nothing to plan"])
+    config = o.run_config(
+        method, values, model=model, quantize=quantize, seed=seed, device="auto", settings=settings or []
+    )
+    found, advice = foretell(config, gpu, None if rows is None else (rows, tokens, classes))
+    told = {k: v for k, v in values.items() if v and k not in ("source", "text", "label", "encoding", "drop_empty")}
+    words = ["lasttoken", "train", named or "DATA.csv", "--text", text, "--label", label, "--method", method]
+    words += ["--encoding", encoding] if encoding != "utf-8" else []
+    words += ["--drop-empty"] if drop_empty else []
+    words += [part for name, value in told.items() for part in (f"--{name}", str(value))]
+    words += ["--model", found.model] if model else []
+    command = ready(words, quantize, settings or [], advice.settings if advice else {}, seed)
+    if as_json:
+        cost = None if price is None or found.seconds is None else price * found.seconds / 3600
+        fitting = None if advice is None else {**asdict(advice), "command": command if advice.settings else None}
+        typer.echo(json.dumps({**asdict(found), "cost": cost, "advice": fitting, "command": command}, allow_nan=False))
+        return
+    typer.echo(page(found, price))
+    typer.echo(verdict(found, advice))
+    if found.fits or (advice and advice.settings):
+        from lasttoken.cli.screen import say
+
+        say(f"next: {command}")
+
+
+def given(source: str | None, data: str | None, rows: int | None) -> str | None:
+    """The source of rows, None where only their number is given. Raises ConfigError where neither or both are."""
+    if source and data and source != data:
+        raise ConfigError([f"data is named twice, as {source!r} and as --data {data!r}; name it once"])
+    named = source or data
+    if (named is None) == (rows is None):
+        problem = "neither data nor --rows is given" if rows is None else "both data and --rows are given"
+        raise ConfigError([f"{problem}; name a file, or say how much there will be: --rows 10000 --tokens 200"])
+    return named
+
+
+def foretell(run: Run, gpu: str | None, supposed: tuple[int, int, int] | None) -> tuple[Forecast, Advice | None]:
+    """The forecast of a run, and where it does not fit what would make it."""
+    import torch
+
+    from lasttoken.cli.screen import Screen
+    from lasttoken.experiment import load_data
+    from lasttoken.model.backbone import load_config
+    from lasttoken.model.device import choose_device
+    from lasttoken.plan.advice import advise
+    from lasttoken.plan.cards import Card, find_card, this_machine
+    from lasttoken.plan.forecast import forecast
+    from lasttoken.plan.rows import count, suppose, tokenizer_here
+    from lasttoken.plan.skeleton import Method
+
+    config: Any = run.method
+    card = find_card(gpu) if gpu else this_machine(choose_device(run.device))
+    model = load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    tokenizer = tokenizer_here(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    if supposed:
+        shares = {"valid_share": run.data.valid_share, "test_share": run.data.test_share}
+        rows = suppose(*supposed, **shares)
+    else:
+        with Screen() as screen:
+            splits = load_data(run.data, seed=run.seed, journal=screen.journal("plan"))
+        rows = count(splits, tokenizer, special=config.method != "instruction")
+
+    def foresee(changed: Method, where: Card) -> Forecast:
+        return forecast(changed, model, tokenizer, rows, where, seed=run.seed)
+
+    with torch.random.fork_rng(devices=[]):
+        found = foresee(config, card)
+        return found, None if found.fits else advise(config, card, foresee)
+
+
+def page(found: Forecast, price: float | None) -> str:
+    """Everything but the verdict, for a terminal."""
+    bits = ", its linear layers in 4-bit NF4" if found.quantize == "nf4" else ""
+    trained = f"{size(found.trainable)} of them train" if found.trainable else "none of them trains"
+    tokens = f"{found.micro_tokens:,} tokens, the fullest micro-batch"
+    again = "; computed again in the backward pass" if found.checkpointing else ""
+    remarks = {"weights": found.dtype + bits, "activations": tokens + again, "temporaries": "at most, in either pass"}
+    rows = [("parameters", size(found.parameters), trained)]
+    rows += [(name, data_size(value), remarks.get(name, "")) for name, value in found.parts.items()]
+    rows += [("peak", data_size(found.peak), PHASES[max(found.phases, key=lambda phase: found.phases[phase])])]
+    rows += [("on disk", data_size(found.disk), "states of the frozen trunk, in the cache")] if found.disk else []
+    lines = [f"{found.model}, {found.method}, on {found.device} ({data_size(found.memory)})"]
+    lines += [f"  {name:<20} {value:>9}  {remark}".rstrip() for name, value, remark in rows]
+    lines += [f"data: {found.rows:,} rows to train on, {size(found.epoch_tokens)} tokens an epoch ({found.counted})"]
+    return "\n".join([*lines, *times(found, price)])
+
+
+def times(found: Forecast, price: float | None) -> list[str]:
+    """The lines about time and cost."""
+    if found.seconds is None or found.epoch_seconds is None or found.rate is None:
+        return ["time: not known for an amount of memory; name the card (--gpu 4090) to have it"]
+    assumed = f"assuming {found.rate / 1e12:.3g} TFLOP/s, {found.share:.0%} of the peak".replace("%", " %")
+    line = f"time: about {duration(found.seconds)}, {assumed}"
+    if found.trainable:
+        epochs = f"{found.epochs:g} epochs of {duration(found.epoch_seconds)}"
+        line = f"time: about {duration(found.seconds)}, {epochs}, {assumed}; early stopping may end it sooner"
+    elif found.method == "probe":
+        line += "; the regression on top comes to that"
+    return [line, f"cost: {price * found.seconds / 3600:.2f} at {price:g} an hour"] if price else [line]
+
+
+def verdict(found: Forecast, advice: Advice | None) -> str:
+    """One line: does it fit, and if not, what does."""
+    line = f"{data_size(found.peak)} of the {data_size(found.free)} that can be used"
+    if advice is None:
+        return f"{'fits' if found.fits else 'does not fit'}: {line}"
+    if advice.forecast is not None:
+        told = ", ".join(f"{name}={value}" for name, value in advice.settings.items())
+        return f"does not fit: {line}; with {told} it does: {data_size(advice.forecast.peak)}"
+    if advice.cards:
+        return f"does not fit: {line}, with no setting; the smallest that it fits: {' or '.join(advice.cards)}"
+    return f"does not fit: {line}, nor any card known here; take a smaller model"
+
+
+def ready(words: list[str], quantize: str | None, settings: list[str], changes: dict[str, Any], seed: int) -> str:
+    """The command line of the training, with what makes it fit."""
+    bits = changes.get("quantize", quantize)
+    words = [*words, *(["--quantize", str(bits)] if bits else []), *(["--seed", str(seed)] if seed else [])]
+    for assigned in [*settings, *(f"method.{k}={v}" for k, v in changes.items() if k != "quantize")]:
+        words += ["--set", assigned]
+    return shlex.join(words)

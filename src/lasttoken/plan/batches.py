@@ -1,0 +1,139 @@
+"""Which rows would travel together, and the micro-batch among them that needs the most memory.
+
+Training shuffles by its seed, so its micro-batches are known before it begins: they are drawn here as it draws them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lasttoken.config import Embedding, Encoder, Instruction, Probe, Training
+from lasttoken.errors import ModelError
+from lasttoken.methods.instruction import answer_tree, lesson, longest_paths
+from lasttoken.model.backbone import Backbone
+from lasttoken.plan.rehearsal import Micro
+from lasttoken.plan.rows import Rows
+from lasttoken.seed import generator
+from lasttoken.text.batch import Budget, by_length, epochs
+from lasttoken.text.prompt import Prompt, make_prompt
+from lasttoken.text.tree import Tree, grow
+
+UPDATES = 20_000  # looked at for the fullest; later ones are no fuller by more than chance
+SAMPLE = 200  # rows whose answers are laid out to know the mean
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pass over some rows."""
+
+    fullest: Micro
+    count: float  # micro-batches
+    tokens: float  # of all of them together
+    several: bool = False  # an update has more than one
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """The rows as a method packs them."""
+
+    rows: Rows
+    limit: int  # tokens that a text may keep
+    header: int = 0  # tokens that a micro-batch shares
+    counted: int = 0  # tokens behind a text that count when an update is cut
+    taught: Callable[[int], Tree] | None = None  # what stands behind a training row
+    asked: Tree | None = None  # what stands behind a row to predict
+
+    def lengths(self, part: str) -> np.ndarray:
+        """Tokens of the texts of a part, (N,)."""
+        return np.minimum(getattr(self.rows, part), self.limit)
+
+    def longest(self) -> Micro:
+        """The longest training row alone; where lengths are not known, one that fills the limit."""
+        if self.rows.data is None:
+            return self.micro([0], [self.limit])
+        row = int(self.lengths("train").argmax())
+        return self.micro([row], [int(self.lengths("train")[row])])
+
+    def micro(self, rows: list[int], lengths: list[int]) -> Micro:
+        """Training rows together."""
+        trees = None if self.taught is None else tuple(self.taught(row) for row in rows)
+        return Micro(tuple(lengths), self.header, trees)
+
+    def training(self, settings: Training, budget: int, seed: int) -> Work:
+        """One epoch, the fullest micro-batch being that of all epochs."""
+        lengths = self.lengths("train") + self.counted
+        answer = 0.0
+        if self.taught is not None:
+            some = range(0, len(lengths), max(1, len(lengths) // SAMPLE))
+            answer = float(np.mean([len(self.taught(row).tokens) for row in some])) - self.counted
+        updates = math.ceil(len(lengths) / settings.batch)
+        if self.rows.data is None:
+            each = max(1, min(settings.batch, budget // (self.limit + self.counted)))
+            cut = math.ceil(settings.batch * int(lengths[0]) / max(budget, int(lengths[0])))
+            fullest, several, count = self.micro([0] * each, [self.limit] * each), each < settings.batch, updates * cut
+        else:
+            rng = generator(seed, "order of the training rows")
+            drawn = epochs(lengths, batch=settings.batch, budget=Budget(budget), rng=rng)
+            seen = list(itertools.islice(drawn, min(UPDATES, max(1, math.ceil(settings.epochs * updates)))))
+            best = max((rows for update in seen for rows in update), key=lambda rows: int(lengths[rows].sum()))
+            fullest = self.micro(best.tolist(), (lengths[best] - self.counted).tolist())
+            several = any(len(update) > 1 for update in seen)
+            count = sum(map(len, seen)) / len(seen) * updates
+        tokens = float(lengths.sum()) + answer * len(lengths) + count * self.header
+        return Work(fullest, count, tokens, several)
+
+    def predicting(self, part: str, budget: int) -> Work:
+        """One pass over a part without training, longest rows first."""
+        lengths, tree = self.lengths(part), 0 if self.asked is None else len(self.asked.tokens)
+        if not len(lengths):
+            return Work(Micro((1,)), 0, 0)
+        if self.rows.data is None:
+            each = max(1, min(len(lengths), budget // (self.limit + tree)))
+            first, count = [self.limit] * each, math.ceil(len(lengths) * (int(lengths[0]) + tree) / budget)
+        else:
+            groups = by_length(lengths + tree, budget)
+            first, count = lengths[groups[0]].tolist(), len(groups)
+        trees = None if self.asked is None else (self.asked,) * len(first)
+        total = float(lengths.sum()) + tree * len(lengths) + count * self.header
+        return Work(Micro(tuple(first), self.header, trees), count, total)
+
+
+def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone, rows: Rows, seed: int) -> Texts:
+    """`rows` as the method packs them. Raises ModelError where the prompt leaves no room for text."""
+    limit = min(config.max_length, backbone.window)
+    if not isinstance(config, Instruction):
+        return Texts(rows, limit)
+    prompt = prompt_of(config, backbone, rows)
+    around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
+    if limit <= around:
+        raise ModelError(
+            f"instruction: prompt and labels take {around} of {limit} tokens and leave none for the text; raise "
+            "max_length, shorten the prompt or the answers, or use --method embedding"
+        )
+    pick = generator(seed, "labels asked about")
+
+    def taught(row: int) -> Tree:
+        if rows.data is not None:
+            return lesson(prompt, backbone, rows.data, row, config.questions, pick)[0]
+        return grow([max((prompt.answer_path(j) for j in range(len(prompt.answers))), key=lambda path: len(path[1]))])
+
+    asked = answer_tree(prompt, rows.labels)
+    return Texts(rows, limit - around, len(prompt.header), len(prompt.footer), taught, asked)
+
+
+def prompt_of(config: Instruction, backbone: Backbone, rows: Rows) -> Prompt:
+    """The prompt, as methods/instruction.py makes it."""
+    return make_prompt(
+        backbone.tokenizer,
+        rows.labels,
+        template=config.prompt,
+        chat=config.chat == "auto",
+        verbalizer=config.verbalizer,
+        separator=config.label_separator,
+        room=min(config.max_length, backbone.window) // 2,
+    )

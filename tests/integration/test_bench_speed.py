@@ -1,0 +1,94 @@
+"""The speed benchmark runs: every task at toy size through its own command, and the GPU's on a CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench/speed"
+TASKS = {
+    "embedding-training.toy.short": ("best", "paper"),
+    "embedding-inference.toy.short": ("best", "paper"),
+    "instruction-training.toy.short": ("best",),
+    "instruction-scoring.toy.short": ("one", "batched"),
+    "label-count.toy.short": ("four",),
+    "probe.toy.short": ("best",),
+    "scale.toy.short": ("predict_seconds_a_token", "predict_memory", "train_seconds_a_token", "train_memory"),
+    "startup": ("help_seconds", "import_seconds"),
+}
+NEEDED = {"instruction-training.toy.short": "trl", "probe.toy.short": "sentence_transformers"}
+
+
+def run(script: str, *words: str) -> None:
+    """A script of the benchmark in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(BENCH / script), *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_every_task_at_toy_size(tmp_path: Path) -> None:
+    run("run.py", "--toy", "--rounds", "1", "--out", str(tmp_path))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    here = {name: bars for name, bars in TASKS.items() if name not in NEEDED or find_spec(NEEDED[name])}
+    assert sorted(summary) == sorted(f"{name}.{bar}" for name, bars in here.items() for bar in bars)
+    assert all(math.isfinite(one["ratio"]) and one["ratio"] > 0 and one["runs"] >= 1 for one in summary.values())
+    for name in here:
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["versions"]["torch"]
+        assert result["machine"]["threads"] == 1
+        for contender in result.get("contenders", []):
+            assert len(contender["rates"]) == 1
+            assert contender["rates"][0] > 0
+        # The same weights and rows: what the two sides say differs by bfloat16's rounding alone.
+        assert all(error < 0.02 for error in result.get("agreement", {}).values()), result["agreement"]
+
+
+@pytest.mark.slow
+def test_the_gpu_script_on_a_cpu(tmp_path: Path) -> None:
+    run("gpu.py", "--toy", "--minutes", "5", "--out", str(tmp_path / "gpu.json"))
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert "toy size" in result["remark"]
+    assert result["left_out"] == []
+    assert [(part["model"], part["what"], len(part["cells"])) for part in result["parts"]] == [
+        ("Llama-3.2-1B", "embedding, train", 2),
+        ("Llama-3.2-1B", "embedding, predict", 2),
+        ("Llama-3.2-1B", "instruction, train", 2),
+        ("Llama-3.2-1B", "instruction, predict", 2),
+        ("ModernBERT-base", "embedding, train", 2),
+        ("ModernBERT-base", "embedding, predict", 2),
+    ]
+
+
+def test_the_loss_on_a_backbone_in_memory_is_that_of_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    from gpu_parts import prompt_loss
+    from tiny import dataset
+
+    from lasttoken.config import Instruction, Lora, Training
+    from lasttoken.journal import Journal
+    from lasttoken.methods import instruction
+    from lasttoken.model.device import choose_device
+
+    data = dataset(8)
+    config = Instruction(max_length=256, lora=Lora(r=4, dropout=0), train=Training(epochs=1, batch=8))
+    journal = Journal()
+    instruction.fit(config, data, data, seed=0, device="cpu", journal=journal)
+    backbone, prompt = instruction.build(config, data.labels, choose_device("cpu"))
+    loss_and_count, lengths = prompt_loss(backbone, prompt, config, data)
+    loss, count = loss_and_count(np.argsort(-lengths, kind="stable"))
+    # LoRA begins as nothing, so the first update's loss is the base model's; rows come in another order there.
+    assert float(loss) / count == pytest.approx(journal.steps[0]["loss"], rel=1e-3)

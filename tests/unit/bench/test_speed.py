@@ -1,0 +1,250 @@
+"""The arithmetic of the speed benchmark: who is compared with whom, what a bar came to, which rows are timed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import make_tokenizer, sentences
+
+from lasttoken.data.dataset import Dataset
+from lasttoken.labels import LabelSpace
+
+BENCH = Path(__file__).parents[3] / "bench/speed"
+OURS = {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 4, "rates": [40.0, 60.0, 50.0]}
+PAPER = {"name": "paper", "ours": False, "tags": ["paper"], "batch": 8, "rows": 4, "rates": [4.0, 5.0, 6.0]}
+QUICK = {"name": "quick", "ours": False, "tags": [], "batch": 32, "rows": 4, "rates": [20.0, 20.0, 20.0]}
+RESULT: dict[str, Any] = {"case": "t.m.short", "contenders": [OURS, PAPER, QUICK], "peak_flops": [1e3, 1e3, 1e3]}
+
+
+@pytest.fixture(autouse=True)
+def bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_a_bar_is_set_against_the_fastest_peer_round_by_round() -> None:
+    from table import bars
+
+    case = {"rows": "short", "bars": {"short": {"best": 2.0, "paper": 12.0}, "long": {"best": 9.0}}}
+    assert bars(case, RESULT) == {
+        "t.m.short.best": {
+            "ratio": 2.5,
+            "low": 2.0,
+            "high": 3.0,
+            "bar": 2.0,
+            "sense": "at least",
+            "unit": "times",
+            "runs": 3,
+            "reached": True,
+            "ours": "ours",
+            "peer": "quick",
+        },
+        "t.m.short.paper": {
+            "ratio": 10.0,
+            "low": pytest.approx(50 / 6),
+            "high": 12.0,
+            "bar": 12.0,
+            "sense": "at least",
+            "unit": "times",
+            "runs": 3,
+            "reached": False,
+            "ours": "ours",
+            "peer": "paper",
+        },
+    }
+
+
+def test_a_bar_of_time_turns_the_ratio_round_and_a_missing_peer_leaves_it_out() -> None:
+    from table import bars
+
+    case = {"rows": "short", "bars": {"short": {"paper": {"at_most": 0.2}, "four": {"at_most": 2.0}}}}
+    (name, one), *rest = bars(case, RESULT).items()
+    assert (name, one["ratio"], one["sense"], one["reached"], rest) == ("t.m.short.paper", 0.1, "at most", True, [])
+
+
+def test_the_share_of_the_peak_is_of_the_same_round() -> None:
+    from table import bars
+
+    one = bars({"rows": "short", "share": 0.5}, {**RESULT, "flops_a_row": 10.0})["t.m.short.share"]
+    assert (one["ratio"], one["low"], one["high"], one["reached"]) == (0.5, 0.4, 0.6, True)
+
+
+def test_measures_have_bars_of_their_own() -> None:
+    from table import bars
+
+    result = {"case": "startup", "measures": {"help_seconds": {"value": 0.4, "unit": "seconds", "runs": 11}}}
+    one = bars({"bars": {"help_seconds": 0.3}}, result)["startup.help_seconds"]
+    assert (one["ratio"], one["bar"], one["runs"], one["reached"]) == (0.4, 0.3, 11, False)
+
+
+def page(folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> list[str]:
+    """The lines of the page made from `results`, file by file."""
+    import table
+
+    shutil.copytree(BENCH / "experiments", folder / "experiments")
+    (folder / "results").mkdir()
+    for name, result in results.items():
+        (folder / "results" / f"{name}.json").write_text(json.dumps(result))
+    monkeypatch.setattr(table, "HERE", folder)
+    table.main()
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_page_of_nothing_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    lines = page(tmp_path, {}, monkeypatch, capsys)
+    assert lines[0] == "# Speed, measured"
+    assert "## What was asked, and what was reached" not in lines
+    assert lines[lines.index("## Not measured yet") + 2] == "- embedding-training.tiny.short"
+    assert lines[-1] == "- startup"
+
+
+def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    rows = {"slice": 4, "tokens_a_row": 9.5, "longest": 12, "pool_tokens_a_row": 9.6, "labels": 2}
+    probe = {**RESULT, "case": "probe.tiny.short", "rows": rows, "rounds": 3, "agreement": {"quick": 0.0012}}
+    help_page = {"value": 0.25, "unit": "seconds", "runs": 11}
+    slow = {"value": 0.104, "unit": "seconds", "runs": 11}
+    startup = {"case": "startup", "measures": {"help_seconds": help_page, "import_seconds": slow}}
+    side = {"rates": [50.0], "memory": 5e9, "tokens_a_second": 6400.0, "share": 0.42}
+    cell = {"rows": "128", "ours": side, "peer": {**side, "rates": [20.0]}, "plan": {"memory_error": 0.04}}
+    part = {"model": "Llama-3.2-1B", "what": "embedding, train", "cells": [cell]}
+    machine = {"device": "NVIDIA H200"}
+    gpu = {"machine": machine, "peak_flops": 7.9e14, "remark": "", "parts": [part], "left_out": ["one: no time"]}
+    results = {"probe.tiny.short": probe, "startup": startup, "gpu.H200": gpu, "summary": {}}
+    lines = page(tmp_path, results, monkeypatch, capsys)
+    start = lines.index("## What was asked, and what was reached")
+    assert lines[start + 4 : start + 7] == [
+        "| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached |",
+        "| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached |",
+        "| Start of a process | `import lasttoken`, seconds | .104 | at most 0.1 | **not reached** |",
+    ]
+    start = lines.index("### `tiny` (6.9 M), short rows")
+    assert lines[start + 2].endswith("What both sides say differs by at most 0.12% (L2 norm).")
+    assert lines[start + 6 : start + 9] == [
+        "| **ours** | 50.0 [40.0, 60.0] |  |  |",
+        "| quick | 20.0 [20.0, 20.0] | 2.50 |  |",
+        "| paper | 5.00 [4.00, 6.00] | 10.0 | 10.0 |",
+    ]
+    start = lines.index("## One GPU: NVIDIA H200")
+    assert lines[start + 6 : start + 9] == [
+        "| Llama-3.2-1B | embedding, train | 128 | 50.0 | 6,400 | 42% | 5.00 | 20.0 | 5.00 | 2.50 | +4% |",
+        "",
+        "- not measured: one: no time",
+    ]
+
+
+def test_every_asked_bar_stands_in_the_experiments() -> None:
+    from table import experiments
+
+    asked = {
+        (one["task"], rows, name): bound
+        for one in experiments()
+        for rows, bars in one["bars"].items()
+        if isinstance(bars, dict)
+        for name, bound in bars.items()
+    }
+    assert asked == {
+        ("embedding-training", "short", "best"): 4.0,
+        ("embedding-training", "short", "paper"): 7.0,
+        ("embedding-training", "long", "best"): 3.0,
+        ("embedding-training", "long", "paper"): 5.0,
+        ("embedding-inference", "short", "best"): 2.0,
+        ("embedding-inference", "short", "paper"): 5.0,
+        ("embedding-inference", "long", "best"): 1.8,
+        ("embedding-inference", "long", "paper"): 4.0,
+        ("instruction-training", "short", "best"): 4.0,
+        ("instruction-training", "long", "best"): 3.0,
+        ("instruction-scoring", "short", "one"): 15.0,
+        ("instruction-scoring", "short", "batched"): 5.0,
+        ("instruction-scoring", "long", "one"): 15.0,
+        ("instruction-scoring", "long", "batched"): 5.0,
+        ("label-count", "short", "four"): {"at_most": 2.0},
+        ("probe", "short", "best"): 2.0,
+        ("probe", "long", "best"): 1.8,
+    }
+
+
+def test_contenders_alternate_and_of_a_family_the_fastest_stays() -> None:
+    from rounds import Contender, Pass, compare
+
+    ran: list[str] = []
+
+    def contender(name: str, seconds: float, **more: Any) -> Contender:
+        output = np.full((2, 1), {"ours": 2.0, "slow": 3.0, "fast": 2.5}[name])
+
+        def run() -> Pass:
+            ran.append(name)
+            return Pass(seconds, output)
+
+        return Contender(name, np.array([3, 4]), run, **more)
+
+    three = [
+        contender("ours", 0.5, ours=True, batch=8),
+        contender("slow", 4.0, family="peer"),
+        contender("fast", 2.0, family="peer", tags=("paper",)),
+    ]
+    peaks = itertools.count(1.0)
+    found = compare(three, rounds=4, peak=lambda: next(peaks))
+    assert ran[:5] == ["ours", "slow", "fast", "slow", "fast"]  # a warm-up, then the family's members once more
+    pairs = [tuple(ran[i : i + 2]) for i in range(5, len(ran), 2)]
+    assert len(pairs) == 4
+    assert set(pairs) == {("ours", "fast"), ("fast", "ours")}
+    assert found["contenders"] == [
+        {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 2, "rates": [4.0] * 4},
+        {"name": "fast", "ours": False, "tags": ["paper"], "batch": None, "rows": 2, "rates": [1.0] * 4},
+    ]
+    assert found["left_out"] == [{"name": "slow", "seconds": 4.0, "best": "fast", "its": 2.0}]
+    assert found["peak_flops"] == [1.0, 2.0, 3.0, 4.0]
+    assert found["agreement"] == {"fast": 0.25}
+
+
+def test_a_slice_is_made_of_groups_that_are_alike_in_length() -> None:
+    from rows import cut
+
+    texts, tokenizer = sentences(400), make_tokenizer()
+    labels = LabelSpace(("a", "b"))
+    data = Dataset([str(i) for i in range(400)], texts, np.arange(400) % 2, labels)
+    part = cut(data, tokenizer, groups=5, limit=60, size=8)
+    assert len(part.texts) == len(part.lengths) == 40
+    assert part.lengths.tolist() == [min(60, len(ids)) for ids in tokenizer(list(part.texts))["input_ids"]]
+    groups = part.lengths.reshape(5, 8)
+    assert (np.diff(groups.mean(axis=1)) > 0).all()
+    assert np.ptp(groups, axis=1).tolist() == [7, 2, 3, 3, 2]  # tokens; of the whole slice it is 38
+    assert part.part(2).tolist() == [0, 1, 8, 9, 16, 17, 24, 25, 32, 33]
+    assert part.part(32).tolist() == list(range(40))
+    assert abs(part.lengths.mean() - part.pool_tokens) < 1  # as long as the set's, on average
+
+
+def test_needed_arithmetic_by_hand() -> None:
+    from models import flops
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16
+    )
+    qkv, out, mlp = 8 * 4 * (2 + 2), 8 * 8, 3 * 8 * 16
+    linears, tokens, pairs = 2 * (qkv + out + mlp), 3 + 5, 9 + 25
+    forward = 2 * linears * tokens + 2 * 8 * 2 * pairs
+    assert flops(config, np.array([3, 5]), training=False) == forward
+    low = 2 * 4 * ((8 + 8) + 2 * (8 + 4) + (8 + 8) + 3 * (8 + 16))  # rank 4
+    wanted = forward + 2 * (linears - qkv) * tokens + 4 * 8 * 2 * pairs + 6 * low * tokens
+    assert flops(config, np.array([3, 5]), training=True, rank=4) == wanted
+
+
+def test_random_texts_have_the_lengths_that_were_drawn() -> None:
+    from memory_models import lengths_of, random_rows
+    from models import tokenizer_of
+
+    from lasttoken.model.backbone import TINY
+
+    tokenizer = tokenizer_of(TINY)
+    for kind in ("128", "mix"):
+        data, lengths = random_rows(kind, 32, tokenizer)
+        assert [len(ids) for ids in tokenizer(list(data.texts))["input_ids"]] == lengths.tolist()
+    mixed = lengths_of("mix", 4000, np.random.default_rng(0))
+    assert (mixed.min(), mixed.max()) == (26, 880)
+    assert mixed.mean() == pytest.approx((68.1 + 174.8) / 2, abs=3)  # the means of the two sets
