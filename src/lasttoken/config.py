@@ -245,6 +245,11 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))
+        if any(setting == name or setting.startswith(f"{name}.") for setting in known):  # of another method
+            chosen = next(part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS)
+            return (
+                f"{name}: {chosen} has no such setting; other methods do (for one of several, --set METHOD.NAME=VALUE)"
+            )
         tables = {setting.rpartition(".")[0] for setting in known} - {""}
         near = [n for n in sorted(tables | set(known)) if n.endswith(f".{name}")]
         near += difflib.get_close_matches(name, sorted(tables | set(known)), n=1, cutoff=0.5)

@@ -173,9 +173,13 @@ class LinearClassifier(_TextClassifier):
 
 
 def as_texts(texts: Any) -> list[str]:
-    """A list of the texts. Raises DataError on one string, or on what is no text."""
+    """A list of the texts; of a table of one column, that column. Raises DataError on one string, or on what is no text."""
     if isinstance(texts, str):
         raise DataError("texts must be a list of strings, got one string; put it into a list")
+    if getattr(texts, "ndim", 1) == 2:  # iterating a DataFrame would give the names of its columns
+        if texts.shape[1] != 1:
+            raise DataError(f"texts must be one column, got {texts.shape[1]}; pass one, or join them into one first")
+        texts = np.asarray(texts, dtype=object)[:, 0]
     found = list(texts)
     wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
     if wrong is not None:

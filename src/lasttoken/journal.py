@@ -38,6 +38,10 @@ class Truncation:
         )
 
 
+def unheard(*told: object) -> None:
+    """Nobody watches. A function with a name, so that a fitted estimator can be pickled."""
+
+
 @dataclass
 class Journal:
     """Notes, optimiser steps and figures of a fit or a prediction, in the order in which they came.
@@ -45,8 +49,8 @@ class Journal:
     The one value of the package that is written to while it is passed around: a method appends, its caller reads.
     """
 
-    tell: Callable[[str], None] = lambda sentence: None  # each note, as it comes
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None  # of something that takes a while
+    tell: Callable[[str], None] = unheard  # each note, as it comes
+    progress: Callable[[str, int, int], None] = unheard  # what, done, total; of something that takes a while
     notes: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)  # update, loss, lr, grad_norm, rows, seconds, valid
     facts: dict[str, Any] = field(default_factory=dict)  # trainable_parameters, train_seconds, ...

@@ -84,7 +84,7 @@ def test_an_unknown_method_is_named() -> None:
 
 def test_a_setting_of_another_method_is_refused() -> None:
     (found,) = problems({"method": {"method": "linear", "lora": {"r": 3}}})
-    assert found.startswith("method.lora: no such setting")
+    assert found.startswith("method.lora: linear has no such setting")
 
 
 def test_names_are_dotted() -> None:
@@ -174,3 +174,13 @@ def test_numbers_that_make_no_sense(wrong: dict) -> None:
 def test_ngrams_go_from_few_to_many(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         parse(Linear, wrong)
+
+
+def test_a_setting_of_another_method_is_said_to_be_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Run, {"method": {"method": "linear", "lora": {"r": 2}}})
+    assert str(caught.value) == (
+        "method.lora: linear has no such setting; other methods do (for one of several, --set METHOD.NAME=VALUE)"
+    )
+    with pytest.raises(ConfigError, match=r"^train: no such setting; did you mean 'method.train'\?$"):
+        parse(Run, {"train": {"epochs": 2}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,15 @@ def test_too_few_rows_to_hold_any_out() -> None:
         DataError, match=r"2 rows are too few to hold out 10% for validation; give valid=\(texts, labels\)"
     ):
         LinearClassifier().fit(["a guitar", "a goal"], ["music", "sport"])
+
+
+def test_a_table_of_one_column_is_that_column_and_more_are_refused() -> None:
+    frame = pd.DataFrame({"body": TEXTS[:5], "other": TEXTS[:5]})
+    assert np.array_equal(FITTED.predict_proba(frame[["body"]]), FITTED.predict_proba(TEXTS[:5]))
+    with pytest.raises(DataError, match=r"^texts must be one column, got 2; pass one, or join them into one first$"):
+        FITTED.predict_proba(frame)
+
+
+def test_a_fitted_estimator_can_be_pickled() -> None:
+    again = pickle.loads(pickle.dumps(FITTED))
+    assert np.array_equal(again.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
