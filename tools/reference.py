@@ -54,11 +54,18 @@ def settings_page() -> str:
 
 
 def settings_of(kind: type[Settings]) -> list[tuple[str, str, str]]:
-    """(name, default, remark) of each setting in the source of a config model."""
+    """(name, default, remark) of each setting in the source of a config model; a choice of words stands in the remark."""
     body = re.search(rf"^class {kind.__name__}\(Settings\):\n(.*?)(?=^\S)", CONFIG_SOURCE, re.M | re.S)
     assert body is not None, kind
-    found = re.findall(r"^    (\w+): .+? = (.+?)(?:  # (.+))?$", body[1], re.M)
-    return [(name, default.replace("|", "\\|"), remark.replace("|", "\\|")) for name, default, remark in found]
+    lines = re.sub(r"= \(\n\s+(.+)\n\s+\)", r"= \1", body[1])  # a default that the formatter put on a line of its own
+    found = []
+    for name, kinds, default, remark in re.findall(r"^    (\w+): (.+?) = (.+?)(?:  # (.+))?$", lines, re.M):
+        words = re.findall(r'"(\w[\w-]*)"', kinds)
+        choice = ", ".join(words) if len(words) > 1 else ""
+        found.append(
+            (name, default.replace("|", "\\|"), "; ".join(x for x in (choice, remark.replace("|", "\\|")) if x))
+        )
+    return found
 
 
 def bench_page(name: str) -> str:
