@@ -15,7 +15,7 @@ from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import blocks_of
+from lasttoken.model.depth import blocks_of, check_cut
 from lasttoken.model.lora import speed_up
 
 
@@ -36,7 +36,8 @@ def adapt(
     from_block: blocks below it get none.
 
     The seed is set here, before the weights of A are drawn: drawn earlier they would not repeat. The vocabulary
-    head and any classification head stay untouched. Raises ModelError where a target names no layer.
+    head and any classification head stay untouched. Raises ModelError where a target names no layer, ConfigError where
+    no block is left above `from_block`.
     """
     config = LoraConfig(
         r=r,
@@ -70,7 +71,9 @@ def outside_trunk(backbone: Backbone) -> list[str]:
 
 
 def below(backbone: Backbone, block: int) -> list[str]:
-    """Names of everything inside the blocks before `block`."""
+    """Names of everything inside the blocks before `block`, 0 for none. Raises ConfigError where no block is left."""
+    if block:
+        check_cut(backbone, block)
     _, blocks = blocks_of(backbone.module)
     inside = {id(module) for lower in blocks[:block] for module in lower.modules()}
     return [name for name, module in backbone.whole.named_modules() if id(module) in inside]

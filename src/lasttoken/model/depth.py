@@ -70,27 +70,38 @@ def tapped(backbone: Backbone, layers: Sequence[int]) -> Iterator[Callable[[Tens
             hook.remove()
 
 
+def with_blocks(backbone: Backbone, chosen: Sequence[int]) -> Backbone:
+    """The backbone with the chosen blocks alone, sharing its modules. Its blocks must stand in the model itself."""
+    name, blocks = blocks_of(backbone.module)
+    part: Any = copy.copy(backbone.module)
+    part._modules = dict(backbone.module._modules)
+    setattr(part, name, nn.ModuleList(blocks[i] for i in chosen))
+    part.config = copy.copy(backbone.config)
+    part.config.num_hidden_layers = len(chosen)
+    if kinds := getattr(backbone.config, "layer_types", None):  # some models look up a block's kind by its number
+        part.config.layer_types = [kinds[i] for i in chosen]
+    return replace(backbone, module=part)
+
+
+def check_cut(backbone: Backbone, block: int) -> None:
+    """Raises ConfigError where a cut below `block` leaves no block on one of its sides."""
+    depth = depth_of(backbone)
+    if not 0 < block < depth:
+        raise ConfigError(
+            [f"trunk: {block} asked for, but {backbone.name} has {depth} blocks; use 1 to {depth - 1}, or 0"]
+        )
+
+
 def above(backbone: Backbone, block: int) -> Backbone:
     """The part of the backbone from `block` on, sharing its modules: it takes hidden states (T, H) in the place of tokens.
 
     Raises ConfigError where no block is left, ModelError where the two parts do not give what the whole gives.
     """
+    check_cut(backbone, block)
     name, blocks = blocks_of(backbone.module)
-    if not 0 < block < len(blocks):
-        raise ConfigError(
-            [
-                f"trunk: {block} asked for, but {backbone.name} has {len(blocks)} blocks; use 1 to {len(blocks) - 1}, or 0"
-            ]
-        )
     if "." in name:
         raise ModelError(f"trunk: model {backbone.name!r} keeps its blocks in {name!r}, where they cannot be cut")
-    upper: Any = copy.copy(backbone.module)
-    upper._modules = dict(backbone.module._modules)
-    setattr(upper, name, nn.ModuleList(blocks[block:]))
-    upper.config = copy.copy(backbone.config)
-    if kinds := getattr(backbone.config, "layer_types", None):  # some models look up a block's kind by its number
-        upper.config.layer_types = kinds[block:]
-    part = replace(backbone, module=upper)
+    part = with_blocks(backbone, range(block, len(blocks)))
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, int(backbone.config.vocab_size), n) for n in (7, 5)]
     layout = lay_out([len(text) for text in texts], causal=backbone.causal, device=backbone.device)

@@ -31,8 +31,18 @@ def advise(config: Method, card: Card, foresee: Forecaster) -> Advice:
     for settings in ladder(config, card):
         found = foresee(changed(config, settings), card)
         if found.fits:
-            return Advice(settings, found, ())
+            return shortened(settings, found, lambda some: foresee(changed(config, some), card))
     return Advice({}, None, tuple(large_enough(config, card, foresee)))
+
+
+def shortened(settings: dict[str, Any], found: Forecast, foresee: Callable[[dict[str, Any]], Forecast]) -> Advice:
+    """The advice without the changes that a later and stronger one made needless."""
+    for name in reversed(list(settings)[:-1]):
+        fewer = {key: value for key, value in settings.items() if key != name}
+        without = foresee(fewer)
+        if without.fits:
+            settings, found = fewer, without
+    return Advice(settings, found, ())
 
 
 def ladder(config: Method, card: Card) -> Iterator[dict[str, Any]]:

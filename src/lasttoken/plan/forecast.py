@@ -60,10 +60,6 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
     skeleton = build(config, model, tokenizer, classes=len(rows.labels), dtype=card.dtype)
     depth, trunk = depth_of(skeleton.backbone), config.trunk if isinstance(config, Embedding) else 0
-    if trunk >= depth:
-        raise ConfigError(
-            [f"trunk: {trunk} asked for, but {config.model} has {depth} blocks; use 1 to {depth - 1}, or 0"]
-        )
     texts = packed(config, skeleton.backbone, rows, seed)
     scene = Scene(skeleton, texts, card, seed)
     settings = None if isinstance(config, Probe) else config.train

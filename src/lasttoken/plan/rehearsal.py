@@ -11,9 +11,8 @@ activation, up and their product.
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from lasttoken.methods.memory import recompute
 from lasttoken.methods.scoring import CHUNK
 from lasttoken.model.attention import Block, Layout, lay_out
 from lasttoken.model.backbone import Backbone, first_line
-from lasttoken.model.depth import blocks_of, depth_of, tapped
+from lasttoken.model.depth import blocks_of, depth_of, tapped, with_blocks
 from lasttoken.model.pooling import Pool
 from lasttoken.plan.elsewhere import Elsewhere, acting_as
 from lasttoken.plan.skeleton import Skeleton
@@ -83,7 +82,7 @@ def rehearse(
     runs = few_blocks(learner, span) if short and not isinstance(skeleton.config, Encoder) else []
     total = np.zeros(5)
     for blocks, weight in runs or [(span, 1)]:
-        part = learner if len(blocks) == depth_of(learner) else part_of(learner, list(blocks))
+        part = learner if len(blocks) == depth_of(learner) else with_blocks(learner, blocks)
         total += weight * np.array(run(skeleton, part, micro, kind, multi=multi, train=train, again=again))
     if checkpointing and train:
         skeleton.backbone.whole.activation_checkpointing_disable()
@@ -170,19 +169,6 @@ def sort_of(block: nn.Module) -> str:
         if isinstance(value, bool | int | float | str) and key != "layer_idx"
     ]
     return repr((type(block).__name__, shapes, plain))
-
-
-def part_of(backbone: Backbone, chosen: list[int]) -> Backbone:
-    """The backbone with the chosen blocks alone, sharing its modules, as model/depth.py cuts it."""
-    name, blocks = blocks_of(backbone.module)
-    upper: Any = copy.copy(backbone.module)
-    upper._modules = dict(backbone.module._modules)
-    setattr(upper, name, nn.ModuleList(blocks[i] for i in chosen))
-    upper.config = copy.copy(backbone.config)
-    upper.config.num_hidden_layers = len(chosen)
-    if kinds := getattr(backbone.config, "layer_types", None):
-        upper.config.layer_types = [kinds[i] for i in chosen]
-    return replace(backbone, module=upper)
 
 
 def forward(skeleton: Skeleton, learner: Backbone, micro: Micro, layout: Layout, *, multi: bool) -> Tensor:

@@ -1,0 +1,143 @@
+"""`lasttoken plan`: before a file, with one, where it does not fit, and as a guide shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_readme import test_every_example_of_the_page_runs as examples_run
+from transformers import LlamaConfig
+
+SHAPE = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000}
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the config of a model of some 200 M parameters, and nothing else: no weights, no tokenizer."""
+    folder = tmp_path_factory.mktemp("bare") / "model"
+    config = LlamaConfig(hidden_size=2048, num_hidden_layers=4, intermediate_size=8192, **SHAPE)
+    config.save_pretrained(folder)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    return folder
+
+
+def test_before_there_is_a_file(command: Callable[..., Any], bare: Path) -> None:
+    words = ("plan", "--rows", 1000, "--tokens", 100, "--classes", 3, "--model", bare, "--gpu", "4090")
+    said = command(*words, "--price", "0.5")
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert lines[0] == f"{bare}, embedding, on RTX 4090 (24.0 GB)"
+    assert [line.split("  ")[1] for line in lines if line.startswith("  ")] == [
+        "parameters",
+        "weights",
+        "adapters and head",
+        "gradients",
+        "optimiser",
+        "activations",
+        "temporaries",
+        "peak",
+    ]
+    assert "4,096 tokens, the fullest micro-batch" in said.out
+    assert "data: 700 rows to train on, 70.0 k tokens an epoch (100 a row, as given)" in lines
+    time, cost, verdict = lines[-3:]
+    assert re.fullmatch(
+        r"time: about .+, 20 epochs of .+, assuming 57\.8 TFLOP/s, 35 % of the peak; early stopping may .+", time
+    )
+    assert re.fullmatch(r"cost: 0\.\d\d at 0\.5 an hour", cost)
+    assert re.fullmatch(r"fits: \d\.\d+ GB of the 22\.8 GB that can be used", verdict)
+    assert said.err.splitlines()[-1] == (
+        f"next: lasttoken train DATA.csv --text text --label label --method embedding --model {bare}"
+    )
+
+
+def test_with_a_file_the_tokens_are_those_of_training(
+    command: Callable[..., Any], table: Path, runs: dict[str, Path], folder: Callable[..., Path]
+) -> None:
+    """The plan of a run that is there already: rows, tokens and parameters are the same numbers."""
+    words = ("--model", folder("llama"), "--set", "method.max_length=48", "--set", "method.train.epochs=1", "--json")
+    said = command("plan", table, *words)
+    assert said.code == 0, said.err
+    plan = json.loads(said.out)
+    done = json.loads((runs["embedding"] / "metrics.json").read_text())
+    assert plan["trainable"] == done["cost"]["trainable_parameters"]
+    assert plan["parameters"] == done["cost"]["total_parameters"]
+    assert plan["rows"] == json.loads((runs["embedding"] / "env.json").read_text())["data"]["rows"]["train"]
+    assert plan["epoch_tokens"] <= 48 * plan["rows"]
+    assert (plan["counted"], plan["fits"], plan["advice"]) == ("by the model's tokenizer", True, None)
+    assert plan["peak"] == max(plan["phases"].values())
+
+
+def test_where_it_does_not_fit_the_command_is_one_that_does(
+    command: Callable[..., Any], bare: Path, table: Path
+) -> None:
+    options = ("--model", bare, "--gpu", "0.4GB", "--set", "method.train.epochs=2")
+    said = command("plan", table, "--label", "label", *options)
+    assert said.code == 0, said.err
+    time, verdict = said.out.splitlines()[-2:]
+    assert time == "time: not known for an amount of memory; name the card (--gpu 4090) to have it"
+    assert re.fullmatch(
+        r"does not fit: .+ of the 380 MB that can be used; with quantize=nf4 it does: 2\d\d MB", verdict
+    )
+    assert "(estimated, 4.3 bytes of text a token)" in said.out
+    following = said.err.splitlines()[-1].removeprefix("next: lasttoken train ")
+    assert following.endswith(f"--model {bare} --quantize nf4 --set method.train.epochs=2")
+    again = command("plan", *shlex.split(following), "--gpu", "0.4GB")
+    assert again.out.splitlines()[-1].startswith("fits: ")
+
+
+def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: Path) -> None:
+    said = command("plan", "--rows", 100, "--model", bare, "--gpu", "0.05GB", "--json")
+    plan = json.loads(said.out)
+    assert not plan["fits"]
+    assert plan["advice"]["settings"] == {}
+    assert plan["advice"]["cards"] == ["RTX 3080"]
+
+
+@pytest.mark.parametrize("method", ["instruction", "probe"])
+def test_the_other_methods_on_this_machine(command: Callable[..., Any], table: Path, method: str) -> None:
+    said = command("plan", table, "--method", method, "--set", "method.max_length=100")
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"tiny, {method}, on cpu (")
+    assert "  Python and libraries" in said.out
+    assert said.out.splitlines()[-1].startswith("fits: ")
+
+
+def test_an_encoder_trains_all_of_itself(command: Callable[..., Any], folder: Callable[..., Path], table: Path) -> None:
+    said = command("plan", "--data", table, "--method", "encoder", "--model", folder("bert"), "--json")
+    plan = json.loads(said.out)
+    assert plan["trainable"] == plan["parameters"]
+    assert plan["parts"]["gradients"] == 4 * plan["trainable"]
+    assert plan["parts"]["optimiser"] == 8 * plan["trainable"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "neither data nor --rows is given; name a file, or say how much there will be: --rows 10000 --tokens 200"),
+        (("rows.csv", "--rows", 5), "both data and --rows are given; "),
+        (
+            ("rows.csv", "--data", "other.csv"),
+            "data is named twice, as 'rows.csv' and as --data 'other.csv'; name it once",
+        ),
+        (("--rows", 5, "--gpu", "4900"), "--gpu: '4900' is no card known here; did you mean RTX 4090"),
+        (
+            ("--rows", 5, "--method", "linear"),
+            "--method linear: it trains in seconds on a CPU; there is nothing to plan",
+        ),
+        (("--rows", 5, "--method", "embeding"), "--method: 'embeding' is not among "),
+        (("--rows", 5, "--model", "nobody/nothing"), "model 'nobody/nothing' not found: searched "),
+        (("--rows", 5, "--set", "method.trunk=6"), "trunk: 6 asked for, but tiny has 6 blocks; use 1 to 5, or 0"),
+        (("--rows", 5, "--method", "instruction", "--set", "method.lora.r=0"), "lora.r: 0 leaves nothing to train"),
+    ],
+)
+def test_mistakes(refused: Callable[..., str], words: tuple[object, ...], said: str) -> None:
+    assert refused("plan", *words).startswith(said)
+
+
+def test_the_guide_is_run(tmp_path: Path) -> None:
+    examples_run("docs/guides/plan.md", tmp_path)
