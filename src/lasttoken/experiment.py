@@ -17,9 +17,10 @@ import numpy as np
 from lasttoken import catalog
 from lasttoken.config import Data, Run, to_toml
 from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.doubts import doubts
 from lasttoken.data.read import Columns, read_rows, without_empty
 from lasttoken.data.record import data_digest, write_splits
-from lasttoken.data.split import make_splits, splits_from
+from lasttoken.data.split import splits_from
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import compare
 from lasttoken.evaluation.metrics import named
@@ -51,7 +52,7 @@ class Outcome:
 
 
 def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
-    """The three parts of the problem that `data` describes. Raises DataError."""
+    """The three parts of the problem that `data` describes, told with what looks wrong in them. Raises DataError."""
     columns = columns_of(data)
     given = {"": data.source, "valid": data.valid, "test": data.test}
     rows = {}
@@ -65,9 +66,7 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
             if dropped:
                 journal.note(f"{source}: {dropped} rows without text left out")
         rows[part] = read
-    if len(rows) == 1:
-        return make_splits(rows[""], seed=seed, valid=data.valid_share, test=data.test_share)
-    return splits_from(
+    splits = splits_from(
         rows[""],
         rows.get("valid"),
         rows.get("test"),
@@ -75,6 +74,10 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         valid_fraction=data.valid_share,
         test_fraction=data.test_share,
     )
+    splits = replace(splits, doubts=doubts(splits, data.separator))
+    for sentence in (splits.summary, *splits.doubts):
+        journal.note(sentence)
+    return splits
 
 
 def columns_of(data: Data, *, labels: bool = True) -> Columns:
@@ -205,7 +208,7 @@ def environment(config: Run, splits: Splits) -> dict[str, Any]:
         "seed": config.seed,
         "git_commit": git_commit(),
         "data_digest": data_digest(splits),
-        "data": {"source": config.data.source, "origin": splits.origin, "rows": rows},
+        "data": {"source": config.data.source, "origin": splits.origin, "rows": rows, "doubts": splits.doubts},
     }
 
 

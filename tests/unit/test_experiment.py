@@ -91,7 +91,8 @@ def test_rows_without_text_are_refused_or_left_out_and_told(rows: Callable[..., 
     journal = Journal()
     splits = load_data(Data(source=path, drop_empty=True), seed=0, journal=journal)
     assert len(splits.train) + len(splits.valid) + len(splits.test) == 32
-    assert journal.notes == [f"{path}: 8 rows without text left out"]
+    assert journal.notes == [f"{path}: 8 rows without text left out", splits.summary]
+    assert splits.summary.startswith("22 train, 3 valid, 7 test rows; made here: 70/10/20 stratified")
 
 
 # One run

@@ -74,11 +74,7 @@ def compare(
     )
     first = next(iter(configs.values()))
     with Screen(loud=leads(first.device)) as screen:
-        journal = screen.journal("data")
-        splits = load_data(first.data, seed=first.seed, journal=journal)
-        journal.note(
-            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
-        )
+        splits = load_data(first.data, seed=first.seed, journal=screen.journal("data"))
         optional = set() if methods or encoder else {"encoder"}
         done = run_all(configs, splits, folder, metric=metric, optional=optional, screen=screen)
     if leads(first.device):

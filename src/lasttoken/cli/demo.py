@@ -56,9 +56,7 @@ def demo(
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
         splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
-        journal.note(
-            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
-        )
+        journal.note(splits.summary)
         optional = set() if methods or encoder else {"encoder"}
         done = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
     show(done, out, as_json=as_json)

@@ -62,9 +62,6 @@ def train(
     with Screen(loud=leads(config.device)) as screen:
         journal = screen.journal(method)
         splits = load_data(config.data, seed=config.seed, journal=journal)
-        journal.note(
-            f"{len(splits.train)} train, {len(splits.valid)} valid, {len(splits.test)} test rows; {splits.origin}"
-        )
         screen.note(f"{method}: {settings_line(config)}")  # kept in config.toml
         outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
     if leads(config.device):

@@ -52,7 +52,13 @@ class Splits:
     valid: Dataset
     test: Dataset
     origin: str  # one sentence: how the parts were made, seed included
+    doubts: tuple[str, ...] = ()  # sentences about what looks wrong in them
 
     @property
     def labels(self) -> LabelSpace:
         return self.train.labels
+
+    @property
+    def summary(self) -> str:
+        """Rows of each part and how the parts were made, in a sentence."""
+        return f"{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test rows; {self.origin}"

@@ -11,6 +11,7 @@ import codecs
 import csv
 import difflib
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 BLOCK = 1 << 20  # bytes read at once
+BINARY = {  # how files begin that are no text, whatever their name says
+    b"PAR1": "a Parquet file; end its name in .parquet",
+    b"PK\x03\x04": "a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)",
+    b"\x1f\x8b": "compressed with gzip; unpack it first: gunzip",
+    b"\x89PNG": "a PNG image",
+    b"%PDF": "a PDF document",
+}
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,10 @@ def file_lines(path: Path, encoding: str) -> Iterator[str]:
     """The lines of a text file, ends kept."""
     try:
         with path.open("rb") as stream:
+            begins = stream.peek(4)[:4]
+            for magic, kind in BINARY.items():
+                if begins.startswith(magic):
+                    raise DataError(f"{path}: no text but {kind}")
             yield from decoded_lines(stream, str(path), encoding)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
@@ -237,7 +250,9 @@ def delimited_records(
     Quoting is checked strictly: a quote that is never closed would otherwise swallow the rest of the file.
     """
     csv.field_size_limit(2**31 - 1)  # documents may be longer than csv's default of 131072 characters
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    first = list(itertools.islice(lines, 1))
+    delimiter = delimiter_of("".join(first), wanted, delimiter)
+    reader = csv.reader(itertools.chain(first, lines), delimiter=delimiter, strict=True)
     header, begin = None, 1
     places: list[int] = []
     try:
@@ -252,7 +267,7 @@ def delimited_records(
                 if len(fields) != len(header):
                     raise DataError(
                         f"{name}:{begin}: {len(fields)} fields, expected {len(header)}; "
-                        f"put quotes around a field that holds {'a comma' if delimiter == ',' else 'a tab'}"
+                        f"put quotes around a field that holds {DELIMITERS[delimiter]}"
                     )
                 yield begin, dict(zip(header, fields, strict=True)) if whole else [fields[j] for j in places]
             begin = reader.line_num + 1
@@ -262,6 +277,17 @@ def delimited_records(
         ) from error
     if header is None:
         raise DataError(f"{name}: the file is empty; it needs a header and rows")
+
+
+def delimiter_of(header: str, wanted: Sequence[str], usual: str) -> str:
+    """What separates the columns: the usual delimiter, unless all that are wanted stand in the header under another one.
+
+    Spreadsheets write semicolons into a .csv where the comma is the decimal point.
+    """
+    for delimiter in (usual, *DELIMITERS):
+        if set(wanted) <= set(next(csv.reader([header], delimiter=delimiter), [])):
+            return delimiter
+    return usual
 
 
 def json_records(

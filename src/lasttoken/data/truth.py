@@ -58,11 +58,11 @@ def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Pl
 
 
 def delimited(column: str, values: Sequence[Any], separator: str, places: Places) -> list[tuple[str, ...]]:
-    """Names between separators, per row. An empty string is the empty set; a missing cell is an error."""
+    """Names between separators, per row. A string without a name is the empty set; a missing cell is an error."""
     rows: list[tuple[str, ...]] = []
     for i, value in enumerate(present(values, column, places, empty=True)):
-        names = str(value).split(separator) if value != "" else []
-        if isinstance(value, LISTS) or "" in names:
+        names = str(value).split(separator) if str(value).strip() else []
+        if isinstance(value, LISTS) or not all(name.strip() for name in names):
             raise DataError(
                 f"{places([i])}: label column {column!r} holds {shortened(value)}; "
                 f"names are joined by {separator!r} and none is empty"
@@ -100,9 +100,9 @@ def present(values: Sequence[Any], column: str, places: Places, *, empty: bool =
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN or an empty string."""
+    """Whether a cell holds nothing: None, NaN, or a string that is empty or white space alone."""
     if isinstance(value, str):
-        return not value
+        return not value.strip()
     return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 

@@ -104,6 +104,7 @@ class Source(Fact):
     source: str
     origin: str
     rows: dict[str, int]
+    doubts: list[str] = []  # what looked wrong in them
 
 
 class Environment(Fact):

@@ -426,6 +426,36 @@ def test_nul_byte_is_named_by_line(tmp_path: Path) -> None:
     assert "<stream>:2: a NUL byte" in refusal(io.StringIO("text,label\na\0,x\n"), format="csv")
 
 
+@pytest.mark.parametrize(
+    ("begins", "said"),
+    [
+        (b"PAR1", "no text but a Parquet file; end its name in .parquet"),
+        (b"PK\x03\x04", "no text but a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)"),
+        (b"\x1f\x8b", "no text but compressed with gzip; unpack it first: gunzip"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named_as_what_it_is(tmp_path: Path, begins: bytes, said: str) -> None:
+    path = written(tmp_path / "r.csv", begins + b"\xff\0text,label\n")
+    assert refusal(path) == f"{path}: {said}"
+
+
+def test_semicolons_separate_where_the_columns_asked_for_say_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.csv", 'text;price;label\n"one; two";1,5;x\nthree;2;y\n')
+    rows = read_rows(path, columns=REVIEW)
+    assert (rows.texts, rows.labels) == (["one; two", "three"], [("x",), ("y",)])
+    assert "put quotes around a field that holds a semicolon" in refusal(written(path, "text;label\na;b;c\n"))
+    plain = read_rows(written(path, "label,a;b,text\nx,1;2,c;d\n"), columns=REVIEW)  # commas do, where both would
+    assert plain.texts == ["c;d"]
+    assert refusal(written(path, "text;lable\na;x\n")).endswith("no column 'text'; there are: text;lable")
+
+
+def test_a_label_of_white_space_alone_is_missing(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.csv", "text,label\na,x\nb, \n")
+    assert refusal(path) == f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row"
+    sets = Columns(text=("text",), label=("label",), separator=";")
+    assert read_rows(path, columns=sets).labels == [("x",), ()]
+
+
 def test_ragged_line_is_named_by_the_line_it_begins_on(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", 'text,label\n"two\nlines",x\n\n"a\nb",x,y\n')
     assert refusal(path) == f"{path}:5: 3 fields, expected 2; put quotes around a field that holds a comma"

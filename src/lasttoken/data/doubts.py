@@ -1,0 +1,94 @@
+"""What looks wrong in a problem and may be meant: said in a sentence each, never repaired.
+
+Labels that may be one and the same, lists that were read as names, and texts that stand on both sides of a split.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+
+from lasttoken.data.dataset import Dataset, Splits
+
+SEPARATORS = (";", "|", ",")
+
+
+def doubts(splits: Splits, separator: str | None = None) -> tuple[str, ...]:
+    """The sentences about a problem whose labels were read with `separator`; none where nothing looks wrong."""
+    names = splits.labels.names
+    listed = unsplit(names) if not splits.labels.multi else separator and unused(splits, separator)
+    return tuple(filter(None, [alike(names), listed, *shared_texts(splits)]))
+
+
+def alike(names: Sequence[str]) -> str | None:
+    """The sentence about labels that differ only by white space, case, or how a character or number is written."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[bare(name)].append(name)
+    same = [group for group in found.values() if len(group) > 1]
+    if not same:
+        return None
+    shown = "; ".join(" and ".join(map(repr, group)) for group in same[:3]) + ("; ..." if len(same) > 3 else "")
+    return (
+        f"labels that differ by white space, case or spelling of a number only: {shown}; are they one? Write them alike"
+    )
+
+
+def bare(name: str) -> str:
+    """A name without what people overlook in it: ' Good' and 'good' are one, as are '1' and '1.0'."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    try:
+        return repr(float(plain))
+    except ValueError:
+        return plain
+
+
+def unsplit(names: Sequence[str]) -> str | None:
+    """The sentence about single labels that look like lists: 'A;C' beside 'A', or "['A', 'C']"."""
+    brackets = [name for name in names if name.startswith("[") and name.endswith("]")]
+    if len(brackets) > len(names) / 2:
+        return (
+            f"the labels look like lists written as text, such as {brackets[0]!r}; "
+            "for several labels a row write them as lists in JSONL or Parquet, or as A;C with --separator"
+        )
+    for separator in SEPARATORS:
+        joined = [name for name in names if separator in name]
+        pieces = Counter(piece.strip() for name in names for piece in name.split(separator))
+        if len(joined) > 1 and len(pieces) < len(names) and "" not in pieces:
+            return (
+                f"{len(joined)} of {len(names)} labels hold {separator!r}, such as {joined[0]!r}, of {len(pieces)} names "
+                f"in all; if a row may have several labels, say --separator '{separator}'"
+            )
+    return None
+
+
+def unused(splits: Splits, separator: str) -> str | None:
+    """The sentence about a separator that never separates."""
+    if any((part.targets.sum(axis=1) > 1).any() for part in (splits.train, splits.valid, splits.test)):
+        return None
+    rest = unsplit(splits.labels.names)
+    return f"no row has more than one label: {separator!r} separates nothing; " + (
+        rest or "if each row has exactly one, leave --separator out"
+    )
+
+
+def shared_texts(splits: Splits) -> Iterator[str]:
+    """The sentences about texts of valid and of test that a classifier saw, or was chosen by, word for word."""
+    seen = dict(zip(splits.train.texts, truth(splits.train), strict=True))
+    for name, part, where in (("validation", splits.valid, "train"), ("test", splits.test, "train or validation")):
+        rows = list(zip(part.texts, truth(part), strict=True))
+        again = [(text, label) for text, label in rows if text in seen]
+        if again:
+            other = sum(label != seen[text] for text, label in again)
+            clash = f", {other} of them under another label" if other else ""
+            yield (
+                f"{len(again)} of {len(part)} {name} texts are in {where} too, word for word{clash}; scores on them show "
+                "memory: remove them, or keep equal texts together with --group"
+            )
+        seen.update(rows)
+
+
+def truth(part: Dataset) -> list[Hashable]:
+    """What each row is labelled with, as a value to compare."""
+    return [row.tobytes() for row in part.targets] if part.labels.multi else part.targets.tolist()

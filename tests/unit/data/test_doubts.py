@@ -1,0 +1,82 @@
+"""What is said of a problem that looks wrong, and that nothing is said of one that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from lasttoken.data.dataset import Rows, Splits
+from lasttoken.data.doubts import alike, doubts, unsplit
+from lasttoken.data.split import make_splits
+
+
+def problem(labels: list[str] | list[tuple[str, ...]], texts: list[str] | None = None, parts: str = "") -> Splits:
+    """A problem whose rows are in the parts that the letters t, v and e (test) say."""
+    truth = [(names,) if isinstance(names, str) else names for names in labels]
+    ids = [str(i) for i in range(len(labels))]
+    names = {"t": "train", "v": "valid", "e": "test"}
+    splits = [names[letter] for letter in parts]
+    return make_splits(Rows(ids, texts or ids, truth, not isinstance(labels[0], str), None, splits), seed=0)
+
+
+def test_nothing_is_said_of_a_problem_in_order() -> None:
+    assert doubts(problem(["good", "bad", "good", "bad"], parts="ttve")) == ()
+    assert doubts(problem([("A", "B"), ("B",), ("A",), ()], parts="ttve"), ";") == ()
+
+
+def test_texts_on_both_sides_of_a_split_are_counted() -> None:
+    texts = ["one", "two", "one", "two", "one", "three"]
+    found = doubts(problem(["a", "b", "a", "a", "b", "a"], texts, "ttveee"))
+    assert [sentence.partition(";")[0] for sentence in found] == [
+        "1 of 1 validation texts are in train too, word for word",
+        "2 of 3 test texts are in train or validation too, word for word, 2 of them under another label",
+    ]
+
+
+def test_label_sets_of_equal_texts_are_compared_whole() -> None:
+    labels = [("a", "b"), ("b",), ("a", "b"), ("a",)]
+    (found,) = doubts(problem(labels, ["one", "two", "x", "one"], "ttve"))
+    assert found.startswith("1 of 1 test texts are in train or validation too, word for word, 1 of them under another")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("pos", "pos "), ("Pos", "pos"), ("1", "1.0"), ("new  york", "new york"), ("ﬁne", "fine")],
+)
+def test_labels_that_may_be_one_are_shown(names: tuple[str, str]) -> None:
+    assert repr(names[0]) in (alike([*names, "other"]) or "")
+    assert repr(names[1]) in (alike([*names, "other"]) or "")
+
+
+def test_labels_that_differ_are_not() -> None:
+    assert alike(["1", "10", "pos", "neg", "C", "C++", "C#"]) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["A", "C", "A;C", "A;D", "D;C"], "3 of 5 labels hold ';', such as 'A;C', of 3 names in all;"),
+        (["A", "C", "A|C", "C|A"], "--separator '|'"),
+        (["['a', 'b']", "['a']", "['b']"], 'the labels look like lists written as text, such as "['),
+    ],
+)
+def test_lists_read_as_names_are_told(names: list[str], said: str) -> None:
+    assert said in (unsplit(names) or "")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Arts, Culture", "Sports", "Science, Technology"],  # commas inside names, no piece of which comes twice
+        ["A;B", "C"],
+        ["a", "b"],
+    ],
+)
+def test_names_that_hold_a_separator_are_left_alone(names: list[str]) -> None:
+    assert unsplit(names) is None
+
+
+def test_a_separator_that_separates_nothing_is_told() -> None:
+    (found,) = doubts(problem([("A|C",), ("A",), ("C",), ("C|A",)] * 2, parts="ttttvvee"), ";")
+    assert found.startswith("no row has more than one label: ';' separates nothing; 2 of 4 labels hold '|'")
+    (found,) = doubts(problem([("A",), ("B",), ("A",), ("B",)], parts="ttve"), ";")
+    assert found.endswith("if each row has exactly one, leave --separator out")
