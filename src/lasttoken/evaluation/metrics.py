@@ -2,7 +2,7 @@
 
 y is (N,) int64 (one label a row) or (N, C) bool (any number), probs (N, C). C is the width of probs: a label that is
 neither true nor predicted anywhere scores F1 0 and is never dropped from a macro average, or else a classifier could
-raise its score by leaving labels out. An F1 of 0/0 is 0. A metric of no rows is nan.
+raise its score by leaving labels out. A label's F1 of 0/0 is 0, a row's 1. A metric of no rows is nan.
 
 Each formula is a value of sums over rows (see rowsums.py); `significance` resamples through those same sums.
 """
@@ -90,7 +90,8 @@ def right_rows(y: np.ndarray, probs: np.ndarray) -> RowSums:
 
 def row_f1(y: np.ndarray, probs: np.ndarray) -> RowSums:
     chosen = decide(probs, multi=True)
-    return once(ratio(2.0 * (y & chosen).sum(axis=1), (y.sum(axis=1) + chosen.sum(axis=1)).astype(np.float64)))
+    sizes = y.sum(axis=1) + chosen.sum(axis=1)
+    return once(np.where(sizes == 0, 1.0, ratio(2.0 * (y & chosen).sum(axis=1), sizes.astype(np.float64))))
 
 
 def surprise(y: np.ndarray, probs: np.ndarray) -> RowSums:
@@ -193,7 +194,7 @@ METRICS: dict[str, Metric] = {
         Metric("macro_f1", "macro-F1", True, (0, 1), MACRO, MACRO),
         Metric("micro_f1", "micro-F1", True, (0, 1), MICRO, MICRO),  # with one label a row this is the accuracy
         Metric("weighted_f1", "weighted F1", True, (0, 1), WEIGHTED, WEIGHTED),
-        # a row with neither true nor predicted labels scores 0, as in scikit-learn
+        # a row that rightly gets no label scores 1: scikit-learn's zero_division=1, not its default
         Metric("samples_f1", "samples F1", True, (0, 1), None, Formula(row_f1, mean)),
         Metric("mcc", "MCC", True, (-1, 1), Formula(counts, correlation), None),
         Metric("log_loss", "log-loss", False, (0, math.inf), SURPRISE, SURPRISE),

@@ -63,6 +63,17 @@ def interval(estimate: float, drawn: np.ndarray, level: float, bounds: tuple[flo
     return Interval(estimate, low, high, level, float(drawn.std(ddof=1)))
 
 
+def unanimous(estimate: float, n: int, level: float, bounds: tuple[float, float]) -> Interval:
+    """The interval of a metric that is at one of its finite bounds in every resample: N rows that are all alike.
+
+    Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of N rows without
+    an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %.
+    """
+    low, high = bounds
+    room = (high - low) * (1 - ((1 - level) / 2) ** (1 / n))
+    return Interval(estimate, max(low, estimate - room), min(high, estimate + room), level, 0.0)
+
+
 def bootstrap(
     metric: Metric,
     y: np.ndarray,
@@ -81,8 +92,10 @@ def bootstrap(
         return Interval(estimate, math.nan, math.nan, level)
     formula, n = metric.formula(y), len(y)
     sums = formula.sums(y, probs)
-    drawn = [formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)]
-    return interval(estimate, np.concatenate(drawn), level, metric.bounds)
+    drawn = np.concatenate([formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
+    if np.isfinite(metric.bounds).all() and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
+        return unanimous(estimate, n, level, metric.bounds)
+    return interval(estimate, drawn, level, metric.bounds)
 
 
 def bootstrap_difference(

@@ -13,8 +13,8 @@ from lasttoken.seed import generator
 
 
 def measure(predictions: Predictions, metric: str, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> Interval:
-    """One metric with its interval; the same predictions and seed give the same. Raises DataError on its name."""
-    rng = generator(seed, f"interval of {metric}")
+    """One metric with its interval, all metrics over the same draws of rows. Raises DataError on its name."""
+    rng = generator(seed, "intervals")
     chosen = named(metric, predictions.labels.multi)
     return bootstrap(chosen, predictions.targets, predictions.probs, rng=rng, draws=draws, level=level)
 

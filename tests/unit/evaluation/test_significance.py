@@ -92,6 +92,18 @@ def test_a_bootstrap_by_sums_is_a_bootstrap_by_rows(name: str) -> None:
         assert formula.value(sums.weighted(weight[None]), 60)[0] == pytest.approx(metric(y[again], probs[again]))
 
 
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "auroc"])
+def test_rows_that_are_all_right_leave_room_for_an_exception(name: str) -> None:
+    y = np.array([0, 1] * 50)
+    found = bootstrap(METRICS[name], y, np.eye(2)[y] * 0.8 + 0.1, rng=rng())
+    assert (found.estimate, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.025 ** (1 / 100))  # the exact interval of 100 of 100
+    wrong = bootstrap(METRICS["accuracy"], y, np.eye(2)[1 - y], rng=rng())
+    assert (wrong.low, wrong.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
+    opposite = bootstrap(METRICS["mcc"], y, np.eye(2)[1 - y], rng=rng())
+    assert (opposite.low, opposite.high) == (-1, pytest.approx(1 - 2 * 0.025 ** (1 / 100)))
+
+
 def test_rare_labels_do_not_push_the_interval_off_its_estimate() -> None:
     # ten labels of one row each: a resample misses about a third of them, so its macro-F1 is near .63
     found = bootstrap(METRICS["macro_f1"], np.arange(10), np.eye(10), rng=rng())

@@ -72,3 +72,11 @@ def test_a_metric_that_is_undefined_is_nan() -> None:
     one_kind = Predictions(["r0", "r1"], np.array([0, 0]), np.eye(3)[[0, 0]], SPACE)
     found = measure(one_kind, "auroc", seed=0, draws=20)
     assert all(math.isnan(value) for value in (found.estimate, found.low, found.high))
+
+
+def test_accuracy_and_micro_f1_of_one_label_a_row_have_one_interval() -> None:
+    random = np.random.default_rng(0)
+    y, probs = random.integers(0, 3, 80), random.dirichlet(np.ones(3), 80)
+    space = LabelSpace(("a", "b", "c"))
+    found = summarize(Predictions([str(i) for i in range(80)], y, probs, space), seed=0)["metrics"]
+    assert found["accuracy"] == pytest.approx(found["micro_f1"])
