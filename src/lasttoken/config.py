@@ -255,7 +255,8 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
         near += difflib.get_close_matches(name, sorted(tables | set(known)), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    hint = "; write it as ['a', 'b']" if problem["type"] == "tuple_type" else ""
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}{hint}"
 
 
 def names(kind: type[Settings], prefix: str = "") -> set[str]:
@@ -272,6 +273,14 @@ def names(kind: type[Settings], prefix: str = "") -> set[str]:
         if not inner:
             found.add(f"{prefix}{name}")
     return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, value) of nested values."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
+    return pairs
 
 
 def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

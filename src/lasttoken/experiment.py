@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lasttoken import catalog
-from lasttoken.config import Data, Run, to_toml
+from lasttoken.config import Data, Run, flat, read_run, to_toml
 from lasttoken.data.dataset import Dataset, Splits
 from lasttoken.data.doubts import doubts
 from lasttoken.data.read import Columns, read_rows, without_empty
@@ -30,7 +30,7 @@ from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
-from lasttoken.report.page import render, write_page
+from lasttoken.report.page import check_page, render, write_page
 from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
 
@@ -226,13 +226,22 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     if not folder.exists():
         return None
     verify(folder)
-    same = (folder / "config.toml").read_text(encoding="utf-8") == to_toml(config)
-    if not same or read_json(folder / "env.json")["data_digest"] != data_digest(splits):
-        raise ArtifactError(f"{folder} holds a run with other settings or data; name another folder with --out")
+    others = differences(read_run(folder / "config.toml"), config)
+    if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
+        others.append("the rows")
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
     metrics = read_json(folder / "metrics.json")
     if metrics["ended"] != "finished":
         raise ArtifactError(f"{folder} holds a run that was cut short ({metrics['ended']}); delete it to run it again")
     return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """Dotted names of the settings in which two runs differ."""
+    a, b = dict(flat(one.model_dump())), dict(flat(other.model_dump()))
+    return [name for name in a | b if a.get(name) != b.get(name)]
 
 
 def write_report(
@@ -240,8 +249,10 @@ def write_report(
 ) -> dict[str, Any] | None:
     """One page about finished runs, at `path`; returns the comparison, None for a single run.
 
-    Raises ArtifactError on a damaged run, DataError where the runs were not judged on the same rows.
+    Raises ArtifactError on a damaged run or where `path` is another file, DataError where the runs were not judged on
+    the same rows.
     """
+    check_page(path)
     for folder in folders:
         verify(folder)
     views = [collect(folder) for folder in folders]

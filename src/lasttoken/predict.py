@@ -131,7 +131,7 @@ def output_format(source: Place, target: Place, *, format_in: str | None, format
         if ending not in FORMATS:
             raise DataError(
                 f"{target}: its ending names no format to write; end the name in one of {', '.join(FORMATS)}, "
-                "or name the format"
+                "or name the format: --out-format csv"
             )
         return FORMATS[ending]
     if format_in is not None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,12 @@ def check_free(folder: Path) -> None:
         raise ArtifactError(f"{folder} exists; name another folder with --out, or delete it first")
     if not nearest(folder).is_dir():
         raise ArtifactError(f"{folder}: {nearest(folder)} is not a folder; name another with --out")
-    if not os.access(nearest(folder), os.W_OK):
-        raise ArtifactError(f"{folder}: no permission to write in {nearest(folder)}; name another folder with --out")
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest(folder)):  # permissions alone do not tell of a read-only disk
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise ArtifactError(f"{folder}: cannot write in {nearest(folder)} ({why}); name another with --out") from error
 
 
 def nearest(folder: Path) -> Path:
@@ -54,8 +59,9 @@ def writing(folder: Path) -> Iterator[Path]:
         part.rename(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        remedy = "another process wrote it meanwhile;" if folder.exists() else "make room, or"
         raise ArtifactError(
-            f"{folder} could not be written ({error}); nothing was kept of it; make room, or name another with --out"
+            f"{folder} could not be written ({error}); nothing was kept of it; {remedy} name another with --out"
         ) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -98,6 +104,7 @@ def verify(folder: Path) -> None:
             else ""
         )
         raise ArtifactError(f"{folder}: no such run{hint}; `lasttoken train` makes one")
+    check_single(folder)
     manifest = read_json(folder / MANIFEST)
     kinds = {"format": int, "sha256": dict}
     if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
@@ -108,10 +115,27 @@ def verify(folder: Path) -> None:
         )
     for name, wanted in manifest["sha256"].items():
         path = folder / name
+        if name == "report.html":
+            continue
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; restore it or fit again")
-        if name != "report.html" and digest(path) != wanted:
+        if digest(path) != wanted:
             raise ArtifactError(f"{path}: damaged (its sha256 is not the one in {MANIFEST}); restore it or fit again")
+
+
+def check_not_run(folder: Path) -> None:
+    """Raises ArtifactError where several runs are to go into a folder that is a run itself."""
+    if (folder / MANIFEST).exists():
+        raise ArtifactError(f"{folder} is a run itself; name a folder for several with --out")
+
+
+def check_single(folder: Path) -> None:
+    """Raises ArtifactError where `folder` holds runs and is none, as what `lasttoken compare` writes."""
+    inside = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if inside:
+        raise ArtifactError(
+            f"{folder}: holds {len(inside)} run{'s' if len(inside) > 1 else ''}; name the one you want: {', '.join(map(str, inside))}"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

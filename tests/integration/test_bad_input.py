@@ -328,6 +328,32 @@ def test_unknown_metric(refused: Refused, runs: dict[str, Path], verb: str) -> N
     assert "'macro_f2'" in refused(verb, *given, "--metric", "macro_f2", "--out", "out")
 
 
+def test_report_replaces_a_report_and_nothing_else(refused: Refused, runs: dict[str, Path]) -> None:
+    Path("notes.html").write_text("<p>mine</p>")
+    said = refused("report", runs["linear"], "-o", "notes.html")
+    assert said == "notes.html exists and is no report; name another file with --out, or delete it first"
+    assert Path("notes.html").read_text() == "<p>mine</p>"
+    Path("dir").mkdir()
+    assert refused("report", runs["linear"], "-o", "dir") == "dir: is a folder; name an HTML file with --out"
+
+
+def test_compare_into_a_run(refused: Refused, runs: dict[str, Path]) -> None:
+    said = refused("compare", "docstrings.csv", "--methods", "linear", "--out", runs["linear"])
+    assert said == f"{runs['linear']} is a run itself; name a folder for several with --out"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--method", "linear", "--model", "tiny"), "--model: linear has no model; embedding, instruction, "),
+        (("--method", "probe", "--zero-shot"), "--zero-shot: probe cannot answer untrained; use --method instruction"),
+        (("--method", "embedding", "--set", "method.lora.targets=q_proj,v_proj"), "method.lora.targets: "),
+    ],
+)
+def test_options_that_the_method_does_not_have(refused: Refused, words: Sequence[str], said: str) -> None:
+    assert refused("train", "docstrings.csv", *words).startswith(said)
+
+
 def test_unknown_metric_of_a_single_run(refused: Refused, runs: dict[str, Path]) -> None:
     assert "'macro_f2'" in refused("report", runs["linear"], "--metric", "macro_f2", "--out", "out.html")
 

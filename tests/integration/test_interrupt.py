@@ -87,7 +87,7 @@ def test_after_a_score_the_best_weights_are_kept_whole(
     assert "Traceback" not in said
     last = said.splitlines()[-1]
     assert last.startswith("lasttoken: training stopped by Ctrl-C; the weights of update ")
-    assert " are kept; best micro_f1 of validation " in last
+    assert " are kept; best validation micro-F1 " in last
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     verify(tmp_path / "out")
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]

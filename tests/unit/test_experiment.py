@@ -171,8 +171,11 @@ def test_no_run_is_found_in_no_folder(tmp_path: Path) -> None:
     assert finished(CONFIG, SPLITS, tmp_path / "none", "none") is None
 
 
-@pytest.mark.parametrize("what", ["seed", "settings", "texts", "truth"])
-def test_another_run_is_refused(outcome: Outcome, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "differs"),
+    [("seed", "seed"), ("settings", "method.min_count"), ("texts", "the rows"), ("truth", "the rows")],
+)
+def test_another_run_is_refused(outcome: Outcome, what: str, differs: str) -> None:
     config, splits = CONFIG, SPLITS
     if what == "seed":
         config = CONFIG.model_copy(update={"seed": 1})
@@ -182,7 +185,7 @@ def test_another_run_is_refused(outcome: Outcome, what: str) -> None:
         splits = replace(SPLITS, test=replace(SPLITS.test, texts=["another", *SPLITS.test.texts[1:]]))
     else:
         splits = replace(SPLITS, train=replace(SPLITS.train, targets=SPLITS.train.targets[::-1]))
-    with pytest.raises(ArtifactError, match="holds a run with other settings or data; name another folder with --out"):
+    with pytest.raises(ArtifactError, match=f"holds a run that differs in {differs}; name another folder with --out"):
         finished(config, splits, outcome.folder, "linear")
 
 

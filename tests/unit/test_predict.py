@@ -275,7 +275,10 @@ def test_standard_output_has_the_format_that_the_ending_of_the_input_names(
 
 def test_stream_without_format_is_refused() -> None:
     said = refusal(DataError, io.BytesIO(b"text\n"), io.BytesIO())
-    assert said == "<stream>: a stream has no ending that names its format; name it: csv, tsv, jsonl, parquet"
+    assert (
+        said
+        == "<stream>: a stream has no ending that names its format; name it with --format: csv, tsv, jsonl, parquet"
+    )
 
 
 def test_other_encodings_are_read_and_utf_8_is_written(tmp_path: Path) -> None:
@@ -490,7 +493,7 @@ def test_target_that_cannot_be_written_is_refused_before_predicting(tmp_path: Pa
     assert "no writer of format 'xml'" in refusal(DataError, source, "-", classifier=classifier, format_out="xml")
     assert refusal(DataError, source, tmp_path / "out.xlsx", classifier=classifier) == (
         f"{tmp_path}/out.xlsx: its ending names no format to write; end the name in one of "
-        ".csv, .tsv, .jsonl, .ndjson, .parquet, or name the format"
+        ".csv, .tsv, .jsonl, .ndjson, .parquet, or name the format: --out-format csv"
     )
     assert classifier.seen == []
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -68,11 +67,30 @@ def test_places_that_are_taken(made: Path, tmp_path: Path) -> None:
     run.check_free(tmp_path / "not" / "yet" / "there")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ArtifactError, match=r"no permission to write in"):
-        run.check_free(tmp_path / "a")
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place where even root cannot write")
+def test_a_folder_that_cannot_be_written() -> None:
+    with pytest.raises(ArtifactError, match=r"^/proc/a: cannot write in /proc \(.+\); name another with --out$"):
+        run.check_free(Path("/proc/a"))
+
+
+def test_another_process_that_wrote_the_same_folder_is_told(tmp_path: Path) -> None:
+    def write() -> None:
+        with run.writing(tmp_path / "a") as part:
+            (part / "x").write_text("x")
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "theirs").write_text("x")
+
+    with pytest.raises(ArtifactError, match=r"another process wrote it meanwhile; name another with --out$"):
+        write()
+    assert (tmp_path / "a" / "theirs").exists()
+
+
+def test_a_folder_of_runs_is_told_from_a_run(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf"holds 1 runs?; name the one you want: {made}$"):
+        run.verify(made.parent)
+    with pytest.raises(ArtifactError, match=r"a is a run itself; name a folder for several with --out$"):
+        run.check_not_run(made)
+    run.check_not_run(tmp_path)
 
 
 def test_a_missing_run(tmp_path: Path) -> None:

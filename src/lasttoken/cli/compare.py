@@ -11,10 +11,14 @@ import typer
 
 from lasttoken.cli import options as o
 from lasttoken.config import METHOD_CONFIGS, Run
+from lasttoken.errors import ConfigError
 
 if TYPE_CHECKING:
     from lasttoken.cli.screen import Screen
     from lasttoken.data.dataset import Splits
+
+
+QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
 
 
 def compare(
@@ -22,11 +26,13 @@ def compare(
     text: o.Text = "text",
     label: o.Label = "label",
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
+        str | None, typer.Option("--methods", help="Names with commas; default: all that can run, the quickest first")
     ] = None,
-    model: o.Model = "tiny",
+    model: Annotated[
+        str, typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny", rich_help_panel=o.METHOD)
+    ] = "tiny",
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
-    quantize: o.Quantize = "none",
+    quantize: o.Quantize = None,
     metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; finished runs in it are kept")] = None,
     separator: o.Separator = None,
@@ -40,14 +46,16 @@ def compare(
     drop_empty: o.DropEmpty = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
-    settings: o.Set = None,
+    settings: o.SetOf = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit several methods on the same splits and say which is best, and whether that is shown."""
     from lasttoken.cli.screen import Screen
     from lasttoken.experiment import leads, load_data
+    from lasttoken.run import check_not_run
 
     folder = out or o.default_folder(source, model)
+    check_not_run(folder)
     data = o.data_values(
         source,
         text,
@@ -63,7 +71,7 @@ def compare(
         drop_empty=drop_empty,
     )
     configs = method_configs(
-        o.listed(methods or ",".join(METHOD_CONFIGS)),
+        chosen(methods),
         data,
         model=model,
         encoder=encoder,
@@ -81,25 +89,40 @@ def compare(
         show(done, folder, as_json=as_json)
 
 
+def chosen(methods: str | None) -> tuple[str, ...]:
+    """The methods that are named, or all. Raises ConfigError where none is."""
+    names = QUICKEST_FIRST if methods is None else o.listed(methods)
+    if not names:
+        raise ConfigError([f"--methods: no method is named; choose from {', '.join(QUICKEST_FIRST)}"])
+    return names
+
+
 def method_configs(
     names: tuple[str, ...],
     data: dict[str, Any],
     *,
     model: str,
     encoder: str | None,
-    quantize: str,
+    quantize: str | None,
     seed: int,
     device: str,
     settings: list[str],
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
     configs = {}
+    o.check_used(names, [] if quantize is None else ["quantize"])
     for name in names:
+        known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
         mine = [f"method.{s.partition('.')[2]}" for s in settings if s.partition(".")[0] == name]
         shared = [s for s in settings if s.partition(".")[0] not in METHOD_CONFIGS]
-        chosen = encoder if name == "encoder" else model
         configs[name] = o.run_config(
-            name, data, model=chosen, quantize=quantize, seed=seed, device=device, settings=[*shared, *mine]
+            name,
+            data,
+            model=encoder if name == "encoder" else model if "model" in known else None,
+            quantize=quantize if "quantize" in known else None,
+            seed=seed,
+            device=device,
+            settings=[*shared, *mine],
         )
     return configs
 
@@ -126,8 +149,10 @@ def run_all(
     from lasttoken.evaluation.metrics import named
     from lasttoken.experiment import finished, run_method, write_report
     from lasttoken.model.backbone import on_this_machine
+    from lasttoken.report.page import check_page
 
     named(metric, splits.labels.multi)  # a wrong name is told before anything is trained
+    check_page(out / "report.html")
     runs, folders, failed, last = [], [], [], None
     for name, config in configs.items():
         asked = getattr(config.method, "model", "")

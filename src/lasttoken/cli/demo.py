@@ -37,9 +37,8 @@ def demo(
     as_json: o.Json = False,
 ) -> None:
     """Which library does a docstring come from? Five methods, no GPU, nothing downloaded."""
-    from lasttoken.cli.compare import method_configs, run_all, show
+    from lasttoken.cli.compare import chosen, method_configs, run_all, show
     from lasttoken.cli.screen import Screen
-    from lasttoken.config import METHOD_CONFIGS
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
     from lasttoken.model.backbone import installed_minilm
@@ -48,9 +47,15 @@ def demo(
     check_free(out)
     encoder = encoder or installed_minilm()
     data = {"source": "docstrings of installed libraries", "group": "module"}
-    names = o.listed(methods or ",".join(METHOD_CONFIGS))
     configs = method_configs(
-        names, data, model="tiny", encoder=encoder, quantize="none", seed=seed, device="auto", settings=list(SETTINGS)
+        chosen(methods),
+        data,
+        model="tiny",
+        encoder=encoder,
+        quantize=None,
+        seed=seed,
+        device="auto",
+        settings=list(SETTINGS),
     )
     with Screen() as screen:
         journal = screen.journal("data")

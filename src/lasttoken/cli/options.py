@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,9 +39,17 @@ Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL
 DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without text", rich_help_panel=DATA)]
 Seed = Annotated[int, typer.Option("--seed", help="Of splits, weights and order")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
-Model = Annotated[str, typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny", rich_help_panel=METHOD)]
-Quantize = Annotated[str, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's", rich_help_panel=METHOD)
+]
+Quantize = Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: method.lora.r=16", rich_help_panel=METHOD)]
+SetOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="A setting of one method: embedding.lora.r=16; or of all: seed=1", rich_help_panel=METHOD
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]
 
@@ -88,6 +97,14 @@ def data_values(
     }
 
 
+def check_used(methods: Iterable[str], chosen: Iterable[str]) -> None:
+    """Raises ConfigError where an option sets what none of the methods has."""
+    for name in chosen:
+        if not any(name in METHOD_CONFIGS[method].model_fields for method in methods):
+            having = [method for method, kind in METHOD_CONFIGS.items() if name in kind.model_fields]
+            raise ConfigError([f"--{name}: {', '.join(methods)} has no {name}; {', '.join(having)} have"])
+
+
 def run_config(
     method: str,
     data: dict[str, Any],
@@ -98,17 +115,12 @@ def run_config(
     device: str,
     settings: list[str],
 ) -> Run:
-    """The Run of one method. model and quantize are left out where the method has no such setting. Raises ConfigError."""
+    """The Run of one method; None leaves a setting to the method. Raises ConfigError."""
     if method not in METHOD_CONFIGS:
         near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
-    known = METHOD_CONFIGS[method].model_fields
-    chosen = {"model": model, "quantize": quantize}
-    values = {
-        "seed": seed,
-        "device": device,
-        "data": data,
-        "method": {"method": method, **{k: v for k, v in chosen.items() if v is not None and k in known}},
-    }
+    chosen = {name: value for name, value in (("model", model), ("quantize", quantize)) if value is not None}
+    check_used([method], chosen)
+    values = {"seed": seed, "device": device, "data": data, "method": {"method": method, **chosen}}
     return parse(Run, override(values, settings))

@@ -38,10 +38,8 @@ def plan(
     classes: Annotated[int, typer.Option("--classes", min=2, help="Labels there will be, with --rows")] = 2,
     gpu: Annotated[str | None, typer.Option("--gpu", help="A card, 4090, or its memory, 24GB; default: here")] = None,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of an hour, to have the cost")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's")
-    ] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits")] = None,
+    model: o.Model = None,
+    quantize: o.Quantize = None,
     separator: o.Separator = None,
     template: o.Template = None,
     id: o.Id = None,

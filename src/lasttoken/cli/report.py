@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.errors import ArtifactError
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
     from lasttoken.cli.screen import say
     from lasttoken.experiment import write_report
 
+    if not out.absolute().parent.is_dir():
+        raise ArtifactError(f"{out}: no folder {out.parent}; make it first, or check the path")
     title = runs[0].name if len(runs) == 1 else " and ".join(run.name for run in runs)
     comparison = write_report(runs, out, metric=metric, title=title)
     if as_json:

@@ -24,7 +24,7 @@ class Screen:
         self.loud = loud
         self.bar: Any = None
         self.task: Any = None
-        self.what = ""
+        self.title = self.what = ""
         self.began = self.last = time.monotonic()
 
     def __enter__(self) -> Screen:
@@ -59,20 +59,24 @@ class Screen:
             self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, name: str, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, and on a plain stream when the rest should be, at most every EVERY seconds."""
+        """Show that `done` of `total` are done, and on a plain stream when the rest should be.
+
+        A plain stream gets a line every EVERY seconds at most, and one whenever `what` says more than before behind its
+        comma, which is how a validation score comes.
+        """
         title = f"{name}: {what.split(',')[0]}"
         now = time.monotonic()
         if self.bar is not None:
-            if title != self.what:
+            if title != self.title:
                 if self.task is not None:
                     self.bar.remove_task(self.task)
                 self.task = self.bar.add_task(title, total=total)
             self.bar.update(self.task, completed=done, total=total, description=f"{name}: {what}")
         elif self.loud:
-            if title != self.what:
+            if title != self.title:
                 self.began = self.last = now
-            elif now - self.last >= EVERY and 0 < done < total:
+            elif (now - self.last >= EVERY or what != self.what) and 0 < done < total:
                 left = (now - self.began) / done * (total - done)
                 say(f"{name}: {what}, {done} of {total}, about {left:.0f} s left")
                 self.last = now
-        self.what = title
+        self.title, self.what = title, what

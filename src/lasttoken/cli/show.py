@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lasttoken.config import Run
+from lasttoken.config import Run, flat
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.wording import figure
 from lasttoken.report.units import data_size, duration, size
@@ -14,14 +14,6 @@ from lasttoken.report.units import data_size, duration, size
 def settings_line(config: Run) -> str:
     """Every setting of the method in one line, defaults too."""
     return "settings: " + ", ".join(f"{name}={value}" for name, value in flat(config.method.model_dump(mode="json")))
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted name, value) of nested values."""
-    pairs: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
-    return pairs
 
 
 def interval(measured: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.errors import ConfigError
 
 
 def train(
@@ -15,10 +16,8 @@ def train(
     method: Annotated[str, typer.Option("--method", help="embedding, instruction, encoder, probe or linear")],
     text: o.Text = "text",
     label: o.Label = "label",
-    model: Annotated[
-        str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's")
-    ] = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits")] = None,
+    model: o.Model = None,
+    quantize: o.Quantize = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="instruction: do not train")] = False,
     out: o.Out = None,
     separator: o.Separator = None,
@@ -56,6 +55,8 @@ def train(
         encoding=encoding,
         drop_empty=drop_empty,
     )
+    if zero_shot and method != "instruction":
+        raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])
     assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
     config = o.run_config(method, data, model=model, quantize=quantize, seed=seed, device=device, settings=assigned)
     check_free(folder)

@@ -104,7 +104,9 @@ def stream_table(
     name = getattr(stream, "name", None)
     name = name if isinstance(name, str) else "<stream>"
     if format is None:
-        raise DataError(f"{name}: a stream has no ending that names its format; name it: {', '.join(known_formats())}")
+        raise DataError(
+            f"{name}: a stream has no ending that names its format; name it with --format: {', '.join(known_formats())}"
+        )
     binary = stream.buffer if isinstance(stream, io.TextIOWrapper) else stream
     if isinstance(binary, io.TextIOBase):
         lines = whole_lines(binary, name)

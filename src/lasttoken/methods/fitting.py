@@ -15,6 +15,7 @@ from lasttoken.config import Training, learning_rate
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.wording import figure
 from lasttoken.journal import Journal
 from lasttoken.methods.memory import fit_into_memory
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
@@ -62,9 +63,10 @@ def fit_weights(
         journal=journal,
     )
     updates = epochs(lengths, batch=settings.batch, budget=budget, rng=rows, share=world.share)
+    several = "" if settings.epochs == 1 else "s"
     journal.note(
-        f"training: {len(lengths)} rows, {settings.epochs:g} epochs at most, {count} updates of {settings.batch} rows, "
-        f"peak learning rate {rate:g} ({settings.schedule}), best {metric} of validation kept"
+        f"training: {len(lengths)} rows, {settings.epochs:g} epoch{several} at most, {count} updates of {settings.batch} rows, "
+        f"peak learning rate {rate:g} ({settings.schedule}), best validation {METRICS[metric].words} kept"
     )
     journal.facts |= {
         "trainable_parameters": sum(map(trainable_parameters, modules)),
@@ -90,7 +92,12 @@ def fit_weights(
             torch.cuda.empty_cache()
         return halved
 
+    told = "training"
+
     def log(step: Step, current: float | None) -> None:
+        nonlocal told
+        if current is not None:
+            told = f"training, validation {METRICS[metric].words} {figure(current)}"
         journal.steps.append(
             {
                 "update": step.number,
@@ -102,7 +109,7 @@ def fit_weights(
                 "valid": None if current is None else {metric: current},
             }
         )
-        journal.progress("training" if current is None else f"training, {metric} {current:.3f}", step.number, count)
+        journal.progress(told, step.number, count)
 
     torch.manual_seed(derive(seed, f"dropout of process {world.rank}"))
     began = time.perf_counter()
@@ -121,7 +128,9 @@ def fit_weights(
         modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
     )
     journal.failure = best.failure
-    journal.note(f"training {best.end}; best {metric} of validation {best.score:.4f} after update {best.update}")
+    journal.note(
+        f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} after update {best.update}"
+    )
     journal.facts |= {
         "train_seconds": time.perf_counter() - began,
         "train_rows": sum(step["rows"] for step in journal.steps),

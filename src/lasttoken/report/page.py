@@ -15,6 +15,7 @@ from lasttoken.report.section import interval_scale, sections
 from lasttoken.report.verdict import difference_scale, scope, shown_pairs, verdict
 
 MANY_CLASSES = 30  # above it only the best and the worst of the per-class table stand open
+GENERATOR = b'<meta name="generator" content="lasttoken">'
 ENDS = 15  # classes of each end that do
 
 
@@ -85,8 +86,17 @@ def template() -> Any:
     return environment.get_template("page.html.jinja")
 
 
+def check_page(path: Path) -> None:
+    """Raises ArtifactError where a page cannot go to `path`: before it is made. A report may be replaced, nothing else."""
+    if path.is_dir():
+        raise ArtifactError(f"{path}: is a folder; name an HTML file with --out")
+    if path.exists() and GENERATOR not in path.read_bytes()[:1000]:
+        raise ArtifactError(f"{path} exists and is no report; name another file with --out, or delete it first")
+
+
 def write_page(html: str, path: Path) -> None:
     """Write the page whole or not at all: PATH.part first, renamed when it is on disk. Raises ArtifactError."""
+    check_page(path)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8", newline="\n") as file:

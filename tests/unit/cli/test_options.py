@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from lasttoken.cli.compare import method_configs
+from lasttoken.cli.compare import chosen, method_configs
 from lasttoken.cli.options import default_folder, listed, run_config
 from lasttoken.cli.train import end_of
+from lasttoken.config import METHOD_CONFIGS
 from lasttoken.errors import ConfigError
 
 DATA = {"source": "rows.csv"}
 
 
-def configure(method: str, *settings: str, model: str | None = None, quantize: str = "none") -> Any:
+def configure(method: str, *settings: str, model: str | None = None, quantize: str | None = None) -> Any:
     return run_config(method, DATA, model=model, quantize=quantize, seed=3, device="cpu", settings=list(settings))
 
 
@@ -66,8 +67,28 @@ def test_one_setting_leaves_the_methods_other_defaults(method: str, setting: str
     assert value == kept[1]
 
 
-def test_model_is_left_out_where_a_method_has_none() -> None:
-    assert "model" not in type(configure("linear", model="some/model").method).model_fields
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        (
+            "linear",
+            {"model": "some/model"},
+            "--model: linear has no model; embedding, instruction, encoder, probe have",
+        ),
+        ("encoder", {"quantize": "nf4"}, "--quantize: encoder has no quantize; embedding, instruction, probe have"),
+    ],
+)
+def test_an_option_that_the_method_would_ignore_is_refused(method: str, options: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        configure(method, **options)
+
+
+def test_all_methods_run_unless_some_are_named_the_quickest_first() -> None:
+    assert chosen(None) == ("linear", "probe", "encoder", "embedding", "instruction")
+    assert set(chosen(None)) == set(METHOD_CONFIGS)
+    assert chosen("probe,linear") == ("probe", "linear")
+    with pytest.raises(ConfigError, match="--methods: no method is named; choose from linear, probe"):
+        chosen(" ,")
 
 
 def test_unknown_method() -> None:
@@ -97,15 +118,15 @@ def test_settings_are_given_to_all_or_to_one() -> None:
 
 def test_encoder_has_a_model_of_its_own() -> None:
     configs: Any = method_configs(
-        ("encoder",), DATA, model="some/model", encoder=None, quantize="none", seed=0, device="cpu", settings=[]
+        ("encoder",), DATA, model="some/model", encoder=None, quantize=None, seed=0, device="cpu", settings=[]
     )
     assert configs["encoder"].method.model == "answerdotai/ModernBERT-base"
 
 
 def test_note_that_tells_how_training_ended() -> None:
     notes = [
-        "training: 70 rows, best micro_f1 of validation kept",
-        "training stopped by Ctrl-C; the weights of update 9 are kept; best micro_f1 of validation 0.5 after update 9",
+        "training: 70 rows, best validation micro-F1 kept",
+        "training stopped by Ctrl-C; the weights of update 9 are kept; best validation micro-F1 .500 after update 9",
         "another",
     ]
     assert end_of(notes) == notes[1]
