@@ -15,7 +15,13 @@ import pytest
 from lasttoken.data.demo import docstring_rows
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/tutorial.md", "docs/guides/multi-label.md", "docs/guides/instruction.md"]
+PAGES = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/guides/multi-label.md",
+    "docs/guides/instruction.md",
+    "docs/guides/plan.md",
+]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 
 

@@ -4,14 +4,16 @@
 
     clf = EmbeddingClassifier("Qwen/Qwen3-0.6B-Base", quantize="nf4").fit(texts, labels)
     clf.predict_proba(["Arrived broken, twice."])  # (1, C)
+    clf.save("runs/stars")
 
-The same from the command line: `lasttoken compare reviews.csv --text body --label stars`. A saved run is read by
+The same from the command line: `lasttoken compare reviews.csv --text body --label stars`. A run folder is read by
 `load(folder)`, two or more are judged by `compare({name: Predictions, ...})`. Every name below is loaded on first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
         InstructionClassifier,
         LinearClassifier,
         ProbeClassifier,
+        load,
     )
     from lasttoken.evaluation.comparison import compare
     from lasttoken.evaluation.metrics import METRICS
     from lasttoken.evaluation.predictions import Predictions
-    from lasttoken.experiment import load
     from lasttoken.labels import LabelSpace
 
 HOME = {
@@ -47,11 +49,11 @@ HOME = {
         "InstructionClassifier",
         "LinearClassifier",
         "ProbeClassifier",
+        "load",
     ),
     "evaluation.comparison": ("compare",),
     "evaluation.metrics": ("METRICS",),
     "evaluation.predictions": ("Predictions",),
-    "experiment": ("load",),
     "labels": ("LabelSpace",),
 }
 
@@ -90,6 +92,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("lasttoken")
     for module, names in HOME.items():
         if name in names:
             return getattr(import_module(f"lasttoken.{module}"), name)

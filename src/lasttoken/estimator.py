@@ -7,6 +7,7 @@ fitted estimator's classifier is `classifier_`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -16,12 +17,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, Data, Run, parse, to_toml
+from lasttoken.config import METHOD_CONFIGS, Data, Run, parse, read_run, to_toml
 from lasttoken.config import names as setting_names
 from lasttoken.data.dataset import Dataset
 from lasttoken.data.split import shared_out
 from lasttoken.errors import DataError
 from lasttoken.evaluation.predictions import decide
+from lasttoken.experiment import load as load_classifier
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.run import writing
@@ -31,6 +33,11 @@ from lasttoken.seed import generator
 def flat_names(method: str) -> dict[str, str]:
     """Flat parameter name -> dotted setting of a method: {"lora_r": "lora.r", ...}."""
     return {dotted.replace(".", "_"): dotted for dotted in setting_names(METHOD_CONFIGS[method]) - {"method"}}
+
+
+def flat_values(config: Any) -> dict[str, Any]:
+    """Flat parameter name -> value, of a method's config."""
+    return {name: attrgetter(dotted)(config) for name, dotted in flat_names(config.method).items()}
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
@@ -72,14 +79,8 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
         """Every parameter with its default."""
-        config = METHOD_CONFIGS[cls._method]()
-        found: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share}
-        for name, dotted in flat_names(cls._method).items():
-            value: Any = config
-            for part in dotted.split("."):
-                value = getattr(value, part)
-            found[name] = value
-        return found
+        own: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share}
+        return own | flat_values(METHOD_CONFIGS[cls._method]())
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
@@ -170,6 +171,27 @@ class LinearClassifier(_TextClassifier):
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
+
+
+ESTIMATORS: dict[str, type[_TextClassifier]] = {
+    kind._method: kind
+    for kind in (EmbeddingClassifier, InstructionClassifier, EncoderClassifier, ProbeClassifier, LinearClassifier)
+}
+
+
+def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> _TextClassifier:
+    """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
+
+    Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
+
+    trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
+    """
+    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)
+    run = read_run(Path(folder) / "config.toml")
+    estimator = ESTIMATORS[run.method.method](**flat_values(run.method), seed=run.seed, device=device)
+    estimator.classifier_ = classifier
+    estimator.classes_ = np.array(classifier.labels.names)
+    return estimator
 
 
 def as_texts(texts: Any) -> list[str]:

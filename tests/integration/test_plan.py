@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_readme import test_every_example_of_the_page_runs as examples_run
 from transformers import LlamaConfig
 
 SHAPE = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000}
@@ -137,7 +136,3 @@ def test_an_encoder_trains_all_of_itself(command: Callable[..., Any], folder: Ca
 )
 def test_mistakes(refused: Callable[..., str], words: tuple[object, ...], said: str) -> None:
     assert refused("plan", *words).startswith(said)
-
-
-def test_the_guide_is_run(tmp_path: Path) -> None:
-    examples_run("docs/guides/plan.md", tmp_path)

@@ -81,3 +81,7 @@ def test_names_are_sorted_and_told_once() -> None:
 def test_other_names_are_refused_as_by_any_module() -> None:
     with pytest.raises(AttributeError, match="module 'lasttoken' has no attribute 'Trainer'"):
         lasttoken.Trainer  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_version() -> None:
+    assert lasttoken.__version__ == "0.1.0"

@@ -1,5 +1,7 @@
 """What saved and loaded things promise: an estimator's folder, names as labels, cut-short runs, and code that is not ours."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from lasttoken.errors import ArtifactError
 from lasttoken.experiment import finished, run_method
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import at_commit, write_settings
+from lasttoken.methods.artifact import write_settings
+from lasttoken.methods.base import at_commit
 from lasttoken.run import read_json, seal, write_json
 
 TEXTS = [f"{word} number {i}" for i in range(10) for word in ("alpha", "beta")]
@@ -26,6 +29,32 @@ def test_an_estimators_folder_predicts_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path / "run").predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     with pytest.raises(ArtifactError, match="exists; name another folder"):
         fitted.save(tmp_path / "run")
+
+
+def test_what_is_loaded_is_a_fitted_estimator(tmp_path: Path) -> None:
+    fitted = LinearClassifier(min_count=1, seed=3).fit(TEXTS, LABELS)
+    fitted.save(tmp_path / "run")
+    loaded = load(tmp_path / "run")
+    assert isinstance(loaded, LinearClassifier)
+    assert loaded.get_params() == fitted.get_params()
+    assert loaded.classes_.tolist() == ["a", "b"]
+    assert loaded.predict(TEXTS).tolist() == fitted.predict(TEXTS).tolist()
+    assert loaded.score(TEXTS, LABELS) == 1
+    numbers = LinearClassifier(min_count=1).fit(TEXTS, [0, 1] * 10)
+    numbers.save(tmp_path / "numbers")
+    assert load(tmp_path / "numbers").classes_.tolist() == ["0", "1"]  # a folder knows labels by name
+
+
+def test_a_loaded_estimator_of_several_labels_gives_an_indicator(tmp_path: Path) -> None:
+    fitted = LinearClassifier(min_count=1).fit(TEXTS, [["x"], ["x", "y"]] * 10)
+    fitted.save(tmp_path / "run")
+    assert load(tmp_path / "run").predict(TEXTS[:2]).tolist() == [[1, 0], [1, 1]]
+
+
+def test_predicting_with_a_linear_run_waits_for_no_language_model(tmp_path: Path) -> None:
+    LinearClassifier(min_count=1).fit(TEXTS, LABELS).save(tmp_path / "run")
+    code = f"from lasttoken import load; import sys; load({str(tmp_path / 'run')!r}); assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_lists_of_names_are_several_labels_a_text() -> None:

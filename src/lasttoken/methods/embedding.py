@@ -18,15 +18,8 @@ from lasttoken.config import Embedding
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import (
-    at_commit,
-    check_base,
-    describe_base,
-    load_head,
-    read_settings,
-    write_settings,
-    write_tensors,
-)
+from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
+from lasttoken.methods.base import at_commit, check_base, describe_base
 from lasttoken.methods.head import fit_head, head_probs, token_limit
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation

@@ -10,7 +10,7 @@ from lasttoken.config import Embedding, Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import describe_base
+from lasttoken.methods.base import describe_base
 from lasttoken.methods.fitting import fit_weights
 from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.methods.trunk import trunk_states

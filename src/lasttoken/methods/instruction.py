@@ -25,7 +25,8 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import at_commit, check_base, describe_base, read_settings, write_settings
+from lasttoken.methods.artifact import read_settings, write_settings
+from lasttoken.methods.base import at_commit, check_base, describe_base
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.packed import in_batches
