@@ -31,6 +31,7 @@ from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
 from lasttoken.report.page import check_page, render, write_page
+from lasttoken.report.verdict import title
 from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
 
@@ -124,7 +125,8 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
             on_disk = sum((part / file).stat().st_size for file in files(part))
             metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
             write_records(part, config, splits, metrics, judged, journal)
-            write_page(render([collect(part)], None, title=f"{name}: {config.data.source}"), part / "report.html")
+            views = [collect(part)]
+            write_page(render(views, None, title=title(views)), part / "report.html")
     world.wait()
     return Outcome(folder, name, classifier, judged["test"], metrics, journal.failure)
 
@@ -244,9 +246,7 @@ def differences(one: Run, other: Run) -> list[str]:
     return [name for name in a | b if a.get(name) != b.get(name)]
 
 
-def write_report(
-    folders: Sequence[Path], path: Path, *, metric: str, title: str, seed: int = 0
-) -> dict[str, Any] | None:
+def write_report(folders: Sequence[Path], path: Path, *, metric: str, seed: int = 0) -> dict[str, Any] | None:
     """One page about finished runs, at `path`; returns the comparison, None for a single run.
 
     Raises ArtifactError on a damaged run or where `path` is another file, DataError where the runs were not judged on
@@ -266,7 +266,7 @@ def write_report(
     comparison = None
     if len(views) > 1:
         comparison = compare({view.name: view.predictions for view in views}, metric=metric, seed=seed).to_dict()
-    write_page(render(views, comparison, title=title), path)
+    write_page(render(views, comparison, title=title(views)), path)
     return comparison
 
 

@@ -108,18 +108,26 @@ def test_a_method_may_be_added(command: Callable[..., Any], table: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "other", [("--set", "embedding.lora.r=4"), ("--seed", "1"), ("--group", "module")], ids=["setting", "seed", "data"]
+    ("other", "differs"),
+    [
+        (("--set", "embedding.lora.r=4"), "method.lora.r"),
+        (("--seed", "1"), "seed, the rows"),
+        (("--group", "module"), "data.group, the rows"),
+    ],
+    ids=["setting", "seed", "data"],
 )
 def test_other_settings_or_data_are_refused(
-    command: Callable[..., Any], compared: tuple[Path, Any], options: Sequence[object], other: Sequence[str]
+    command: Callable[..., Any],
+    compared: tuple[Path, Any],
+    options: Sequence[object],
+    other: Sequence[str],
+    differs: str,
 ) -> None:
     out, _ = compared
     before = sorted(out.rglob("*"))
     said = command("compare", *options, *other, "--out", out)
     assert said.code == 2
-    assert said.err.splitlines()[-1].endswith(
-        " holds a run with other settings or data; name another folder with --out"
-    )
+    assert said.err.splitlines()[-1].endswith(f" holds a run that differs in {differs}; name another folder with --out")
     assert sorted(out.rglob("*")) == before
 
 

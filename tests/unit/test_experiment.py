@@ -193,15 +193,15 @@ def test_another_run_is_refused(outcome: Outcome, what: str, differs: str) -> No
 
 
 def test_report_of_one_run_compares_nothing(outcome: Outcome, tmp_path: Path) -> None:
-    assert write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1", title="a title & more") is None
-    assert "<title>a title &amp; more" in (tmp_path / "page.html").read_text()
+    assert write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1") is None
+    assert "<title>linear: topics</title>" in (tmp_path / "page.html").read_text()
 
 
 def test_report_of_two_runs(outcome: Outcome, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"method": Linear(words=(1, 1), characters=(0, 0))})
     other = run_method(config, SPLITS, tmp_path / "words", name="words", journal=Journal())
     verify(other.folder)
-    comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy", title="both")
+    comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy")
     assert comparison is not None
     assert list(comparison["scores"]) == ["linear", "words"]
     assert [(pair["a"], pair["b"]) for pair in comparison["pairs"]] == [("linear", "words")]
@@ -213,7 +213,7 @@ def test_report_on_runs_of_other_rows_is_refused(outcome: Outcome, tmp_path: Pat
     splits = replace(splits, test=replace(splits.test, ids=[f"other {i}" for i in range(30)]))
     run_method(CONFIG, splits, tmp_path / "other", name="other", journal=Journal())
     with pytest.raises(DataError, match="rows"):
-        write_report([outcome.folder, tmp_path / "other"], tmp_path / "page.html", metric="macro_f1", title="both")
+        write_report([outcome.folder, tmp_path / "other"], tmp_path / "page.html", metric="macro_f1")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -86,7 +86,7 @@ def compare(
         optional = set() if methods or encoder else {"encoder"}
         done = run_all(configs, splits, folder, metric=metric, optional=optional, screen=screen)
     if leads(first.device):
-        show(done, folder, as_json=as_json)
+        show(done, folder, metric=metric, as_json=as_json)
 
 
 def chosen(methods: str | None) -> tuple[str, ...]:
@@ -183,24 +183,23 @@ def run_all(
         raise last
     comparison = None
     if screen.loud:
-        title = f"{next(iter(configs.values())).data.source}: {len(runs)} methods compared"
-        comparison = write_report(folders, out / "report.html", metric=metric, title=title)
+        comparison = write_report(folders, out / "report.html", metric=metric)
     return Compared(runs, comparison, failed)
 
 
-def show(done: Compared, out: Path, *, as_json: bool) -> None:
+def show(done: Compared, out: Path, *, metric: str, as_json: bool) -> None:
     """The table, the verdicts and the next command; exit 2 where a method failed."""
     from lasttoken.cli.screen import say
-    from lasttoken.cli.show import table
+    from lasttoken.cli.show import best_first, table
 
     if as_json:
         typer.echo(json.dumps(vars(done), allow_nan=False, default=str))
     else:
-        typer.echo(table(done.runs))
+        typer.echo(table(done.runs, metric))
         if done.comparison is not None:
             verdicts = [pair["verdict"] for pair in done.comparison["pairs"]]
             typer.echo("\n" + "\n".join([done.comparison["summary"], "", *verdicts]))
-    best = max(done.runs, key=lambda run: run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
+    best = best_first(done.runs, metric)[0]
     say(f"report: {out / 'report.html'}")
     say(f"next: lasttoken predict {out / best['name']} NEW.csv -o labelled.csv")
     if done.failed:

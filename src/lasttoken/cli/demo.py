@@ -64,4 +64,4 @@ def demo(
         journal.note(splits.summary)
         optional = set() if methods or encoder else {"encoder"}
         done = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
-    show(done, out, as_json=as_json)
+    show(done, out, metric="macro_f1", as_json=as_json)

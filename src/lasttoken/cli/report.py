@@ -24,8 +24,7 @@ def report(
 
     if not out.absolute().parent.is_dir():
         raise ArtifactError(f"{out}: no folder {out.parent}; make it first, or check the path")
-    title = runs[0].name if len(runs) == 1 else " and ".join(run.name for run in runs)
-    comparison = write_report(runs, out, metric=metric, title=title)
+    comparison = write_report(runs, out, metric=metric)
     if as_json:
         typer.echo(json.dumps(comparison, allow_nan=False, default=str))
     elif comparison is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lasttoken.config import Run, flat
-from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.metrics import HEADLINE, METRICS
 from lasttoken.evaluation.wording import figure
 from lasttoken.report.units import data_size, duration, size
 
@@ -18,6 +19,8 @@ def settings_line(config: Run) -> str:
 
 def interval(measured: Mapping[str, Any]) -> str:
     """`.812 [.790, .834]`, or the estimate alone where there is no interval."""
+    if measured["estimate"] is None:
+        return "-"
     if measured["low"] is None:
         return figure(measured["estimate"])
     return f"{figure(measured['estimate'])} [{figure(measured['low'])}, {figure(measured['high'])}]"
@@ -31,18 +34,31 @@ def brief(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The runs side by side, best first: quality, then cost. The report has the rest."""
-    ordered = sorted(runs, key=lambda run: -run["splits"]["test"]["metrics"]["macro_f1"]["estimate"])
-    rows = [["", "macro-F1 [95 %]", "micro-F1", "ECE", "trainable", "fit", "train/s", "predict/s", "memory"]]
+def best_first(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> list[Mapping[str, Any]]:
+    """The runs by a metric of the test rows, those without one last."""
+    sign = -1 if METRICS[metric].higher_is_better else 1
+
+    def key(run: Mapping[str, Any]) -> float:
+        estimate = run["splits"]["test"]["metrics"][metric]["estimate"]
+        return math.inf if estimate is None else sign * estimate
+
+    return sorted(runs, key=key)
+
+
+def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
+    """The runs side by side, the best by `metric` first: quality, then cost. The report has the rest."""
+    ordered = best_first(runs, metric)
+    beside = [name for name in ("macro_f1", "micro_f1", "ece") if name != metric]
+    quality = [f"{METRICS[metric].words} [95 %]", *(METRICS[name].words for name in beside)]
+    rows = [["", *quality, "trainable", "fit", "train/s", "predict/s", "memory"]]
     for run in ordered:
         measured, cost = run["splits"]["test"]["metrics"], run["cost"]
         rate = cost["train_rows_per_second"]
         rows.append(
             [
                 run["name"],
-                interval(measured["macro_f1"]),
-                *(figure(measured[name]["estimate"]) for name in ("micro_f1", "ece")),
+                interval(measured[metric]),
+                *(figure(measured[name]["estimate"]) for name in beside),
                 size(cost["trainable_parameters"]),
                 duration(cost["train_seconds"]),
                 "-" if rate is None else f"{rate:,.0f}",

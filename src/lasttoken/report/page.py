@@ -42,7 +42,7 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         sections=sections(runs, metric, columns=columns, scale=scale),
         glyphs={run.name: figures.glyph(i) for i, run in enumerate(runs)},
         verdict=verdict(runs, comparison, metric),
-        scope=scope(runs, level),
+        scope=scope(runs, level, metric),
         created=max(run.environment.created for run in runs)[:10],
         devices=list(dict.fromkeys(run.environment.device for run in runs)),
         columns=columns,

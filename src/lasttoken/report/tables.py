@@ -216,11 +216,18 @@ def problems(runs: Sequence[RunView]) -> list[Problem]:
 
 
 def most_frequent(run: RunView) -> str:
-    """How far one gets without reading: the most frequent label and its share of the test rows."""
-    seen, names = run.predictions, run.labels.names
-    counts = seen.targets.sum(axis=0) if run.labels.multi else np.bincount(seen.targets, minlength=len(names))
-    most = int(counts.argmax())
-    return f"{names[most]}, {units.percent(float(counts[most]) / max(1, len(seen)))} of the test rows"
+    """The most frequent label and its share of the test rows."""
+    column, name = most_frequent_label(run)
+    targets = run.predictions.targets
+    share = float((targets[:, column] if run.labels.multi else targets == column).mean())
+    return f"{name}, {units.percent(share)} of the test rows"
+
+
+def most_frequent_label(run: RunView) -> tuple[int, str]:
+    """Column and name of the label that most test rows have."""
+    targets, names = run.predictions.targets, run.labels.names
+    counts = targets.sum(axis=0) if run.labels.multi else np.bincount(targets, minlength=len(names))
+    return int(counts.argmax()), names[int(counts.argmax())]
 
 
 def cut(text: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lasttoken.evaluation.metrics import Metric
 from lasttoken.report import figures, tables, units
 from lasttoken.report.collect import RunView
@@ -37,12 +39,32 @@ def verdict(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, metri
     return f"{runs[0].name} scores best, {scored}. Whether it is better than the others or lucky was not tested."
 
 
-def scope(runs: Sequence[RunView], level: str) -> str:
-    """What the figures stand on, in a sentence."""
+def title(runs: Sequence[RunView]) -> str:
+    """What the page is about: 'linear: reviews.csv', or 'reviews.csv: 4 runs compared'."""
+    sources = " and ".join(dict.fromkeys(run.environment.data.source for run in runs))
+    return f"{runs[0].name}: {sources}" if len(runs) == 1 else f"{sources}: {len(runs)} runs compared"
+
+
+def scope(runs: Sequence[RunView], level: str, metric: Metric) -> str:
+    """What the figures stand on, and the score of who does not read."""
     rows = either([units.whole(n) for n in sorted({run.test.n for run in runs})])
     classes = either([str(n) for n in sorted({run.test.classes for run in runs})])
     kind = "any number of labels" if runs[0].labels.multi else "one label"
-    return f"Measured on the {rows} rows of the test split: {classes} classes, {kind} a row. Intervals are at {level}."
+    return (
+        f"Measured on the {rows} rows of the test split: {classes} classes, {kind} a row. Intervals are at {level}."
+        + floor(runs[0], metric)
+    )
+
+
+def floor(run: RunView, metric: Metric) -> str:
+    """How far one gets without reading, as a sentence; nothing for a metric of probabilities."""
+    if metric.name in ("log_loss", "brier", "ece", "auroc"):
+        return ""
+    column, name = tables.most_frequent_label(run)
+    always = np.zeros(run.predictions.probs.shape)
+    always[:, column] = 1
+    score = metric(run.predictions.targets, always)
+    return f" Always answering “{name}”, the most frequent label, would score {units.score(score)} {metric.words}."
 
 
 def either(shown: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lasttoken.cli.show import brief, flat, interval, settings_line, table
-from lasttoken.config import Linear, Probe, Run
+from lasttoken.cli.show import brief, interval, settings_line, table
+from lasttoken.config import Linear, Probe, Run, flat
 
 
 def measure(estimate: float) -> dict[str, Any]:
@@ -58,3 +58,10 @@ def test_table_has_the_best_first() -> None:
         "linear     .500 [.400, .600]      .500  .500     1.30 M  1 min 30 s    1,234         50  3.00 GB",
         "40 test rows; train/s and predict/s are rows a second",
     ]
+
+
+def test_table_is_ordered_by_the_metric_that_decides() -> None:
+    lines = table([run("linear", 0.5), run("embedding", 0.75)], "ece").splitlines()
+    assert lines[0].split("  ")[0] == ""
+    assert lines[0].split()[:5] == ["ECE", "[95", "%]", "macro-F1", "micro-F1"]
+    assert lines[1].startswith("linear     .500 [.400, .600]")  # the lower error
