@@ -1,20 +1,25 @@
 """Write what in the documentation is made from the code or from results; with --check, say what is out of date.
 
-docs/reference/cli.md comes from the commands' own help, docs/reference/settings.md from the config models,
+docs/reference/cli.md comes from the commands' own help, settings.md from the config models, python.md from docstrings;
 docs/explain/quality.md and docs/explain/speed.md from bench/quality/results and bench/speed/results.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
+import lasttoken
 from lasttoken.cli.main import app
 from lasttoken.config import METHOD_CONFIGS, Data, Lora, Run, Settings, Training
+from lasttoken.errors import UserError
+from lasttoken.estimator import TextClassifier
 
 ROOT = Path(__file__).parent.parent
 CONFIG_SOURCE = (ROOT / "src/lasttoken/config.py").read_text(encoding="utf-8")
@@ -68,6 +73,71 @@ def settings_of(kind: type[Settings]) -> list[tuple[str, str, str]]:
     return found
 
 
+def python_page() -> str:
+    """Every public name: how it is called, and its docstring. What estimators share is told once, settings elsewhere."""
+    groups: dict[str, list[str]] = {"Classifiers": [], "Data and judgement": [], "Settings": [], "Errors": []}
+    for name in sorted(lasttoken.__all__, key=str.lower):
+        groups[group_of(getattr(lasttoken, name))].append(name)
+    lines = ["# Python", "", "Made by `make docs` from the docstrings of what `lasttoken` exports.", ""]
+    for title, names in groups.items():
+        lines += [f"## {title}", ""]
+        if title == "Classifiers":
+            lines += [inspect.getdoc(TextClassifier) or "", "", *methods_of(TextClassifier)]
+        if title == "Settings":
+            lines += ["Each with its fields and defaults in [settings.md](settings.md).", ""]
+        for name in names:
+            value = getattr(lasttoken, name)
+            if title in ("Settings", "Errors"):
+                lines += [f"- `{name}`: {one_line(inspect.getdoc(value) or '')}"]
+            elif title == "Classifiers":
+                lines += [f"### {name}", "", inspect.getdoc(value) or "", ""]
+            elif callable(value):
+                lines += [
+                    f"### {name}",
+                    "",
+                    "```python",
+                    called(name, value),
+                    "```",
+                    "",
+                    inspect.getdoc(value) or "",
+                    "",
+                ]
+                lines += methods_of(value) if inspect.isclass(value) else []
+            else:
+                lines += [f"### {name}", "", f"Names and what is known of them: {', '.join(map(repr, value))}.", ""]
+        lines += [""] if lines[-1] else []
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def group_of(value: Any) -> str:
+    """The part of the page that a public name belongs to."""
+    if not inspect.isclass(value):
+        return "Data and judgement"
+    kinds = {TextClassifier: "Classifiers", Settings: "Settings", UserError: "Errors"}
+    return next((group for kind, group in kinds.items() if issubclass(value, kind)), "Data and judgement")
+
+
+def called(name: str, value: Any) -> str:
+    """The line that calls a function or makes an object, without the modules of its types."""
+    signature = inspect.signature(value)
+    if inspect.isclass(value):
+        signature = signature.replace(return_annotation=inspect.Signature.empty)
+    shown = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature))  # annotations are kept as text
+    shown = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z_])", "", shown)
+    return name + shown.replace("(self, ", "(").replace("(self)", "()")
+
+
+def methods_of(kind: type) -> list[str]:
+    """A line for each public method in the source of a class."""
+    own = [(n, f) for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_") and f.__doc__]
+    return [f"- `{called(name, method)}`: {one_line(inspect.getdoc(method) or '')}" for name, method in own] + [""]
+
+
+def one_line(text: str) -> str:
+    """A docstring on one line."""
+    return " ".join(text.split())
+
+
 def bench_page(name: str) -> str:
     """The page of a benchmark's results, its tables made by bench/NAME/table.py."""
     made = subprocess.run(
@@ -79,6 +149,7 @@ def bench_page(name: str) -> str:
 PAGES = {
     "docs/reference/cli.md": command_page,
     "docs/reference/settings.md": settings_page,
+    "docs/reference/python.md": python_page,
     "docs/explain/quality.md": lambda: bench_page("quality"),
     "docs/explain/speed.md": lambda: bench_page("speed"),
 }

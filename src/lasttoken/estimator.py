@@ -52,7 +52,7 @@ def nested(settings: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-class _TextClassifier(ClassifierMixin, BaseEstimator):
+class TextClassifier(ClassifierMixin, BaseEstimator):
     """fit, predict and predict_proba of texts, under scikit-learn's contract. One label a text, or an indicator (N, C).
 
     Parameters are the method's settings; `seed`, `device` and `valid_share` (of the training rows, held out to choose
@@ -140,31 +140,31 @@ class _TextClassifier(ClassifierMixin, BaseEstimator):
         return decided.astype(np.int64) if decided.ndim == 2 else self.classes_[decided]
 
 
-class EmbeddingClassifier(_TextClassifier):
+class EmbeddingClassifier(TextClassifier):
     """A causal LM with LoRA and a head on the final token's hidden state; settings as in `config.Embedding`."""
 
     _method = "embedding"
 
 
-class InstructionClassifier(_TextClassifier):
+class InstructionClassifier(TextClassifier):
     """A causal LM that answers with the label's text; settings as in `config.Instruction`."""
 
     _method = "instruction"
 
 
-class EncoderClassifier(_TextClassifier):
+class EncoderClassifier(TextClassifier):
     """An encoder with a head, all of it trained; settings as in `config.Encoder`."""
 
     _method = "encoder"
 
 
-class ProbeClassifier(_TextClassifier):
+class ProbeClassifier(TextClassifier):
     """Logistic regression on a frozen model's hidden states; settings as in `config.Probe`."""
 
     _method = "probe"
 
 
-class LinearClassifier(_TextClassifier):
+class LinearClassifier(TextClassifier):
     """TF-IDF and logistic regression; settings as in `config.Linear`."""
 
     _method = "linear"
@@ -173,13 +173,13 @@ class LinearClassifier(_TextClassifier):
         super().__init__(**settings)
 
 
-ESTIMATORS: dict[str, type[_TextClassifier]] = {
+ESTIMATORS: dict[str, type[TextClassifier]] = {
     kind._method: kind
     for kind in (EmbeddingClassifier, InstructionClassifier, EncoderClassifier, ProbeClassifier, LinearClassifier)
 }
 
 
-def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> _TextClassifier:
+def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> TextClassifier:
     """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
 
     Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
