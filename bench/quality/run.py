@@ -87,7 +87,7 @@ def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dic
         "predict_rows_per_second": round(len(probs) / predict_seconds, 1),
         "facts": {name: value for name, value in journal.facts.items() if name != "train_rows"},
         "decisions": packed(decide(probs, splits.labels.multi)),
-        "right": packed(exact(splits.test.targets, probs)[:, None]),
+        "right": packed(exact(splits.test.targets, predictions.chosen)[:, None]),
         "versions": {name: version(name) for name in ("lasttoken", "torch", "transformers", "peft", "scikit-learn")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "commit": git_commit(),

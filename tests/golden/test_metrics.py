@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from lasttoken.evaluation.metrics import METRICS, confusion, per_class, reliability
+from lasttoken.evaluation.metrics import METRICS, brier_parts, confusion, per_class, reliability
 from lasttoken.evaluation.predictions import decide
 from lasttoken.evaluation.significance import bootstrap, holm, mcnemar
 from lasttoken.labels import LabelSpace
@@ -71,8 +71,9 @@ def test_any_number_of_labels(seed: int) -> None:
     assert ((y.sum(axis=1) == 0) & (chosen.sum(axis=1) == 0)).any()
     expected = {
         f"{average}_f1": sk.f1_score(y, chosen, average=average, zero_division=0)
-        for average in ("micro", "macro", "weighted", "samples")
+        for average in ("micro", "macro", "weighted")
     } | {
+        "samples_f1": sk.f1_score(y, chosen, average="samples", zero_division=1),
         "subset_accuracy": sk.accuracy_score(y, chosen),
         "log_loss": sk.log_loss(y.ravel(), probs.ravel()),
         "brier": sk.brier_score_loss(y.ravel(), probs.ravel()),
@@ -93,6 +94,39 @@ def test_calibration_error_of_one_bin_at_a_time() -> None:
     assert METRICS["ece"](y, probs) == pytest.approx(expected, **CLOSE)
 
 
+def test_classwise_calibration_error_is_the_mean_over_classes() -> None:
+    y, probs = single(5)
+    edges = np.linspace(0, 1, 16)
+    by_class = []
+    for column in range(C):
+        place = np.clip(np.searchsorted(edges, probs[:, column], side="left"), 1, 15)
+        true = y == column
+        bins = [place == b for b in range(1, 16)]
+        by_class.append(sum(abs(true[b].sum() - probs[b, column].sum()) for b in bins) / N)
+    assert METRICS["classwise_ece"](y, probs) == pytest.approx(np.mean(by_class), **CLOSE)
+
+
+def test_equal_mass_bins_hold_equally_many_claims() -> None:
+    y, probs = multi(6)
+    probs = probs + np.random.default_rng(0).random(probs.shape) * 1e-3  # without ties every bin is as large
+    flat, true = probs.ravel(), y.ravel()
+    order = np.argsort(flat)
+    expected = sum(abs(true[part].sum() - flat[part].sum()) for part in np.array_split(order, 15)) / flat.size
+    assert METRICS["ece_mass"](y, probs) == pytest.approx(expected, abs=2e-4)  # a claim may fall on either side
+
+
+@pytest.mark.parametrize("given", [single(7), multi(7)])
+def test_brier_score_is_the_sum_of_its_parts(given: tuple[np.ndarray, np.ndarray]) -> None:
+    y, probs = given
+    probs = probs.round(1)  # claims of a bin are equal, so nothing is lost inside bins
+    found = brier_parts(y, probs, bins=np.linspace(-0.05, 1.05, 12))
+    whole = (
+        sk.brier_score_loss(y.ravel(), probs.ravel()) if y.ndim == 2 else ((probs - np.eye(C)[y]) ** 2).sum(1).mean()
+    )
+    assert found.reliability - found.resolution + found.uncertainty == pytest.approx(whole, **CLOSE)
+    assert min(found.reliability, found.resolution, found.uncertainty) >= 0
+
+
 def test_reliability_against_scipys_binned_means() -> None:
     y, probs = multi(4)
     found = reliability(y, probs + 1e-6, bins=10)  # off the edges, which scipy gives to the bin above
@@ -106,7 +140,7 @@ def test_per_class(rows: object) -> None:
     y, probs = rows(5)
     many = y.ndim == 2
     chosen = decide(probs, many)
-    found = per_class(y, probs, LabelSpace(tuple("abcdefg"), many))
+    found = per_class(y, probs, decide(probs, many), LabelSpace(tuple("abcdefg"), many))
     expected = sk.precision_recall_fscore_support(y, chosen, labels=COLUMNS, zero_division=0)
     for j, values in enumerate(zip(*expected, strict=True)):
         one = found[j]
@@ -116,9 +150,11 @@ def test_per_class(rows: object) -> None:
 
 def test_confusion() -> None:
     y, probs = single(6)
-    assert np.array_equal(confusion(y, probs), sk.confusion_matrix(y, probs.argmax(axis=1), labels=COLUMNS))
+    assert np.array_equal(
+        confusion(y, probs.argmax(axis=1), C), sk.confusion_matrix(y, probs.argmax(axis=1), labels=COLUMNS)
+    )
     y, probs = multi(6)
-    assert np.array_equal(confusion(y, probs), sk.multilabel_confusion_matrix(y, probs >= 0.5))
+    assert np.array_equal(confusion(y, probs >= 0.5, C), sk.multilabel_confusion_matrix(y, probs >= 0.5))
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 12), (40, 41), (25, 25), (150, 210)])

@@ -198,8 +198,10 @@ def tested(
     a, b = runs[names[0]], runs[names[1]]
     y, of = a.targets, f"{metric.name} of {names[0]} and {names[1]}"
     rng = generator(seed, f"difference in {of}")
-    difference = bootstrap_difference(metric, y, a.probs, b.probs, rng=rng, draws=draws, level=level)
-    p = randomisation(metric, y, a.probs, b.probs, rng=generator(seed, f"swaps in {of}"), draws=draws)
+    chosen = a.chosen, b.chosen
+    difference = bootstrap_difference(metric, y, a.probs, b.probs, chosen=chosen, rng=rng, draws=draws, level=level)
+    swaps = generator(seed, f"swaps in {of}")
+    p = randomisation(metric, y, a.probs, b.probs, chosen=chosen, rng=swaps, draws=draws)
     return Pair(
         *names,
         metric=metric.name,
@@ -207,7 +209,7 @@ def tested(
         family=family,
         difference=difference,
         p_randomisation=p,
-        p_mcnemar=mcnemar(exact(y, a.probs), exact(y, b.probs)),
+        p_mcnemar=mcnemar(exact(y, a.chosen), exact(y, b.chosen)),
         p_holm=p,
         mde=minimum_detectable_effect(difference.standard_error, alpha=ALPHA / family),
     )
@@ -244,7 +246,7 @@ def aligned(name: str, run: Predictions, first: str, base: Predictions) -> Predi
             f"{name} and {first} hold different targets for {len(differs)} of {len(base)} rows, "
             f"first id {base.ids[differs[0]]!r}; {remedy}"
         )
-    return Predictions(base.ids, base.targets, run.probs[order], base.labels)
+    return run.take(order)
 
 
 def label_difference(run: Predictions, base: Predictions) -> str:

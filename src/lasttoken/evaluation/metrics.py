@@ -1,6 +1,7 @@
-"""How good the probabilities are: every metric of the package, as metric(y, probs) -> float.
+"""How good the probabilities and the decisions are: every metric of the package, as metric(y, probs) -> float.
 
-y is (N,) int64 (one label a row) or (N, C) bool (any number), probs (N, C). C is the width of probs: a label that is
+y is (N,) int64 (one label a row) or (N, C) bool (any number), probs (N, C). Decisions are those of `decide` unless they
+are given, shaped as y: metric(y, probs, chosen). C is the width of probs: a label that is
 neither true nor predicted anywhere scores F1 0 and is never dropped from a macro average, or else a classifier could
 raise its score by leaving labels out. A label's F1 of 0/0 is 0, a row's 1. A metric of no rows is nan.
 
@@ -30,13 +31,13 @@ SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, 
 class Formula:
     """A metric as value(sums over rows)."""
 
-    sums: Callable[[np.ndarray, np.ndarray], RowSums]  # (y, probs) -> N rows of S contributions
+    sums: Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]  # (y, probs, chosen) -> N rows of S contributions
     value: Callable[[np.ndarray, int], np.ndarray]  # (sums (D, S), N) -> (D,)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """metric(y, probs) -> float, with what a reader needs to judge the figure."""
+    """metric(y, probs, chosen) -> float, with what a reader needs to judge the figure."""
 
     name: str  # macro_f1
     words: str  # macro-F1
@@ -52,9 +53,15 @@ class Metric:
             raise undefined(self.name, multi=y.ndim == 2)
         return formula
 
-    def __call__(self, y: np.ndarray, probs: np.ndarray) -> float:
+    def sums(self, y: np.ndarray, probs: np.ndarray, chosen: np.ndarray | None = None) -> RowSums:
+        """What each row contributes."""
+        return self.formula(y).sums(y, probs, decide(probs, y.ndim == 2) if chosen is None else chosen)
+
+    def __call__(self, y: np.ndarray, probs: np.ndarray, chosen: np.ndarray | None = None) -> float:
         formula = self.formula(y)
-        return float(formula.value(formula.sums(y, probs).total()[None], len(y))[0]) if len(y) else math.nan
+        if not len(y):
+            return math.nan
+        return float(formula.value(self.sums(y, probs, chosen).total()[None], len(y))[0])
 
 
 # -- contributions of rows
@@ -65,10 +72,9 @@ def once(row: np.ndarray) -> RowSums:
     return RowSums(len(row), 1, np.arange(len(row)), np.zeros(len(row), dtype=np.int64), row.astype(np.float64))
 
 
-def counts(y: np.ndarray, probs: np.ndarray) -> RowSums:
+def counts(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """Of each class its rows both true and predicted | predicted | true: S = 3C."""
     n, classes = probs.shape
-    chosen = decide(probs, y.ndim == 2)
     if y.ndim == 2:
         rows, columns = np.nonzero(np.concatenate([y & chosen, chosen, y], axis=1))
     else:
@@ -78,30 +84,29 @@ def counts(y: np.ndarray, probs: np.ndarray) -> RowSums:
     return RowSums.marks(n, 3 * classes, rows, columns)
 
 
-def exact(y: np.ndarray, probs: np.ndarray) -> np.ndarray:
+def exact(y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Whether each row's decision is right, (N,) bool; with many labels, whether its whole set is."""
-    right = decide(probs, y.ndim == 2) == y
+    right = chosen == y
     return right.all(axis=1) if y.ndim == 2 else right
 
 
-def right_rows(y: np.ndarray, probs: np.ndarray) -> RowSums:
-    return once(exact(y, probs))
+def right_rows(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+    return once(exact(y, chosen))
 
 
-def row_f1(y: np.ndarray, probs: np.ndarray) -> RowSums:
-    chosen = decide(probs, multi=True)
+def row_f1(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     sizes = y.sum(axis=1) + chosen.sum(axis=1)
     return once(np.where(sizes == 0, 1.0, ratio(2.0 * (y & chosen).sum(axis=1), sizes.astype(np.float64))))
 
 
-def surprise(y: np.ndarray, probs: np.ndarray) -> RowSums:
+def surprise(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """-log of the probability given to the truth, in nats; the mean over columns with many labels."""
     if y.ndim == 2:
         return once(-np.log(np.clip(np.where(y, probs, 1 - probs), SMALLEST, 1)).mean(axis=1))
     return once(-np.log(np.clip(probs[np.arange(len(y)), y], SMALLEST, 1)))
 
 
-def squares(y: np.ndarray, probs: np.ndarray) -> RowSums:
+def squares(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """(p - truth)^2, summed over the classes of a row as Brier (1950) did; the mean over columns with many labels."""
     if y.ndim == 2:
         return once(((probs - y) ** 2).mean(axis=1))
@@ -112,7 +117,7 @@ def claims(y: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is claimed and whether it is true, each (N, K): of the top label (K = 1), or with many, of each (K = C)."""
     if y.ndim == 2:
         return probs, y
-    return probs.max(axis=1)[:, None], exact(y, probs)[:, None]
+    return probs.max(axis=1)[:, None], (probs.argmax(axis=1) == y)[:, None]
 
 
 def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
@@ -120,7 +125,7 @@ def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
-def gaps(y: np.ndarray, probs: np.ndarray) -> RowSums:
+def gaps(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """Truth less confidence in the bin that it falls into: S = BINS, divided by the claims a row makes."""
     confidence, true = claims(y, probs)
     place = np.arange(len(y))[:, None] * BINS + bin_of(confidence, BINS)
@@ -128,7 +133,29 @@ def gaps(y: np.ndarray, probs: np.ndarray) -> RowSums:
     return RowSums.dense(amounts.reshape(len(y), BINS))
 
 
-def area_shares(y: np.ndarray, probs: np.ndarray) -> RowSums:
+def gaps_of_equal_mass(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+    """As `gaps`, in bins that hold equally many claims (Nguyen & O'Connor 2015), fixed for all resamples."""
+    confidence, true = claims(y, probs)
+    edges = np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1])
+    place = np.arange(len(y))[:, None] * BINS + np.searchsorted(edges, confidence, side="left")
+    amounts = np.bincount(place.ravel(), (true - confidence).ravel(), len(y) * BINS) / confidence.shape[1]
+    return RowSums.dense(amounts.reshape(len(y), BINS))
+
+
+def gaps_by_class(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+    """Truth less probability of every class in the bin of that class that it falls into: S = C * BINS, divided by C."""
+    n, classes = probs.shape
+    columns = np.arange(classes) * BINS + bin_of(probs, BINS)  # (N, C)
+    amounts = (of_each(y, classes) - probs) / classes
+    return RowSums(n, classes * BINS, np.repeat(np.arange(n), classes), columns.ravel(), amounts.ravel())
+
+
+def of_each(y: np.ndarray, classes: int) -> np.ndarray:
+    """Whether each class is true of each row, (N, C) bool."""
+    return y if y.ndim == 2 else y[:, None] == np.arange(classes)
+
+
+def area_shares(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     return once(macro_shares(y, probs))
 
 
@@ -183,7 +210,8 @@ def mean_gap(sums: np.ndarray, n: int) -> np.ndarray:
 
 MACRO, MICRO, WEIGHTED = Formula(counts, macro), Formula(counts, micro), Formula(counts, weighted)
 RIGHT, SURPRISE, SQUARES = Formula(right_rows, mean), Formula(surprise, mean), Formula(squares, mean)
-GAPS, AREA = Formula(gaps, mean_gap), Formula(area_shares, mean)
+GAPS, MASS, BY_CLASS = (Formula(sums, mean_gap) for sums in (gaps, gaps_of_equal_mass, gaps_by_class))
+AREA = Formula(area_shares, mean)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -202,6 +230,9 @@ METRICS: dict[str, Metric] = {
         Metric("brier", "Brier score", False, (0, 2), SQUARES, SQUARES),
         # one label: the top label's confidence; many: all N * C probabilities pooled into one set of bins
         Metric("ece", "ECE", False, (0, 1), GAPS, GAPS),
+        Metric("ece_mass", "ECE, equal mass", False, (0, 1), MASS, MASS),
+        # the mean over classes of each one's own error (Kull 2019, arXiv:1910.12656); with many labels, over labels
+        Metric("classwise_ece", "classwise ECE", False, (0, 1), BY_CLASS, BY_CLASS),
         # macro, one class against the rest, over the classes that have rows of both kinds (Hanley & McNeil 1982)
         Metric("auroc", "AUROC", True, (0, 1), AREA, AREA),
     )
@@ -241,9 +272,9 @@ class ClassScores:
     auroc: float
 
 
-def per_class(y: np.ndarray, probs: np.ndarray, labels: LabelSpace) -> list[ClassScores]:
+def per_class(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray, labels: LabelSpace) -> list[ClassScores]:
     """One entry per label, in column order."""
-    sums = counts(y, probs).total()
+    sums = counts(y, probs, chosen).total()
     hit, predicted, true = np.split(sums, 3)  # each (C,)
     table = zip(
         labels.names, ratio(hit, predicted), ratio(hit, true), class_f1(sums[None])[0], true, predicted,
@@ -254,10 +285,9 @@ def per_class(y: np.ndarray, probs: np.ndarray, labels: LabelSpace) -> list[Clas
     ]
 
 
-def confusion(y: np.ndarray, probs: np.ndarray) -> np.ndarray:
+def confusion(y: np.ndarray, chosen: np.ndarray, classes: int) -> np.ndarray:
     """Rows by truth and decision, int64: (C, C) with one label a row, (C, 2, 2) with many (no before yes)."""
-    n, classes = probs.shape
-    chosen = decide(probs, y.ndim == 2)
+    n = len(y)
     if y.ndim == 1:
         return np.bincount(y * classes + chosen, minlength=classes**2).reshape(classes, classes)
     hit, predicted, true = (np.sum(part, axis=0) for part in (y & chosen, chosen, y))
@@ -282,4 +312,33 @@ def reliability(y: np.ndarray, probs: np.ndarray, bins: int = BINS) -> Reliabili
     full = np.where(count == 0, np.nan, count)
     return Reliability(
         np.bincount(place, confidence, bins) / full, np.bincount(place, true.astype(np.float64), bins) / full, count
+    )
+
+
+@dataclass(frozen=True)
+class BrierParts:
+    """Murphy's (1973) parts of the Brier score: reliability - resolution + uncertainty, but for what bins smooth over."""
+
+    reliability: float  # how far claims are from what came true; 0 is best
+    resolution: float  # how far what came true in the bins is from the base rate; high is best
+    uncertainty: float  # what the base rate alone leaves open
+
+
+def brier_parts(y: np.ndarray, probs: np.ndarray, bins: np.ndarray | None = None) -> BrierParts:
+    """The parts, summed over the classes of a row, or with many labels averaged over labels. bins: edges; None: BINS equal ones."""
+    edges = np.linspace(0, 1, BINS + 1) if bins is None else bins
+    n, classes = probs.shape
+    true = of_each(y, classes).astype(np.float64)
+    place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
+    count = np.bincount(place.ravel(), minlength=classes * (len(edges) - 1))
+    held = np.maximum(count, 1)
+    claimed = np.bincount(place.ravel(), probs.ravel(), len(count)) / held
+    came = np.bincount(place.ravel(), true.ravel(), len(count)) / held
+    base = np.repeat(true.mean(axis=0), len(edges) - 1)
+    scale = n * (classes if y.ndim == 2 else 1)
+    rates = true.mean(axis=0)
+    return BrierParts(
+        float((count * (claimed - came) ** 2).sum() / scale),
+        float((count * (came - base) ** 2).sum() / scale),
+        float((rates * (1 - rates)).sum() * n / scale),
     )

@@ -1,4 +1,4 @@
-"""The waist of the package: probabilities of N rows over C labels, and the truth.
+"""The waist of the package: probabilities of N rows over C labels, the decisions made of them, and the truth.
 
 Whatever reads them does not know how they were made.
 """
@@ -31,6 +31,7 @@ class Predictions:
     targets: np.ndarray  # (N,) int64, or (N, C) bool
     probs: np.ndarray  # (N, C) float64
     labels: LabelSpace
+    decisions: np.ndarray | None = None  # shaped as targets; None: those of `decide`
 
     def __post_init__(self) -> None:
         expected = (len(self.ids), len(self.labels))
@@ -38,6 +39,8 @@ class Predictions:
             raise ValueError(f"probs are {self.probs.shape}, expected {expected}")
         if self.targets.shape != (expected if self.labels.multi else expected[:1]):
             raise ValueError(f"targets are {self.targets.shape}, probs {expected}, multi is {self.labels.multi}")
+        if self.decisions is not None and self.decisions.shape != self.targets.shape:
+            raise ValueError(f"decisions are {self.decisions.shape}, targets {self.targets.shape}")
         if not np.isfinite(self.probs).all():
             rows = np.flatnonzero(~np.isfinite(self.probs).all(axis=1))
             raise ArtifactError(
@@ -47,16 +50,30 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def chosen(self) -> np.ndarray:
+        """The decisions, shaped as targets: (N,) int64, or (N, C) bool."""
+        return decide(self.probs, self.labels.multi) if self.decisions is None else self.decisions
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The chosen rows (M,) int, in that order."""
+        decisions = None if self.decisions is None else self.decisions[rows]
+        places: list[int] = rows.tolist()
+        ids = [self.ids[i] for i in places]
+        return Predictions(ids, self.targets[rows], self.probs[rows], self.labels, decisions)
+
 
 def decide(probs: np.ndarray, multi: bool) -> np.ndarray:
     """Decisions: the most probable column (N,) int64, or with `multi` every column at .5 or more, (N, C) bool."""
     return probs >= 0.5 if multi else probs.argmax(axis=1)
 
 
-def write_predictions(predictions: Predictions, path: Path, *, texts: Sequence[str] | None = None) -> None:
-    """A Parquet file of columns id, target (list of names), probs (list of C) and, where given, text.
+def write_predictions(
+    predictions: Predictions, path: Path, *, texts: Sequence[str] | None = None, raw: np.ndarray | None = None
+) -> None:
+    """A Parquet file of columns id, target and decided (lists of names), probs (list of C), and where given raw and text.
 
-    texts: (N,), row-aligned. The label names are in the file's metadata.
+    texts: (N,), raw: probabilities (N, C) before calibration, row-aligned. The label names are in the file's metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -64,17 +81,23 @@ def write_predictions(predictions: Predictions, path: Path, *, texts: Sequence[s
     if texts is not None and len(texts) != len(predictions):
         raise ValueError(f"{len(texts)} texts for {len(predictions)} rows")
     space = predictions.labels
-    if space.multi:
-        targets = [list(names) for names in space.decode_sets(predictions.targets)]
-    else:
-        targets = [[name] for name in space.decode(predictions.targets)]
+
+    def names_of(values: np.ndarray) -> pa.Array:
+        sets = space.decode_sets(values) if space.multi else [[name] for name in space.decode(values)]
+        return pa.array([list(names) for names in sets], pa.list_(pa.string()))
+
+    def lists_of(probs: np.ndarray) -> pa.Array:
+        flat = pa.array(np.ascontiguousarray(probs, dtype=np.float64).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, len(space))
+
     columns = {
         "id": pa.array(list(predictions.ids), pa.string()),
-        "target": pa.array(targets, pa.list_(pa.string())),
-        "probs": pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(predictions.probs, dtype=np.float64).ravel()), len(space)
-        ),
+        "target": names_of(predictions.targets),
+        "decided": names_of(predictions.chosen),
+        "probs": lists_of(predictions.probs),
     }
+    if raw is not None:
+        columns["raw"] = lists_of(raw)
     if texts is not None:
         columns["text"] = pa.array(list(texts), pa.string())
     described = json.dumps({"names": space.names, "multi": space.multi})
@@ -83,11 +106,25 @@ def write_predictions(predictions: Predictions, path: Path, *, texts: Sequence[s
 
 def read_predictions(path: Path) -> Predictions:
     """What `write_predictions` was given. Raises ArtifactError on a file that is missing or damaged."""
-    table, space = stored(path, ["id", "target", "probs"])
-    names = table["target"].to_pylist()
-    targets = space.encode_sets(names) if space.multi else space.encode([row[0] for row in names])
-    probs = table["probs"].combine_chunks().flatten().to_numpy().reshape(len(table), len(space))
-    return Predictions(table["id"].to_pylist(), targets, probs, space)
+    table, space = stored(path, ["id", "target", "decided", "probs"])
+
+    def columns_of(name: str) -> np.ndarray:
+        names = table[name].to_pylist()
+        return space.encode_sets(names) if space.multi else space.encode([row[0] for row in names])
+
+    probs = arrays(table["probs"], len(space))
+    return Predictions(table["id"].to_pylist(), columns_of("target"), probs, space, columns_of("decided"))
+
+
+def read_raw(path: Path) -> np.ndarray:
+    """The probabilities (N, C) before calibration. Raises ArtifactError where they were not stored."""
+    table, space = stored(path, ["raw"])
+    return arrays(table["raw"], len(space))
+
+
+def arrays(column: pa.ChunkedArray, width: int) -> np.ndarray:
+    """A column of lists of one width as (N, width)."""
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), width)
 
 
 def read_texts(path: Path) -> list[str] | None:

@@ -18,6 +18,7 @@ from lasttoken.evaluation.metrics import Metric
 
 DRAWS = 2000
 BLOCK = 2**20  # row weights drawn at once; bounds memory to some tens of MB whatever N is
+Chosen = tuple[np.ndarray | None, np.ndarray | None]  # the decisions of A and of B, where they are not `decide`'s
 ROUNDING = 1e-12  # differences closer than this are equal: sums in another order differ by about N * 1e-16
 
 
@@ -78,20 +79,21 @@ def bootstrap(
     metric: Metric,
     y: np.ndarray,
     probs: np.ndarray,
+    chosen: np.ndarray | None = None,
     *,
     rng: np.random.Generator,
     draws: int = DRAWS,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of metric(y, probs) from resampled rows (Efron & Tibshirani 1993). y (N,) or (N, C), probs (N, C).
+    """Interval of metric(y, probs, chosen) from resampled rows (Efron & Tibshirani 1993). y (N,) or (N, C), probs (N, C).
 
     For AUROC the rows' pseudo-values are resampled, which is DeLong's interval (1988) in all but the normal tails.
     """
-    estimate = metric(y, probs)
+    estimate = metric(y, probs, chosen)
     if len(y) < 2 or math.isnan(estimate):
         return Interval(estimate, math.nan, math.nan, level)
     formula, n = metric.formula(y), len(y)
-    sums = formula.sums(y, probs)
+    sums = metric.sums(y, probs, chosen)
     drawn = np.concatenate([formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
     if np.isfinite(metric.bounds).all() and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
         return unanimous(estimate, n, level, metric.bounds)
@@ -104,20 +106,21 @@ def bootstrap_difference(
     a: np.ndarray,
     b: np.ndarray,
     *,
+    chosen: Chosen = (None, None),
     rng: np.random.Generator,
     draws: int = DRAWS,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of metric(y, a) - metric(y, b), resampling rows jointly. a, b: (N, C), row-aligned.
+    """Interval of metric(y, a) - metric(y, b), resampling rows jointly. a, b: probabilities (N, C), row-aligned.
 
     Joint resampling keeps the pairing, which is what makes the interval narrower than the difference of two separate
     ones (Efron & Tibshirani 1993).
     """
-    estimate = metric(y, a) - metric(y, b)
+    estimate = metric(y, a, chosen[0]) - metric(y, b, chosen[1])
     if len(y) < 2 or math.isnan(estimate):
         return Interval(estimate, math.nan, math.nan, level)
     formula, n = metric.formula(y), len(y)
-    of_a, of_b = formula.sums(y, a), formula.sums(y, b)
+    of_a, of_b = metric.sums(y, a, chosen[0]), metric.sums(y, b, chosen[1])
     drawn = [
         formula.value(of_a.weighted(weights), n) - formula.value(of_b.weighted(weights), n)
         for weights in resamples(n, draws, rng)
@@ -131,6 +134,7 @@ def randomisation(
     a: np.ndarray,
     b: np.ndarray,
     *,
+    chosen: Chosen = (None, None),
     rng: np.random.Generator,
     draws: int = DRAWS,
 ) -> float:
@@ -142,11 +146,11 @@ def randomisation(
     test's size is at most alpha at any N and for any metric: a bootstrap p-value promises neither. For AUROC it is the
     rows' pseudo-values that are swapped, which is right to first order.
     """
-    observed = metric(y, a) - metric(y, b)
+    observed = metric(y, a, chosen[0]) - metric(y, b, chosen[1])
     if math.isnan(observed):
         return 1.0
     formula, n = metric.formula(y), len(y)
-    of_a, of_b = formula.sums(y, a), formula.sums(y, b)
+    of_a, of_b = metric.sums(y, a, chosen[0]), metric.sums(y, b, chosen[1])
     moved = of_b.minus(of_a)  # what A gains, and B loses, by a swap
     total_a, total_b = of_a.total(), of_b.total()
     as_large = 0

@@ -16,7 +16,8 @@ def measure(predictions: Predictions, metric: str, *, seed: int, draws: int = DR
     """One metric with its interval, all metrics over the same draws of rows. Raises DataError on its name."""
     rng = generator(seed, "intervals")
     chosen = named(metric, predictions.labels.multi)
-    return bootstrap(chosen, predictions.targets, predictions.probs, rng=rng, draws=draws, level=level)
+    targets, probs = predictions.targets, predictions.probs
+    return bootstrap(chosen, targets, probs, predictions.chosen, rng=rng, draws=draws, level=level)
 
 
 def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level:
         name: measure(predictions, name, seed=seed, draws=draws, level=level).to_dict()
         for name in metrics_for(space.multi)
     }
-    classes = [asdict(one) for one in per_class(predictions.targets, predictions.probs, space)]
+    classes = [asdict(one) for one in per_class(predictions.targets, predictions.probs, predictions.chosen, space)]
     for one in classes:
         one["auroc"] = None if math.isnan(one["auroc"]) else one["auroc"]
     return {

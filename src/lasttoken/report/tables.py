@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lasttoken.evaluation.metrics import METRICS, Metric, confusion
-from lasttoken.evaluation.predictions import decide
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
 
@@ -157,7 +156,7 @@ def in_words(row: ClassRow, runs: Sequence[RunView]) -> str:
 
 def confusion_matrix(run: RunView) -> np.ndarray:
     """How many rows of class i were decided to be class j, (C, C) int. Of single-label runs only."""
-    return confusion(run.predictions.targets, run.predictions.probs)
+    return confusion(run.predictions.targets, run.predictions.chosen, len(run.labels))
 
 
 def most_confused(run: RunView, most: int = 20) -> list[Confused]:
@@ -175,7 +174,7 @@ def most_confused(run: RunView, most: int = 20) -> list[Confused]:
 def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
     """The wrong decisions that were surest, surest first; of a multi-label row only its surest one."""
     seen = run.predictions
-    decided = decide(seen.probs, run.labels.multi)
+    decided = seen.chosen
     if run.labels.multi:
         sure = np.where(decided != seen.targets, np.maximum(seen.probs, 1 - seen.probs), -1.0)  # (N, C)
         column = sure.argmax(axis=1)
@@ -193,7 +192,7 @@ def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
     predicted = names[column]
     if run.labels.multi:
         true = ", ".join(names[j] for j in np.flatnonzero(seen.targets[row])) or "no label"
-        predicted = predicted if seen.probs[row, column] >= 0.5 else f"not {predicted}"
+        predicted = predicted if seen.chosen[row, column] else f"not {predicted}"
     else:
         true = names[int(seen.targets[row])]
     return Mistake(seen.ids[row], true, predicted, probability, None if run.texts is None else cut(run.texts[row]))

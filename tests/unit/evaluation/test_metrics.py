@@ -26,6 +26,9 @@ SINGLE = {
     "brier": ((0.04 + 0.01 + 0.01) + (0.36 + 0.49 + 0.01) + (0.04 + 0.25 + 0.09) + (0.0 + 0.09 + 0.09)) / 4,
     # every row in a bin of its own
     "ece": (0.2 + 0.6 + 0.5 + 0.3) / 4,
+    "ece_mass": (0.2 + 0.6 + 0.5 + 0.3) / 4,
+    # class 1 has two claims of .3 in one bin, one of them true: |1 - .6|; class 2 two of .1, none true
+    "classwise_ece": ((0.2 + 0.6 + 0.2 + 0) / 4 + (0.1 + 0.4 + 0.5) / 4 + (0.2 + 0.3 + 0.3) / 4) / 3,
     # class 0: 3 of 3 pairs; class 1: .3 and .5 against .1 and .3: 3 wins and a tie of 4; class 2: 3 of 3
     "auroc": (1 + 3.5 / 4 + 1) / 3,
 }
@@ -39,6 +42,8 @@ MULTI = {
     "brier": (0.01 + 0.04 + 0.25 + 0.16 + 0.36 + 0.09) / 6,
     # all six probabilities in bins of their own
     "ece": (0.1 + 0.2 + 0.5 + 0.4 + 0.6 + 0.3) / 6,
+    "ece_mass": (0.1 + 0.2 + 0.5 + 0.4 + 0.6 + 0.3) / 6,
+    "classwise_ece": ((0.1 + 0.5 + 0.6) / 3 + (0.2 + 0.4 + 0.3) / 3) / 2,
     # label 0: .9 and .4 against .5: 1 of 2; label 1: .6 against .2 and .3
     "auroc": (1 / 2 + 1) / 2,
 }
@@ -59,8 +64,9 @@ def test_every_metric_has_a_literal_example_above() -> None:
     assert set(metrics_for(multi=True)) == MULTI.keys()
 
 
-def test_lower_is_better_for_three_metrics_only() -> None:
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"log_loss", "brier", "ece"}
+def test_lower_is_better_for_losses_and_calibration_errors_only() -> None:
+    lower = {name for name, metric in METRICS.items() if not metric.higher_is_better}
+    assert lower == {"log_loss", "brier", "ece", "ece_mass", "classwise_ece"}
 
 
 def test_a_label_that_is_nowhere_stays_in_the_macro_average() -> None:
@@ -95,6 +101,7 @@ def test_constant_probabilities(name: str) -> None:
     expected = {
         "accuracy": 1 / 2, "micro_f1": 1 / 2, "macro_f1": (2 / 3) / 3, "weighted_f1": (2 / 3) / 2, "mcc": 0,
         "log_loss": math.log(3), "brier": 2 / 3, "ece": 1 / 2 - 1 / 3, "auroc": 1 / 2,
+        "ece_mass": 1 / 2 - 1 / 3, "classwise_ece": (1 / 6 + 1 / 12 + 1 / 12) / 3,
     }  # fmt: skip
     assert found == pytest.approx(expected[name])
 
@@ -110,7 +117,7 @@ def test_one_row() -> None:
     assert math.isnan(found.pop("auroc"))
     assert found == pytest.approx(
         {"accuracy": 1, "micro_f1": 1, "macro_f1": 0.5, "weighted_f1": 1, "mcc": 0, "brier": 0.125, "ece": 0.25}
-        | {"log_loss": -math.log(0.75)}
+        | {"log_loss": -math.log(0.75), "ece_mass": 0.25, "classwise_ece": 0.25}
     )
 
 
@@ -142,24 +149,25 @@ def test_reliability_of_many_labels_pools_all_their_probabilities() -> None:
 
 
 def test_per_class() -> None:
-    zero, one, two = per_class(Y, PROBS, LabelSpace(("a", "b", "c")))
+    zero, one, two = per_class(Y, PROBS, PROBS.argmax(axis=1), LabelSpace(("a", "b", "c")))
     assert (zero.label, zero.precision, zero.recall, zero.f1) == ("a", 0.5, 1, pytest.approx(2 / 3))
     assert (one.precision, one.recall, one.support, one.predicted, one.auroc) == (1, 0.5, 2, 1, 0.875)
     assert (two.f1, two.support, two.predicted, two.auroc) == (1, 1, 1, 1)
 
 
 def test_per_class_of_a_label_that_is_nowhere() -> None:
-    last = per_class(np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]]), LabelSpace(("a", "b", "c")))[2]
+    probs = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]])
+    last = per_class(np.array([0, 1]), probs, np.array([0, 1]), LabelSpace(("a", "b", "c")))[2]
     assert (last.precision, last.recall, last.f1, last.support, last.predicted) == (0, 0, 0, 0, 0)
     assert math.isnan(last.auroc)
 
 
 def test_confusion_has_the_truth_in_rows() -> None:
-    assert confusion(Y, PROBS).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert confusion(Y, PROBS.argmax(axis=1), 3).tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
 
 
 def test_confusion_of_many_labels_is_one_table_a_label() -> None:
-    assert confusion(Y_MULTI, PROBS_MULTI).tolist() == [[[0, 1], [1, 1]], [[2, 0], [0, 1]]]
+    assert confusion(Y_MULTI, PROBS_MULTI >= 0.5, 2).tolist() == [[[0, 1], [1, 1]], [[2, 0], [0, 1]]]
 
 
 def test_a_metric_of_the_other_kind_is_refused() -> None:

@@ -86,7 +86,7 @@ def test_a_bootstrap_by_sums_is_a_bootstrap_by_rows(name: str) -> None:
     y, probs = rows(60, 4, 1.0, rng(1))
     metric = METRICS[name]
     formula = metric.formula(y)
-    sums = formula.sums(y, probs)
+    sums = metric.sums(y, probs)
     for weight in next(resamples(60, 20, rng(2))):
         again = np.repeat(np.arange(60), weight)
         assert formula.value(sums.weighted(weight[None]), 60)[0] == pytest.approx(metric(y[again], probs[again]))

@@ -1,0 +1,214 @@
+"""From probabilities to decisions: thresholds for what one wants, at least one label, the top k, or no answer at all.
+
+A rule is made on validation rows and applied to any others. Thresholds chosen label by label fit the noise of rare
+labels, so a rare label's is drawn to the threshold of all labels, and what is promised comes from rows held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lasttoken.errors import DataError
+from lasttoken.evaluation.metrics import METRICS
+
+FOLDS = 5
+HALF = 0.5
+NEEDED = 50  # validation rows below which no threshold is chosen
+SHRINK = 10.0  # true rows that the threshold of all labels weighs against a label's own
+SHRINKS = (SHRINK, 40.0, np.inf)  # for macro-F1, until micro-F1 stands
+MICRO_LOSS = 0.005  # of micro-F1 that macro-F1 may cost
+OBJECTIVES = ("half", "micro_f1", "macro_f1", "samples_f1", "precision", "recall", "cost")
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """How probabilities (N, C) become decisions. With one label a row only `abstain_below` has a meaning."""
+
+    thresholds: np.ndarray | None = None  # (C,); None: one half
+    at_least_one: bool = False  # the most probable label where none reaches its threshold
+    top: int = 0  # so many of the most probable labels, whatever the thresholds; 0: by threshold
+    abstain_below: float = 0.0  # confidence below which a row is left to a person
+
+    def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
+        """The most probable column (N,) int64, or with `multi` the labels decided for, (N, C) bool."""
+        if not multi:
+            return probs.argmax(axis=1)
+        if self.top:
+            order = np.argsort(-probs, axis=1, kind="stable")[:, : self.top]
+            chosen = np.zeros(probs.shape, dtype=bool)
+            np.put_along_axis(chosen, order, values=True, axis=1)
+            return chosen
+        limits = np.full(probs.shape[1], HALF) if self.thresholds is None else self.thresholds
+        chosen = probs >= limits
+        if self.at_least_one:
+            none = ~chosen.any(axis=1)
+            chosen[none, (probs / np.maximum(limits, 1e-12))[none].argmax(axis=1)] = True
+        return chosen
+
+    def abstains(self, probs: np.ndarray, multi: bool) -> np.ndarray:
+        """The rows (N,) bool whose confidence is too low to decide."""
+        return confidence(probs, multi) < self.abstain_below
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        limits = None if self.thresholds is None else self.thresholds.tolist()
+        return {**vars(self), "thresholds": limits}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Rule:
+        """What `to_dict` gave."""
+        limits = stored["thresholds"]
+        return cls(**{**stored, "thresholds": None if limits is None else np.array(limits, dtype=np.float64)})
+
+
+def confidence(probs: np.ndarray, multi: bool) -> np.ndarray:
+    """How sure a row's decision is (N,): its highest probability, or with `multi` the least sure of its labels."""
+    return np.maximum(probs, 1 - probs).min(axis=1) if multi else probs.max(axis=1)
+
+
+def fit_thresholds(
+    probs: np.ndarray,
+    y: np.ndarray,
+    *,
+    objective: str,
+    wanted: float = 0.9,
+    false_cost: float = 1.0,
+    missed_cost: float = 1.0,
+    seed: int = 0,
+) -> tuple[np.ndarray | None, str]:
+    """(thresholds (C,) or None for one half, a sentence that says how they came about), from validation rows.
+
+    probs (N, C), y (N, C) bool. objective: `micro_f1`, `macro_f1`, `samples_f1`; `precision` or `recall`, the lowest or
+    highest thresholds that give each label `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost
+    a missed one. Thresholds are kept only where they raise the objective on rows held out of their choice (five folds).
+    Raises DataError on an unknown objective.
+    """
+    if objective not in OBJECTIVES:
+        raise DataError(f"thresholds for {objective!r}: choose from {', '.join(OBJECTIVES)}")
+    if objective == "half":
+        return None, "thresholds: one half for every label"
+    if (
+        objective == "cost"
+    ):  # of calibrated probabilities it needs no data: give a label where p * missed > (1 - p) * false
+        limit = false_cost / (false_cost + missed_cost)
+        told = f"thresholds: {limit:.3f}, where a wrong label costs {false_cost:g} and a missed one {missed_cost:g}"
+        return np.full(probs.shape[1], limit), told
+    if len(y) < NEEDED:
+        return None, f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)}"
+    if objective in ("precision", "recall"):
+        limits = choose(probs, y, objective, wanted)
+        chosen = held_out(probs, y, objective, wanted, SHRINK, seed)
+        reached = share_of(objective, y, chosen)
+        return limits, f"thresholds for {wanted:.0%} {objective} of each label; {reached:.1%} over all, cross-validated"
+    metric, micro = METRICS[objective], METRICS["micro_f1"]
+    before, scores = metric(y, probs), dict[float, float]()
+    for shrink in SHRINKS if objective == "macro_f1" else (SHRINK,):
+        chosen = held_out(probs, y, objective, wanted, shrink, seed)
+        if objective != "macro_f1" or micro(y, probs, chosen) >= micro(y, probs) - MICRO_LOSS:
+            scores[shrink] = metric(y, probs, chosen)
+    best = max(scores, key=scores.__getitem__, default=None)
+    if best is None or scores[best] <= before:
+        return None, f"thresholds: one half; none raises {metric.words} of rows held out ({before:.3f})"
+    told = f"thresholds for {metric.words}: {scores[best]:.3f} against {before:.3f} at one half, cross-validated"
+    return choose(probs, y, objective, wanted, best), told
+
+
+def held_out(probs: np.ndarray, y: np.ndarray, objective: str, wanted: float, shrink: float, seed: int) -> np.ndarray:
+    """Decisions (N, C) bool on rows that their thresholds were not chosen on."""
+    folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+    chosen = np.zeros(probs.shape, dtype=bool)
+    for fold in range(FOLDS):
+        limits = choose(probs[folds != fold], y[folds != fold], objective, wanted, shrink)
+        chosen[folds == fold] = probs[folds == fold] >= limits
+    return chosen
+
+
+def choose(probs: np.ndarray, y: np.ndarray, objective: str, wanted: float, shrink: float = SHRINK) -> np.ndarray:
+    """Thresholds (C,) that are best for the rows they are chosen on, a rare label's drawn to that of all labels."""
+    if objective == "samples_f1":
+        return np.full(probs.shape[1], best_of(probs, y, "samples_f1"))
+
+    def cut(p: np.ndarray, t: np.ndarray) -> float:
+        return cut_for(p, t, objective, wanted) if objective in ("precision", "recall") else best_cut(p, t)
+
+    shared, counts = cut(probs.ravel(), y.ravel()), y.sum(axis=0)
+    if objective == "micro_f1":
+        return np.full(probs.shape[1], shared)
+    own = np.array([cut(p, t) if t.any() else shared for p, t in zip(probs.T, y.T, strict=True)])
+    weight = counts / (counts + shrink)
+    return unlogit(weight * logit(own) + (1 - weight) * logit(shared))
+
+
+def best_cut(probs: np.ndarray, true: np.ndarray) -> float:
+    """The threshold with the highest F1, halfway between two claims (Yang 2001, SCut; Lewis 1995)."""
+    order = np.argsort(-probs, kind="stable")
+    found, hits = probs[order], np.cumsum(true[order])
+    f1 = 2 * hits / (np.arange(1, len(found) + 1) + true.sum())
+    f1[:-1][found[:-1] == found[1:]] = -1  # equal claims are decided alike
+    return between(found, int(f1.argmax()))
+
+
+def best_of(probs: np.ndarray, y: np.ndarray, objective: str) -> float:
+    """The shared threshold, of a hundred quantiles of the claims, with the highest value of a metric."""
+    candidates = np.unique(np.quantile(probs, np.linspace(0, 1, 101)[1:]))
+    return float(max(candidates, key=lambda limit: METRICS[objective](y, probs, probs >= limit)))
+
+
+def cut_for(probs: np.ndarray, true: np.ndarray, objective: str, wanted: float) -> float:
+    """The lowest threshold with at least `wanted` precision, or the highest with that recall; 1 where none has."""
+    order = np.argsort(-probs, kind="stable")
+    found, hits = probs[order], np.cumsum(true[order])
+    last = np.r_[found[:-1] != found[1:], True]
+    share = hits / np.arange(1, len(found) + 1) if objective == "precision" else hits / max(1, true.sum())
+    good = np.flatnonzero((share >= wanted) & last)
+    if not len(good):
+        return 1.0
+    return between(found, int(good[-1] if objective == "precision" else good[0]))
+
+
+def between(found: np.ndarray, place: int) -> float:
+    """Halfway between the claim at `place` of the falling (N,) `found` and the next one below."""
+    return float((found[place] + found[place + 1]) / 2) if place + 1 < len(found) else float(found[place] / 2)
+
+
+def share_of(objective: str, y: np.ndarray, chosen: np.ndarray) -> float:
+    """Precision or recall over all labels together."""
+    return float((y & chosen).sum() / max(1, (chosen if objective == "precision" else y).sum()))
+
+
+def logit(p: np.ndarray | float) -> np.ndarray:
+    held = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.log(held / (1 - held))
+
+
+def unlogit(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def risk_coverage(right: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(coverage, risk), each (N,): the share of rows answered, the surest first, and the share of them that is wrong.
+
+    right (N,) bool, sure (N,). El-Yaniv & Wiener 2010, JMLR 11.
+    """
+    order = np.argsort(-sure, kind="stable")
+    count = np.arange(1, len(right) + 1)
+    return count / len(right), np.cumsum(~right[order]) / count
+
+
+def abstain_below(right: np.ndarray, sure: np.ndarray, most: float) -> float:
+    """The confidence below which to abstain so that at most a share `most` of the answers is wrong.
+
+    The answers are the most for which the upper end of the error's 95 % one-sided interval (Hoeffding 1963) stays at
+    `most`; 1 or more, which answers nothing, where no number of rows is enough.
+    """
+    coverage, risk = risk_coverage(right, sure)
+    count = coverage * len(right)
+    upper = risk + np.sqrt(np.log(1 / 0.05) / (2 * count))
+    ordered = np.sort(sure)[::-1]
+    last = np.r_[ordered[:-1] != ordered[1:], True]
+    good = np.flatnonzero((upper <= most) & last)
+    return float(ordered[good[-1]]) if len(good) else 1.0 + 1e-9

@@ -1,0 +1,158 @@
+"""Rules: thresholds that are worth it on other rows, at least one label, the top k, abstaining, and bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lasttoken.errors import DataError
+from lasttoken.evaluation.calibration import sigmoid
+from lasttoken.evaluation.decisions import Rule, abstain_below, best_cut, cut_for, fit_thresholds, risk_coverage
+from lasttoken.evaluation.metrics import METRICS
+
+PROBS = np.array([[0.9, 0.2, 0.6], [0.4, 0.3, 0.1], [0.5, 0.5, 0.5]])
+
+
+def rows(n: int, *, classes: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities of labels that grow rare, which at one half are hardly ever given."""
+    random = np.random.default_rng(seed)
+    probs = sigmoid(random.normal(size=(n, classes)) * 1.5 + np.linspace(-1, -4, classes))
+    return probs, random.random((n, classes)) < probs
+
+
+def test_one_half_unless_told_otherwise() -> None:
+    assert Rule()(PROBS, multi=True).tolist() == [[True, False, True], [False] * 3, [True] * 3]
+    assert Rule()(PROBS, multi=False).tolist() == [0, 0, 0]
+
+
+def test_thresholds_are_of_each_label() -> None:
+    rule = Rule(thresholds=np.array([0.95, 0.2, 0.55]))
+    assert rule(PROBS, multi=True).tolist() == [[False, True, True], [False, True, False], [False, True, False]]
+
+
+def test_at_least_one_is_the_label_closest_to_its_threshold() -> None:
+    rule = Rule(thresholds=np.array([0.95, 0.9, 0.11]), at_least_one=True)
+    assert rule(PROBS, multi=True)[1].tolist() == [False, False, True]  # .1 of .11, not .4 of .95
+    assert Rule(at_least_one=True)(PROBS, multi=True)[1].tolist() == [True, False, False]
+
+
+def test_top_k_asks_for_no_threshold() -> None:
+    assert Rule(top=2)(PROBS, multi=True).tolist() == [[True, False, True], [True, True, False], [True, True, False]]
+    assert Rule(top=5)(PROBS, multi=True).all()
+
+
+def test_a_rule_abstains_where_it_is_not_sure() -> None:
+    probs = np.array([[0.8, 0.2], [0.55, 0.45]])
+    assert Rule(abstain_below=0.6).abstains(probs, multi=False).tolist() == [False, True]
+    assert Rule(abstain_below=0.6).abstains(np.array([[0.9, 0.05], [0.9, 0.5]]), multi=True).tolist() == [False, True]
+    assert not Rule().abstains(probs, multi=False).any()
+
+
+@pytest.mark.parametrize("rule", [Rule(), Rule(np.array([0.1, 1 / 3]), at_least_one=True, top=3, abstain_below=0.7)])
+def test_what_is_stored_decides_the_same(rule: Rule) -> None:
+    again = Rule.of(json.loads(json.dumps(rule.to_dict())))
+    assert again.to_dict() == rule.to_dict()
+
+
+def test_the_best_cut_is_the_best_of_all() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        probs, true = random.random(30).round(1), random.random(30) < 0.4
+        true[0] = True
+
+        def f1(limit: float, probs: np.ndarray = probs, true: np.ndarray = true) -> float:
+            return 2 * (true & (probs >= limit)).sum() / ((probs >= limit).sum() + true.sum())
+
+        assert f1(best_cut(probs, true)) == max(f1(limit) for limit in np.arange(-0.05, 1.1, 0.1))
+
+
+def test_cuts_for_a_wanted_share() -> None:
+    probs, true = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, True, False, True, False])
+    assert cut_for(probs, true, "precision", 1.0) == pytest.approx(0.75)
+    assert cut_for(probs, true, "precision", 0.7) == pytest.approx(0.55)  # 3 of 4
+    assert cut_for(probs, true, "recall", 1.0) == pytest.approx(0.55)
+    assert cut_for(probs, true, "recall", 0.6) == pytest.approx(0.75)
+    assert cut_for(probs, ~true & False, "precision", 0.5) == 1.0
+
+
+@pytest.mark.parametrize("objective", ["micro_f1", "macro_f1", "samples_f1"])
+def test_thresholds_raise_their_objective_on_other_rows(objective: str) -> None:
+    limits, told = fit_thresholds(*rows(1500), objective=objective)
+    others, truth = rows(4000, seed=1)
+    metric = METRICS[objective]
+    assert limits is not None
+    assert metric(truth, others, others >= limits) > metric(truth, others) + 0.05
+    assert told.startswith(f"thresholds for {metric.words}: ")
+    micro = METRICS["micro_f1"]
+    assert micro(truth, others, others >= limits) >= micro(truth, others) - 0.005
+
+
+def test_thresholds_that_help_no_held_out_row_are_not_kept() -> None:
+    random = np.random.default_rng(0)
+    limits, told = fit_thresholds(random.random((60, 4)), random.random((60, 4)) < 0.9, objective="micro_f1")
+    exact, truth = np.array([[0.9, 0.1], [0.1, 0.9]] * 30), np.array([[True, False], [False, True]] * 30)
+    none, said = fit_thresholds(exact, truth, objective="macro_f1")
+    assert none is None
+    assert said == "thresholds: one half; none raises macro-F1 of rows held out (1.000)"
+    assert limits is None or "against" in told
+
+
+@pytest.mark.parametrize(("objective", "wanted"), [("precision", 0.8), ("recall", 0.8)])
+def test_a_wanted_share_is_nearly_had_on_other_rows(objective: str, wanted: float) -> None:
+    limits, told = fit_thresholds(*rows(3000, classes=5), objective=objective, wanted=wanted)
+    others, truth = rows(6000, classes=5, seed=1)
+    assert limits is not None
+    chosen = others >= limits
+    reached = (chosen & truth).sum() / (chosen if objective == "precision" else truth).sum()
+    assert reached == pytest.approx(wanted, abs=0.06)
+    assert f"80% {objective} of each label" in told
+
+
+def test_costs_need_no_rows() -> None:
+    limits, told = fit_thresholds(PROBS, PROBS > 0.5, objective="cost", false_cost=1, missed_cost=4)
+    assert limits is not None
+    assert limits.tolist() == [0.2] * 3
+    assert told == "thresholds: 0.200, where a wrong label costs 1 and a missed one 4"
+
+
+def test_a_label_that_is_never_true_has_the_threshold_of_all() -> None:
+    probs, y = rows(500, classes=4)
+    y[:, 3] = False
+    limits, _ = fit_thresholds(probs, y, objective="macro_f1")
+    assert limits is not None
+    assert np.isfinite(limits).all()
+    assert limits[3] == pytest.approx(best_cut(probs.ravel(), y.ravel()), abs=1e-9)
+
+
+def test_one_row_and_constant_claims() -> None:
+    constant = np.full((60, 2), 0.3), np.arange(120).reshape(60, 2) % 3 == 0
+    for objective in ("micro_f1", "macro_f1", "samples_f1", "precision", "recall"):
+        limits, told = fit_thresholds(PROBS[:1], PROBS[:1] > 0.5, objective=objective)
+        assert limits is None
+        assert told == "thresholds: one half; choosing others needs 50 validation rows, there are 1"
+        limits, _ = fit_thresholds(*constant, objective=objective)
+        assert limits is None or np.isfinite(limits).all()
+
+
+def test_unknown_objective() -> None:
+    with pytest.raises(DataError, match="thresholds for 'f2': choose from half, micro_f1, macro_f1"):
+        fit_thresholds(PROBS, PROBS > 0.5, objective="f2")
+
+
+def test_risk_falls_with_what_is_left_out() -> None:
+    coverage, risk = risk_coverage(np.array([True, False, True, True]), np.array([0.9, 0.6, 0.8, 0.7]))
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == [0, 0, 0, 0.25]
+
+
+def test_abstaining_keeps_the_promised_error() -> None:
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1, 4000)
+    limit = abstain_below(random.random(4000) < sure, sure, most=0.1)
+    others = random.uniform(0.5, 1, 20_000)
+    wrong = random.random(20_000) >= others
+    assert 0.75 < limit < 0.95
+    assert wrong[others >= limit].mean() <= 0.1
+    assert abstain_below(np.array([True] * 5), np.full(5, 0.9), most=0.1) > 1  # five rows promise nothing
