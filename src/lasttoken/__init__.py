@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lasttoken.catalog import fit
-    from lasttoken.config import Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
+    from lasttoken.config import Decision, Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
     from lasttoken.data.dataset import Dataset, Splits
     from lasttoken.data.read import Columns, read_rows
     from lasttoken.data.split import make_splits
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HOME = {
     "catalog": ("fit",),
-    "config": ("Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
+    "config": ("Decision", "Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
     "data.dataset": ("Dataset", "Splits"),
     "data.read": ("Columns", "read_rows"),
     "data.split": ("make_splits",),
@@ -64,6 +64,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Dataset",
+    "Decision",
     "Diverged",
     "Embedding",
     "EmbeddingClassifier",

@@ -209,6 +209,23 @@ class Linear(Settings):
         return self
 
 
+class Decision(Settings):
+    """How probabilities are calibrated and decided on; all of it is chosen on validation rows alone.
+
+    Thresholds, at_least_one and top are for rows with several labels; `auto` thresholds are for macro-F1.
+    """
+
+    calibration: Literal["auto", "off", "temperature", "vector", "dirichlet", "isotonic", "platt", "beta"] = "auto"
+    thresholds: Literal["auto", "half", "micro_f1", "macro_f1", "samples_f1", "precision", "recall", "cost"] = "auto"
+    wanted: Part = 0.9  # of each label's precision or recall, where thresholds are for one of them
+    false_cost: PositiveFloat = 1.0  # of a label given wrongly, where thresholds are for cost
+    missed_cost: PositiveFloat = 1.0  # of a label left out
+    at_least_one: bool = False  # the closest label where none reaches its threshold
+    top: Count = 0  # so many of the most probable labels, in the place of thresholds
+    most_wrong: Part | None = None  # abstain from so many rows that at most this share of the answers is wrong
+    coverage: Part | None = None  # also give sets of labels that hold the truth in this share of rows
+
+
 Method = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
 METHOD_CONFIGS: dict[str, type[Settings]] = {kind.model_fields["method"].default: kind for kind in get_args(Method)}
 
@@ -219,6 +236,7 @@ class Run(Settings):
     seed: Count = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: Data = Data()
+    decision: Decision = Decision()
     method: Annotated[Method, Field(discriminator="method")] = Embedding()
 
 

@@ -17,12 +17,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, Data, Run, parse, read_run, to_toml
+from lasttoken.config import METHOD_CONFIGS, Data, Decision, Run, parse, read_run, to_toml
 from lasttoken.config import names as setting_names
 from lasttoken.data.dataset import Dataset
 from lasttoken.data.split import shared_out
-from lasttoken.errors import DataError
-from lasttoken.evaluation.predictions import decide
+from lasttoken.errors import ConfigError, DataError
+from lasttoken.evaluation.conformal import sets_of
+from lasttoken.evaluation.policy import fit_policy, read_policy, write_policy
+from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import load as load_classifier
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -40,6 +42,11 @@ def flat_values(config: Any) -> dict[str, Any]:
     return {name: attrgetter(dotted)(config) for name, dotted in flat_names(config.method).items()}
 
 
+def decision_values(decision: Decision) -> dict[str, Any]:
+    """Flat parameter name -> value, of how decisions are made."""
+    return {f"decision_{name}": getattr(decision, name) for name in Decision.model_fields}
+
+
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
     """{"lora.r": 4} -> {"lora": {"r": 4}}."""
     values: dict[str, Any] = {}
@@ -55,8 +62,9 @@ def nested(settings: dict[str, Any]) -> dict[str, Any]:
 class TextClassifier(ClassifierMixin, BaseEstimator):
     """fit, predict and predict_proba of texts, under scikit-learn's contract. One label a text, or an indicator (N, C).
 
-    Parameters are the method's settings; `seed`, `device` and `valid_share` (of the training rows, held out to choose
-    the best weights, unless `fit` is given validation rows) are its own.
+    Parameters are the method's settings; `seed`, `device` and `valid_share` (of the training rows, held out to choose the
+    best weights, unless `fit` is given validation rows), and how probabilities are calibrated and decided on, also from
+    those rows: `decision_calibration`, `decision_thresholds` and the other settings of `config.Decision`.
     """
 
     _method: ClassVar[str]
@@ -80,7 +88,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def _defaults(cls) -> dict[str, Any]:
         """Every parameter with its default."""
         own: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share}
-        return own | flat_values(METHOD_CONFIGS[cls._method]())
+        return own | decision_values(Decision()) | flat_values(METHOD_CONFIGS[cls._method]())
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
@@ -107,6 +115,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
         self.classes_ = classes
+        said = self.classifier_.predict_proba(chosen.texts)
+        raw = Predictions(chosen.ids, chosen.targets, said, space)
+        self.policy_, notes = fit_policy(self._decision(), raw, seed=self.seed)
+        for sentence in notes:
+            self.journal_.note(sentence)
         if self.journal_.failure is not None:  # the best weights up to then are in classifier_
             raise self.journal_.failure
         return self
@@ -117,11 +130,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         run = Run(
             seed=self.seed,
             device=cast("Any", self.device),
-            data=Data(source="rows given from Python"),
+            data=Data(source="rows given from Python", valid_share=self.valid_share),
+            decision=self._decision(),
             method=self._config(),
         )
         with writing(Path(folder)) as part:
             self.classifier_.save(part)
+            write_policy(self.policy_, part)
             (part / "config.toml").write_text(to_toml(run), encoding="utf-8")
 
     def _config(self) -> Any:
@@ -129,15 +144,33 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
         return parse(METHOD_CONFIGS[self._method], nested(settings))
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+    def _decision(self) -> Decision:
+        """How to calibrate and decide, as the parameters say. Raises ConfigError."""
+        return parse(Decision, {name: getattr(self, f"decision_{name}") for name in Decision.model_fields})
+
+    def predict_proba(self, texts: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
         """Probabilities (N, C) float64; column j is `classes_[j]`."""
         check_is_fitted(self, "classifier_")
-        return self.classifier_.predict_proba(as_texts(texts))
+        raw = self.classifier_.predict_proba(as_texts(texts))
+        return self.policy_.calibration(raw) if calibrated else raw
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt."""
-        decided = decide(self.predict_proba(texts), self.classifier_.labels.multi)
-        return decided.astype(np.int64) if decided.ndim == 2 else self.classes_[decided]
+        probs = self.predict_proba(texts)
+        chosen = self.policy_.rule(probs, self.classifier_.labels.multi)
+        return chosen.astype(np.int64) if chosen.ndim == 2 else self.classes_[chosen]
+
+    def predict_sets(self, texts: Sequence[str]) -> np.ndarray:
+        """The labels of each text's conformal set, (N, C) bool. Raises ConfigError where `decision_coverage` was not set."""
+        check_is_fitted(self, "classifier_")
+        if not self.policy_.rule.coverage:
+            raise ConfigError(["decision_coverage: not set, so no sets were made; fit with decision_coverage=0.9"])
+        return sets_of(self.predict_proba(texts), self.policy_.rule.set_from)
+
+    def abstains(self, texts: Sequence[str]) -> np.ndarray:
+        """The texts (N,) bool that are better left to a person; none unless `decision_most_wrong` was set."""
+        probs = self.predict_proba(texts)
+        return self.policy_.rule.abstains(probs, self.classifier_.labels.multi)
 
 
 class EmbeddingClassifier(TextClassifier):
@@ -188,8 +221,11 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
     """
     classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)
     run = read_run(Path(folder) / "config.toml")
-    estimator = ESTIMATORS[run.method.method](**flat_values(run.method), seed=run.seed, device=device)
+    settings = decision_values(run.decision) | flat_values(run.method)
+    settings |= {"seed": run.seed, "device": device, "valid_share": run.data.valid_share}
+    estimator = ESTIMATORS[run.method.method](**settings)
     estimator.classifier_ = classifier
+    estimator.policy_ = read_policy(Path(folder))
     estimator.classes_ = np.array(classifier.labels.names)
     return estimator
 

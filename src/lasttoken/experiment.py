@@ -24,8 +24,9 @@ from lasttoken.data.split import splits_from
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import compare
 from lasttoken.evaluation.metrics import named
+from lasttoken.evaluation.policy import fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lasttoken.evaluation.summary import summarize
+from lasttoken.evaluation.summary import measured, summarize
 from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
@@ -97,14 +98,20 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         config.method, splits.train, splits.valid, seed=config.seed, device=config.device, journal=journal
     )
     peak = peak_memory(device)
-    judged, rate, invalid = judge(classifier, splits, journal)
+    raw, rate, invalid = predictions_of(classifier, splits, journal)
+    policy, notes = fit_policy(config.decision, raw["valid"], seed=config.seed)
+    for sentence in notes:
+        journal.note(sentence)
+    shipped = {part: policy.shipped(predictions) for part, predictions in raw.items()}
     metrics = {
         "format": FORMAT,
         "name": name,
         "method": config.method.method,
         "ended": ended(journal.failure),
         "model": config.method.model_dump().get("model"),
-        "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in judged.items()},
+        "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in shipped.items()},
+        "raw": measured(raw["test"]),
+        "promises": judged(policy, shipped["test"]),
         "cost": {
             **{
                 key: journal.facts.get(key)
@@ -124,11 +131,12 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
             classifier.save(part)
             on_disk = sum((part / file).stat().st_size for file in files(part))
             metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
-            write_records(part, config, splits, metrics, judged, journal)
+            write_policy(policy, part)
+            write_records(part, config, splits, metrics, shipped, raw, journal)
             views = [collect(part)]
             write_page(render(views, None, title=title(views)), part / "report.html")
     world.wait()
-    return Outcome(folder, name, classifier, judged["test"], metrics, journal.failure)
+    return Outcome(folder, name, classifier, shipped["test"], metrics, journal.failure)
 
 
 def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> Classifier:
@@ -147,10 +155,10 @@ def ended(failure: BaseException | None) -> str:
     return "interrupted" if isinstance(failure, KeyboardInterrupt) else "diverged"
 
 
-def judge(
+def predictions_of(
     classifier: Classifier, splits: Splits, journal: Journal
 ) -> tuple[dict[str, Predictions], float, float | None]:
-    """(predictions of valid and test, rows predicted a second on test, share of invalid answers or None)."""
+    """(what the classifier says of valid and test, rows predicted a second on test, share of invalid answers or None)."""
     valid = predicted(splits.valid, in_parts(classifier, splits.valid.texts, "predicting validation", journal))
     classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
@@ -182,7 +190,8 @@ def write_records(
     config: Run,
     splits: Splits,
     metrics: Mapping[str, Any],
-    judged: Mapping[str, Predictions],
+    shipped: Mapping[str, Predictions],
+    raw: Mapping[str, Predictions],
     journal: Journal,
 ) -> None:
     """Everything of a run folder that is not the model itself."""
@@ -193,9 +202,10 @@ def write_records(
     write_json(part / "metrics.json", metrics)
     write_splits(splits, part / "splits.parquet")
     (part / "predictions").mkdir()
-    for name, predictions in judged.items():
+    for name, predictions in shipped.items():
         texts = splits.valid.texts if name == "valid" else splits.test.texts
-        write_predictions(predictions, part / "predictions" / f"{name}.parquet", texts=texts)
+        path = part / "predictions" / f"{name}.parquet"
+        write_predictions(predictions, path, texts=texts, raw=raw[name].probs)
 
 
 def environment(config: Run, splits: Splits) -> dict[str, Any]:

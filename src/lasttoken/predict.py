@@ -31,7 +31,8 @@ from lasttoken.data.read import Columns, composer
 from lasttoken.data.tables import FORMATS, Table, file_table, format_of, known_formats, stream_table
 from lasttoken.data.truth import is_missing
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.evaluation.predictions import decide
+from lasttoken.evaluation.conformal import sets_of
+from lasttoken.evaluation.policy import Policy, decided
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
@@ -40,7 +41,7 @@ from lasttoken.run import plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LABEL, PROBABILITY = "predicted_label", "predicted_probability"
+LABEL, PROBABILITY, SET = "predicted_label", "predicted_probability", "predicted_set"
 Row = dict[str, Any]  # column -> cell
 Write = Callable[[Sequence[str], Sequence[Row]], None]  # takes all columns of the output, and some rows of it
 Place = str | os.PathLike[str] | IO[Any]  # a path, "-" for standard input or output, or an open binary file
@@ -62,6 +63,7 @@ def predict_file(
     target: Place,
     *,
     columns: Columns,
+    policy: Policy | None = None,
     encoding: str = "utf-8",
     format_in: str | None = None,
     format_out: str | None = None,
@@ -73,8 +75,11 @@ def predict_file(
 ) -> Summary:
     """The count of rows of `source` that went to `target` with their prediction, in their order.
 
+    policy: how probabilities are calibrated and decided on (`read_policy(run)`); None takes them as they are.
+
     All columns pass through; added are `predicted_label`, `predicted_probability` of that label, and with `probs` one
-    `p(NAME)` for each label. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
+    `p(NAME)` for each label. A row that the policy abstains from has no label; where the policy makes sets of labels they
+    are `predicted_set`. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
     `separator` (";" where it is None), and there is no `predicted_probability`. Formats (csv, tsv, jsonl, parquet) go
     by the ending where they are not named; standard output has that of the input. Text files are written in UTF-8.
     `columns` tells text, template and id; what it says of labels and splits is not looked at. `progress` is told the
@@ -86,14 +91,15 @@ def predict_file(
     table = table_of(source, columns, format=format_in, encoding=encoding)
     format = output_format(source, target, format_in=format_in, format_out=format_out)
     joined = (separator or ";") if format in ("csv", "tsv") else None
-    added = added_names(classifier.labels, probs=probs, joined=joined)
+    policy = policy or Policy()
+    added = added_names(classifier.labels, probs=probs, sets=policy.rule.coverage > 0, joined=joined)
     header, done, empty, journal = list[str](), 0, 0, Journal()
     with opened(target, overwrite) as stream, writer(format, stream, table=table, multi=multi) as write:
         for records in chunks(table, chunk):
             header = header or header_of(table, records, added=added)
             check_names(table, records, header=header, added=added, fixed=format != "jsonl")
             texts = texts_of(records, columns, table=table)
-            said = predicted(classifier, texts, journal, table=table, probs=probs, joined=joined)
+            said = predicted(classifier, policy, texts, journal, table=table, probs=probs, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)
             if progress:
@@ -164,15 +170,16 @@ def texts_of(records: Sequence[tuple[int, Row]], columns: Columns, *, table: Tab
 # What is added
 
 
-def added_names(labels: LabelSpace, *, probs: bool, joined: str | None) -> list[str]:
+def added_names(labels: LabelSpace, *, probs: bool, sets: bool, joined: str | None) -> list[str]:
     """The columns that are added, in their order. Raises DataError on a label that `joined` would tear in two."""
-    torn = [name for name in labels.names if labels.multi and joined and joined in name]
+    torn = [name for name in labels.names if (labels.multi or sets) and joined and joined in name]
     if torn:
         raise DataError(
             f"label {torn[0]!r} holds {joined!r}, which is to stand between labels; "
             "name another separator, or write .jsonl, which keeps lists"
         )
-    return [LABEL, *([] if labels.multi else [PROBABILITY]), *(map(column_of, labels.names) if probs else ())]
+    own = [LABEL, *([] if labels.multi else [PROBABILITY]), *([SET] if sets else [])]
+    return [*own, *(map(column_of, labels.names) if probs else ())]
 
 
 def column_of(label: str) -> str:
@@ -204,22 +211,36 @@ def check_names(
 
 
 def predicted(
-    classifier: Classifier, texts: Sequence[str], journal: Journal, *, table: Table, probs: bool, joined: str | None
+    classifier: Classifier,
+    policy: Policy,
+    texts: Sequence[str],
+    journal: Journal,
+    *,
+    table: Table,
+    probs: bool,
+    joined: str | None,
 ) -> list[Row]:
-    """What is added to each row. `joined` stands between the names of a multi-label row; None keeps them a list."""
-    labels = classifier.labels
+    """What is added to each row. `joined` stands between the names of a row with several; None keeps them a list."""
+    labels, rule = classifier.labels, policy.rule
     values = classifier.predict_proba(texts, journal)  # (N, C)
     if values.shape != (len(texts), len(labels)):
         raise ValueError(f"probabilities are {values.shape}, expected {(len(texts), len(labels))}")
     if not np.isfinite(values).all():
         raise ArtifactError(f"{table.name}: the model gives probabilities that are not finite; train it again")
-    decisions = decide(values, labels.multi)
+    values, decisions = decided(policy, values, labels.multi)
+
+    def written(chosen: np.ndarray) -> list[list[str] | str]:
+        return [list(names) if joined is None else joined.join(names) for names in labels.decode_sets(chosen)]
+
     if labels.multi:
-        sets = labels.decode_sets(decisions)
-        rows: list[Row] = [{LABEL: list(names) if joined is None else joined.join(names)} for names in sets]
+        rows: list[Row] = [{LABEL: names} for names in written(decisions)]
     else:
         highest = values[np.arange(len(texts)), decisions].tolist()
         rows = [{LABEL: name, PROBABILITY: p} for name, p in zip(labels.decode(decisions), highest, strict=True)]
+    for row, nothing in zip(rows, rule.abstains(values, labels.multi), strict=True):
+        row[LABEL] = None if nothing else row[LABEL]
+    if rule.coverage:
+        rows = [row | {SET: names} for row, names in zip(rows, written(sets_of(values, rule.set_from)), strict=True)]
     if probs:
         names = [column_of(name) for name in labels.names]
         rows = [row | dict(zip(names, line, strict=True)) for row, line in zip(rows, values.tolist(), strict=True)]
@@ -357,6 +378,7 @@ def parquet_writer(stream: IO[bytes], table: Table, *, multi: bool) -> Iterator[
     file: pq.ParquetWriter | None = None
     types = {} if table.schema is None else {name: table.schema.field(name) for name in table.schema.names}
     types[LABEL] = pa.field(LABEL, pa.list_(pa.string()) if multi else pa.string())  # first rows may all be []
+    types[SET] = pa.field(SET, pa.list_(pa.string()))
 
     def write(header: Sequence[str], rows: Sequence[Row]) -> None:
         nonlocal file

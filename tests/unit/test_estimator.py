@@ -22,7 +22,9 @@ from lasttoken import (
     InstructionClassifier,
     LinearClassifier,
     ProbeClassifier,
+    load,
 )
+from lasttoken.config import Decision
 
 ROWS = dataset(60)
 TEXTS = list(ROWS.texts)
@@ -34,7 +36,9 @@ FITTED = LinearClassifier().fit(TEXTS, NAMES)
 
 
 def test_parameters_are_the_settings_of_the_method() -> None:
-    assert LinearClassifier().get_params() == {
+    found = LinearClassifier().get_params()
+    assert {name: found.pop(f"decision_{name}") for name in Decision.model_fields} == Decision().model_dump()
+    assert found == {
         "characters": (3, 5),
         "class_weights": "none",
         "device": "auto",
@@ -270,3 +274,51 @@ def test_a_table_of_one_column_is_that_column_and_more_are_refused() -> None:
 def test_a_fitted_estimator_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(FITTED))
     assert np.array_equal(again.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
+
+
+# Calibration and decisions
+
+
+def several(n: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
+    """Texts of one to three topics, a third of them about something else than their words say."""
+    random = np.random.default_rng(seed)
+    names = ["music", "sport", "trade"]
+    words = {"music": "guitar drums", "sport": "goal team", "trade": "bank export"}
+    truth = [[name for name in names if random.random() < 0.4] for _ in range(n)]
+    said = [[name for name in names if (name in row) != (random.random() < 0.2)] for row in truth]
+    return [" ".join(words[name] for name in row) or "nothing much" for row in said], truth
+
+
+def test_probabilities_are_calibrated_and_the_raw_ones_a_word_away() -> None:
+    texts, labels = several(1500)
+    found = LinearClassifier(min_count=1, valid_share=0.4, decision_calibration="platt").fit(texts, labels)
+    assert not np.array_equal(found.predict_proba(texts), found.predict_proba(texts, calibrated=False))
+    off = LinearClassifier(min_count=1, valid_share=0.4, decision_calibration="off").fit(texts, labels)
+    assert np.array_equal(off.predict_proba(texts), found.predict_proba(texts, calibrated=False))
+
+
+def test_what_was_decided_is_saved_and_loaded(tmp_path: Path) -> None:
+    texts, labels = several(1000)
+    settings: dict[str, Any] = {"decision_coverage": 0.8, "decision_at_least_one": True}
+    found = LinearClassifier(min_count=1, valid_share=0.3, **settings).fit(texts, labels)
+    found.save(tmp_path / "run")
+    again = load(tmp_path / "run")
+    assert again.get_params() == found.get_params()
+    assert np.array_equal(again.predict(texts), found.predict(texts))
+    assert np.array_equal(again.predict_sets(texts), found.predict_sets(texts))
+    assert found.predict(texts).any(axis=1).all()
+    with pytest.raises(ConfigError, match="decision_coverage: not set, so no sets were made"):
+        FITTED.predict_sets(texts)
+
+
+def test_settings_of_rows_with_several_labels_are_refused_for_one() -> None:
+    with pytest.raises(DataError, match=r"decision\.at_least_one: each row has one label, the most probable is given"):
+        LinearClassifier(min_count=1, decision_at_least_one=True).fit(TEXTS, NAMES)
+    with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature"):
+        LinearClassifier(min_count=1, decision_calibration="platt").fit(TEXTS, NAMES)
+
+
+def test_abstaining_is_asked_for() -> None:
+    assert not FITTED.abstains(TEXTS).any()
+    never = LinearClassifier(min_count=1, decision_most_wrong=0.01).fit(TEXTS, NAMES)  # six rows promise nothing
+    assert never.abstains(TEXTS).all()

@@ -15,15 +15,16 @@ from lasttoken.config import Data, Linear, Run, read_run
 from lasttoken.data.dataset import Splits
 from lasttoken.data.read import Columns
 from lasttoken.errors import ArtifactError, DataError
+from lasttoken.evaluation.policy import read_policy
 from lasttoken.experiment import (
     Outcome,
     columns_of,
     finished,
     git_commit,
-    judge,
     leads,
     load,
     load_data,
+    predictions_of,
     run_method,
     write_report,
 )
@@ -129,7 +130,8 @@ OF_THE_MODEL = ("method.json", "vocabulary.json", "head.safetensors")
 
 
 def test_loaded_run_predicts_the_same(outcome: Outcome) -> None:
-    assert np.array_equal(load(outcome.folder).predict_proba(SPLITS.test.texts), outcome.test.probs)
+    raw = load(outcome.folder).predict_proba(SPLITS.test.texts)
+    assert np.array_equal(read_policy(outcome.folder).calibration(raw), outcome.test.probs)
 
 
 def test_folder_that_exists_is_not_written_to(outcome: Outcome) -> None:
@@ -146,12 +148,12 @@ def test_run_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_judge_keeps_rows_in_their_order(outcome: Outcome) -> None:
+def test_rows_keep_their_order(outcome: Outcome) -> None:
     assert outcome.classifier is not None
-    judged, rate, invalid = judge(outcome.classifier, SPLITS, Journal())
-    assert list(judged) == ["valid", "test"]
-    assert judged["test"].ids == SPLITS.test.ids
-    assert np.array_equal(judged["test"].probs, outcome.test.probs)
+    raw, rate, invalid = predictions_of(outcome.classifier, SPLITS, Journal())
+    assert list(raw) == ["valid", "test"]
+    assert raw["test"].ids == SPLITS.test.ids
+    assert np.array_equal(read_policy(outcome.folder).shipped(raw["test"]).probs, outcome.test.probs)
     assert rate > 0
     assert invalid is None
 

@@ -21,6 +21,9 @@ import pytest
 from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table
 from lasttoken.errors import ArtifactError, DataError
+from lasttoken.evaluation.calibration import Calibration
+from lasttoken.evaluation.decisions import Rule
+from lasttoken.evaluation.policy import Policy
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.predict import Summary, predict_file
@@ -584,3 +587,35 @@ def test_pipe_whose_reader_has_gone_is_left_to_the_caller(tmp_path: Path) -> Non
     os.close(reader)
     with open(end, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):
         predict_file(Length(), source, pipe, columns=TEXT)
+
+
+# With a policy
+
+
+def test_labels_are_decided_as_the_run_does(tmp_path: Path) -> None:
+    source = written(tmp_path / "r.csv", "text\nlong\nno\n")
+    policy = Policy(Calibration("temperature", False, {"temperature": np.array(0.5)}))
+    predict_file(Length(), source, tmp_path / "out.csv", columns=Columns(("text",)), policy=policy)
+    header, first, _ = csv_of(tmp_path / "out.csv")
+    assert header == ["text", "predicted_label", "predicted_probability"]
+    assert float(first[2]) == pytest.approx(0.75**2 / (0.75**2 + 0.25**2))
+
+
+def test_thresholds_of_several_labels(tmp_path: Path) -> None:
+    source = written(tmp_path / "r.jsonl", '{"text": "l"}\n{"text": "x"}\n')
+    policy = Policy(rule=Rule(thresholds=np.array([0.9, 0.2])))
+    predict_file(Length(multi=True), source, tmp_path / "out.jsonl", columns=Columns(("text",)), policy=policy)
+    assert [row["predicted_label"] for row in lines_of(tmp_path / "out.jsonl")] == [["short"], ["short"]]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_rows_left_to_a_person_have_no_label_and_sets_are_lists(tmp_path: Path, ending: str) -> None:
+    source = written(tmp_path / "r.csv", "text\nlong\n")
+    policy = Policy(rule=Rule(abstain_below=0.8, set_from=0.2, coverage=0.9))
+    target = tmp_path / f"out.{ending}"
+    predict_file(Length(), source, target, columns=Columns(("text",)), policy=policy)
+    if ending == "csv":
+        assert csv_of(target)[1] == ["long", "", "0.75", "long;short"]
+    else:
+        (row,) = lines_of(target) if ending == "jsonl" else pq.read_table(target).to_pylist()
+        assert (row["predicted_label"], row["predicted_set"]) == (None, ["long", "short"])

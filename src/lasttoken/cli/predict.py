@@ -25,6 +25,9 @@ def predict(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Allow the run's base model to bring its own code")
     ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Probabilities and decisions without the run's calibration and thresholds")
+    ] = False,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
@@ -33,6 +36,7 @@ def predict(
     """Label the rows of a file; every column passes through, the prediction is added."""
     from lasttoken.cli.screen import Screen, say
     from lasttoken.config import read_run
+    from lasttoken.evaluation.policy import read_policy
     from lasttoken.experiment import columns_of, load
     from lasttoken.predict import predict_file
 
@@ -46,6 +50,7 @@ def predict(
             source,
             out,
             columns=columns_of(data, labels=False),
+            policy=None if raw else read_policy(run),
             encoding=encoding,
             format_in=format,
             format_out=out_format,

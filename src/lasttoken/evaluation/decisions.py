@@ -32,6 +32,8 @@ class Rule:
     at_least_one: bool = False  # the most probable label where none reaches its threshold
     top: int = 0  # so many of the most probable labels, whatever the thresholds; 0: by threshold
     abstain_below: float = 0.0  # confidence below which a row is left to a person
+    set_from: float = 0.0  # probability from which a label belongs to the row's conformal set ...
+    coverage: float = 0.0  # ... which was made for this coverage; 0: no sets
 
     def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
         """The most probable column (N,) int64, or with `multi` the labels decided for, (N, C) bool."""

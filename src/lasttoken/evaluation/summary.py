@@ -20,6 +20,13 @@ def measure(predictions: Predictions, metric: str, *, seed: int, draws: int = DR
     return bootstrap(chosen, targets, probs, predictions.chosen, rng=rng, draws=draws, level=level)
 
 
+def measured(predictions: Predictions) -> dict[str, float | None]:
+    """Every metric without its interval, ready for JSON; None where it is undefined."""
+    targets, probs, chosen = predictions.targets, predictions.probs, predictions.chosen
+    values = {n: named(n, targets.ndim == 2)(targets, probs, chosen) for n in metrics_for(targets.ndim == 2)}
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
 def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
     """n, classes, multi, metrics and per_class, ready for JSON. A figure that is undefined is None."""
     space = predictions.labels

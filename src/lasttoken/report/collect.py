@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from lasttoken.errors import ArtifactError
-from lasttoken.evaluation.predictions import Predictions, read_predictions, read_texts
+from lasttoken.evaluation.policy import Policy, read_policy
+from lasttoken.evaluation.predictions import Predictions, read_predictions, read_raw, read_texts
 from lasttoken.labels import LabelSpace
 
 FORMAT = 1  # of env.json and metrics.json
@@ -86,6 +88,22 @@ class Cost(Fact):
     model_bytes: Number
 
 
+class Sets(Fact):
+    """How often conformal sets held the truth."""
+
+    promised: float
+    had: float
+    size: float  # labels in a set, on average
+
+
+class Promises(Fact):
+    """What the policy's promises came to on test rows."""
+
+    answered: float | None = None  # share of rows that the rule did not abstain from
+    wrong: float | None = None  # share of those that is wrong
+    sets: Sets | None = None
+
+
 class Measures(Fact):
     """metrics.json."""
 
@@ -96,6 +114,7 @@ class Measures(Fact):
     cost: Cost
     notes: list[str] = []
     invalid_answers: float | None = None  # share of answers that name no label
+    promises: Promises = Promises()
 
 
 class Source(Fact):
@@ -147,6 +166,8 @@ class RunView:
     measures: Measures
     predictions: Predictions  # of the test rows
     texts: list[str] | None  # (N,), of the test rows
+    raw: np.ndarray  # (N, C), their probabilities before calibration
+    policy: Policy
 
     @property
     def name(self) -> str:
@@ -182,6 +203,8 @@ def collect(folder: Path) -> RunView:
         measures,
         predictions,
         read_texts(path),
+        read_raw(path),
+        read_policy(folder),
     )
 
 

@@ -197,12 +197,18 @@ def axes(root: ET.Element, frame: Frame, *, numbers_below: bool = True) -> None:
 
 
 def reliability_panel(
-    confidence: Sequence[float], accuracy: Sequence[float], counts: Sequence[int], *, run: int, of: str
+    confidence: Sequence[float],
+    accuracy: Sequence[float],
+    counts: Sequence[int],
+    *,
+    run: int,
+    of: str,
+    before: Sequence[tuple[float, float]] = (),
 ) -> str:
     """Accuracy against confidence, bin by bin, over a histogram of how many claims each bin holds.
 
     confidence, accuracy: (B,) means, read only where counts is not zero. counts: (B,), bins of equal width on [0, 1].
-    `of` names the claims that the confidence is of.
+    `of` names the claims that the confidence is of. before: (confidence, accuracy) of the bins before calibration.
     """
     words = "; ".join(
         f"confidence {c:.2f}: right {a:.2f} of {n}" for c, a, n in zip(confidence, accuracy, counts, strict=True) if n
@@ -213,6 +219,9 @@ def reliability_panel(
     axes(root, frame, numbers_below=False)
     start, stop = frame.at(0, 0), frame.at(1, 1)
     mark(root, "line", {"x1": start[0], "y1": start[1], "x2": stop[0], "y2": stop[1], "class": "diagonal"})
+    if before:
+        faint = f"curve faint m{run % COLOURS}"
+        mark(root, "polyline", {"points": path([frame.at(c, a) for c, a in before]), "class": faint})
     seen = [frame.at(c, a) for c, a, n in zip(confidence, accuracy, counts, strict=True) if n]
     mark(root, "polyline", {"points": path(seen), "class": f"curve m{run % COLOURS}"})
     for x, y in seen:

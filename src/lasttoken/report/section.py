@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lasttoken.evaluation.decisions import HALF
 from lasttoken.evaluation.metrics import METRICS, Metric, reliability
 from lasttoken.report import figures, tables, units
 from lasttoken.report.collect import RunView
@@ -25,7 +26,9 @@ class Section:
     about: str
     cells: list[tables.Cell]  # of the table of methods
     interval: str  # strip of the headline metric
-    calibration: str  # the calibration error
+    calibration: str  # the calibration error, after and before
+    thresholds: list[str]  # of each label, where a row may have several
+    promised: list[str]  # what abstaining and sets came to, a sentence each
     reliability: str  # panel
     curves: list[str]  # panels, none for a method without a training loop
     matrix: np.ndarray | None  # (C, C) confusion, where a matrix is readable
@@ -47,7 +50,9 @@ def sections(
             about=about(run),
             cells=cells[i],
             interval=interval_strip(run, metric, scale, number=i),
-            calibration=units.score(tables.measure(run, "ece").estimate),
+            calibration=calibration(run),
+            thresholds=thresholds(run),
+            promised=promised(run),
             reliability=reliability_panel(run, number=i),
             curves=curves(run, metric, number=i),
             matrix=tables.confusion_matrix(run) if readable(run) else None,
@@ -97,12 +102,46 @@ def interval_strip(run: RunView, metric: Metric, scale: figures.Scale, *, number
     return figures.interval_strip((found.estimate, found.low, found.high), scale, run=number, words=words)
 
 
+def calibration(run: RunView) -> str:
+    """The calibration error, and what it was before calibration."""
+    after = units.score(tables.measure(run, "ece").estimate)
+    method = run.policy.calibration.method
+    if method == "none":
+        return f"{after}, not calibrated"
+    return f"{after}; {units.score(METRICS['ece'](run.predictions.targets, run.raw))} before ({method})"
+
+
+def thresholds(run: RunView) -> list[str]:
+    """The probability from which each label is given; a dash where the most probable ones are, whatever they are."""
+    rule, classes = run.policy.rule, len(run.labels)
+    if rule.top:
+        return [units.DASH] * classes
+    return [units.score(limit) for limit in ([HALF] * classes if rule.thresholds is None else rule.thresholds.tolist())]
+
+
+def promised(run: RunView) -> list[str]:
+    """What was promised of abstaining and of sets of labels, and what it came to on test rows."""
+    found, said = run.measures.promises, []
+    if found.answered is not None:
+        wrong = "none" if found.wrong is None else units.percent(found.wrong)
+        said.append(f"answers {units.percent(found.answered)} of the rows, {wrong} of them wrongly")
+    if found.sets is not None:
+        sets = found.sets
+        share = f"{units.percent(sets.had)} of the truth, {units.percent(sets.promised)} promised"
+        said.append(f"sets of {sets.size:.2f} labels hold {share}")
+    return said
+
+
 def reliability_panel(run: RunView, *, number: int) -> str:
     """The reliability diagram of the test rows, over the bins of the calibration error."""
-    bins = reliability(run.predictions.targets, run.predictions.probs)
+    targets = run.predictions.targets
+    bins, first = reliability(targets, run.predictions.probs), reliability(targets, run.raw)
     of = "a label" if run.labels.multi else "the decision"
     counts: list[int] = bins.count.tolist()
-    return figures.reliability_panel(bins.confidence.tolist(), bins.accuracy.tolist(), counts, run=number, of=of)
+    seen = zip(first.confidence.tolist(), first.accuracy.tolist(), first.count.tolist(), strict=True)
+    before = [(c, a) for c, a, n in seen if n] if run.policy.calibration.method != "none" else []
+    confidence, accuracy = bins.confidence.tolist(), bins.accuracy.tolist()
+    return figures.reliability_panel(confidence, accuracy, counts, run=number, of=of, before=before)
 
 
 def curves(run: RunView, metric: Metric, *, number: int) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lasttoken.evaluation.policy import Policy, write_policy
 from lasttoken.evaluation.predictions import Predictions, write_predictions
 from lasttoken.evaluation.summary import summarize
 from lasttoken.labels import LabelSpace
@@ -91,16 +92,20 @@ def write(
     updates: int = 0,
     texts: Sequence[str] | None = CLAIMS,
     cost: dict[str, object] | None = None,
+    policy: Policy | None = None,
     **measured: object,  # fields of metrics.json to replace
 ) -> Path:
-    """A whole run folder; `texts` are repeated to fill the rows, None stores none."""
+    """A whole run folder, decided on by `policy`; `texts` are repeated to fill the rows, None stores none."""
     labels = labels or LabelSpace(EIGHT)
     seed = sum(name.encode())
     targets, probs = (several if labels.multi else single)(labels, skill, n=n, seed=seed)
     predictions = Predictions([f"row-{i}" for i in range(n)], targets, probs, labels)
+    if policy is not None:
+        predictions = policy.shipped(predictions)
     (folder / "predictions").mkdir(parents=True)
     full = None if texts is None else [texts[i % len(texts)] for i in range(n)]
-    write_predictions(predictions, folder / "predictions" / "test.parquet", texts=full)
+    write_predictions(predictions, folder / "predictions" / "test.parquet", texts=full, raw=probs)
+    write_policy(policy or Policy(), folder)
     spent = {
         "trainable_parameters": 12_195_848, "total_parameters": 606_142_464, "train_seconds": 250.4,
         "train_rows_per_second": 83.13, "predict_rows_per_second": 512.0, "peak_memory_bytes": 1_420_000_000,

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from lasttoken.errors import UserError
+from lasttoken.evaluation.calibration import Calibration
 from lasttoken.evaluation.comparison import compare
+from lasttoken.evaluation.decisions import Rule
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.policy import Policy
 from lasttoken.labels import LabelSpace
 from lasttoken.report.collect import RunView, collect
 from lasttoken.report.page import render, write_page
@@ -279,3 +282,23 @@ def test_a_page_is_written_whole(tmp_path: Path) -> None:
     write_page("<p>é</p>", tmp_path / "report.html")
     assert (tmp_path / "report.html").read_bytes() == b"<p>\xc3\xa9</p>"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_calibration_and_promises_are_shown(write_run) -> None:
+    policy = Policy(Calibration("temperature", False, {"temperature": np.array(2.0)}))
+    promises = {"answered": 0.8, "wrong": 0.05, "sets": {"promised": 0.9, "had": 0.912, "size": 1.7}}
+    page = Seen(render([collect(write_run("one", policy=policy, promises=promises))], None, title="One"))
+    assert re.search(r"calibration error \.\d{3}; \.\d{3} before \(temperature\)", page.text)
+    assert "one answers 80.0 % of the rows, 5.0 % of them wrongly." in page.text
+    assert "one sets of 1.70 labels hold 91.2 % of the truth, 90.0 % promised." in page.text
+    plain = Seen(render([collect(write_run("two"))], None, title="Two")).text
+    assert ", not calibrated" in plain
+    assert "of the rows, " not in plain
+
+
+def test_thresholds_stand_beside_their_labels(write_run) -> None:
+    labels = LabelSpace(("a", "b"), multi=True)
+    policy = Policy(rule=Rule(thresholds=np.array([0.25, 0.125])))
+    text = Seen(render([collect(write_run("several", labels=labels, policy=policy))], None, title="Several")).text
+    assert ".250" in text
+    assert ".125" in text

@@ -1,0 +1,110 @@
+"""The policy: made on validation rows, stored whole, and its promises kept on rows it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lasttoken.config import Decision
+from lasttoken.errors import ArtifactError, DataError
+from lasttoken.evaluation.calibration import sigmoid, softmax
+from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.policy import Policy, fit_policy, judged, read_policy, write_policy
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.labels import LabelSpace
+
+
+def said(n: int, *, multi: bool, seed: int = 0, classes: int = 5) -> Predictions:
+    """What an overconfident classifier says of rows."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(n, classes)) * 1.5
+    ids, space = [str(i) for i in range(n)], LabelSpace(tuple("abcdefgh"[:classes]), multi)
+    if multi:
+        scores += np.linspace(0, -3, classes)
+        return Predictions(ids, random.random((n, classes)) < sigmoid(scores), sigmoid(2 * scores), space)
+    y = (scores + random.gumbel(size=scores.shape)).argmax(axis=1)
+    return Predictions(ids, y, softmax(3 * scores), space)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_policy_is_better_on_rows_it_never_saw(multi: bool) -> None:
+    policy, notes = fit_policy(Decision(), said(1500, multi=multi))
+    raw = said(4000, multi=multi, seed=1)
+    shipped = policy.shipped(raw)
+    for metric in ("log_loss", "ece", "brier"):
+        assert METRICS[metric](raw.targets, shipped.probs) < METRICS[metric](raw.targets, raw.probs)
+    if multi:
+        before, after = (METRICS["macro_f1"](x.targets, x.probs, x.chosen) for x in (raw, shipped))
+        assert after > before + 0.03
+    assert [note.partition(":")[0].split()[0] for note in notes] == ["calibration"] + ["thresholds"] * multi
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_what_is_stored_decides_bit_for_bit(multi: bool, tmp_path: Path) -> None:
+    settings = Decision(coverage=0.9, most_wrong=0.3)
+    policy, _ = fit_policy(settings, said(1500, multi=multi))
+    write_policy(policy, tmp_path)
+    raw = said(300, multi=multi, seed=1)
+    first, again = policy.shipped(raw), read_policy(tmp_path).shipped(raw)
+    assert np.array_equal(first.probs, again.probs)
+    assert np.array_equal(first.chosen, again.chosen)
+    assert read_policy(tmp_path).to_dict() == policy.to_dict()
+
+
+def test_a_folder_without_a_policy_has_the_plain_one(tmp_path: Path) -> None:
+    raw = said(20, multi=True)
+    assert np.array_equal(read_policy(tmp_path).shipped(raw).chosen, raw.chosen)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"calibration": {"method": "x", "multi": false, "parameters": {}}}'])
+def test_a_damaged_policy_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"policy\.json: "):
+        read_policy(tmp_path)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_sets_hold_the_truth_as_often_as_promised(multi: bool, coverage: float) -> None:
+    had = []
+    for seed in range(20):
+        valid, test = said(500, multi=multi, seed=seed), said(2000, multi=multi, seed=100 + seed)
+        limit = fit_sets(valid.probs, valid.targets, coverage)
+        had.append(covered(sets_of(test.probs, limit), test.targets, coverage).had)
+    assert np.mean(had) == pytest.approx(coverage, abs=0.015)
+
+
+def test_too_few_rows_have_sets_of_everything() -> None:
+    few = said(5, multi=False)
+    assert fit_sets(few.probs, few.targets, 0.95) == 0.0
+    assert covered(sets_of(few.probs, 0.0), few.targets, 0.95).size == 5
+
+
+def test_promises_are_judged_on_other_rows() -> None:
+    policy, notes = fit_policy(Decision(coverage=0.9, most_wrong=0.2), said(3000, multi=False))
+    found = judged(policy, policy.shipped(said(5000, multi=False, seed=1)))
+    assert found["sets"]["had"] == pytest.approx(0.9, abs=0.015)
+    assert 1 < found["sets"]["size"] < 5
+    assert found["wrong"] <= 0.2
+    assert 0.1 < found["answered"] < 0.9
+    assert notes[1].startswith("abstains below ")
+    assert judged(Policy(), said(10, multi=True)) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"top": 2}, "top"), ({"thresholds": "half"}, "thresholds"), ({"at_least_one": True}, "at_")],
+)
+def test_settings_for_the_other_kind_of_rows(settings: dict, named: str) -> None:
+    with pytest.raises(DataError, match=f"decision.{named}.*each row has one label"):
+        fit_policy(Decision(**settings), said(100, multi=False))
+
+
+def test_top_k_chooses_no_thresholds() -> None:
+    policy, notes = fit_policy(Decision(top=2), said(300, multi=True))
+    assert policy.rule.thresholds is None
+    assert (policy.shipped(said(50, multi=True, seed=1)).chosen.sum(axis=1) == 2).all()
+    assert len(notes) == 1
