@@ -49,7 +49,7 @@ def settings_page() -> str:
         lines += [
             f"## {kind.__name__}",
             "",
-            (kind.__doc__ or "").strip(),
+            inspect.getdoc(kind) or "",
             "",
             "| setting | default | |",
             "|---|---|---|",
