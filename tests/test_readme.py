@@ -21,6 +21,7 @@ PAGES = [
     "docs/guides/multi-label.md",
     "docs/guides/instruction.md",
     "docs/guides/plan.md",
+    "docs/guides/decisions.md",
 ]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 

@@ -155,8 +155,8 @@ def best_cut(probs: np.ndarray, true: np.ndarray) -> float:
 
 
 def best_of(probs: np.ndarray, y: np.ndarray, objective: str) -> float:
-    """The shared threshold, of a hundred quantiles of the claims, with the highest value of a metric."""
-    candidates = np.unique(np.quantile(probs, np.linspace(0, 1, 101)[1:]))
+    """The shared threshold, of a hundred quantiles of the claims that are true, with the highest value of a metric."""
+    candidates = np.unique(np.quantile(probs[y], np.linspace(0, 1, 101))) if y.any() else np.array([HALF])
     return float(max(candidates, key=lambda limit: METRICS[objective](y, probs, probs >= limit)))
 
 
