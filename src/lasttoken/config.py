@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
@@ -126,6 +127,8 @@ class Embedding(Settings):
     trunk: Count = 0  # blocks without LoRA at the bottom, whose hidden states are computed once and kept on disk
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
+    loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
+    gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Share = 0.0
     max_length: PositiveInt = 512  # tokens
@@ -164,6 +167,8 @@ class Encoder(Settings):
     trust_remote_code: bool = False
     pooling: Literal["first", "mean"] = "mean"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; weights are float32
+    loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
+    gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Share = 0.0
     max_length: PositiveInt = 512

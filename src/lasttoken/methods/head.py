@@ -19,7 +19,7 @@ from lasttoken.model.depth import above
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
-from lasttoken.train.loss import balanced_weights, class_loss, label_loss
+from lasttoken.train.loss import make_loss
 from lasttoken.train.world import ALONE, World
 
 
@@ -36,7 +36,7 @@ def fit_head(
     world: World,
     journal: Journal,
 ) -> None:
-    """Train whatever of backbone and head trains, in place, by cross-entropy (one label a row) or binary cross-entropy.
+    """Train whatever of backbone and head trains, in place, by the loss that the config names.
 
     trunk: blocks at the bottom that nothing trains, whose output is kept. merge: the adapter, to predict validation.
     """
@@ -54,17 +54,22 @@ def fit_head(
             trunk_states(backbone, encoded, trunk, base=base, texts=data.texts, budget=budget, journal=journal)
             for encoded, data in zip(parts, (train, valid), strict=True)
         )
-    weights = (
-        balanced_weights(train.targets, len(train.labels)).to(device) if config.class_weights == "balanced" else None
+    loss = make_loss(
+        config.loss,
+        train.targets,
+        len(train.labels),
+        gamma=config.gamma,
+        balanced=config.class_weights == "balanced",
+        smoothing=config.label_smoothing,
+        device=device,
     )
-    loss = label_loss if train.labels.multi else class_loss
 
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
         batch = pack(rows, chosen, learner)
         with learner.autocast():
             hidden = learner.hidden(batch.inputs, batch.layout)
         targets = torch.from_numpy(train.targets[chosen]).to(device)
-        return loss(head(hidden, batch.layout.ends), targets, weights=weights, smoothing=config.label_smoothing)
+        return loss(head(hidden, batch.layout.ends), targets)
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, merge):

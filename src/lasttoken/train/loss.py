@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lasttoken.errors import ConfigError
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # (logits (B, C), targets) -> (sum, what makes it a mean)
+FOR = {"cross_entropy": "both", "focal": "both", "logit_adjusted": "one", "asymmetric": "many", "ranking": "many"}
+MARGIN = 0.05  # of the asymmetric loss: a negative below this probability is learnt
+
+
+def make_loss(
+    name: str,
+    targets: np.ndarray,
+    classes: int,
+    *,
+    gamma: float,
+    balanced: bool,
+    smoothing: float,
+    device: torch.device,
+) -> Loss:
+    """The loss by name for training targets (N,) int64 or (N, C) bool. Raises ConfigError where they do not fit."""
+    multi = targets.ndim == 2
+    if FOR[name] == ("one" if multi else "many"):
+        fitting = [other for other, kind in FOR.items() if kind in ("both", "many" if multi else "one")]
+        rows = "any number of labels" if multi else "one label"
+        raise ConfigError([f"loss: {name} is not for rows with {rows}; choose from {', '.join(fitting)}"])
+    if name != "cross_entropy" and (smoothing or (balanced and name not in ("focal",))):
+        both = "label_smoothing" if smoothing else "class_weights"
+        raise ConfigError([f"loss: {name} does not go with {both}; leave one of them out"])
+    weights = balanced_weights(targets, classes).to(device) if balanced else None
+    if name == "cross_entropy":
+        return partial(label_loss if multi else class_loss, weights=weights, smoothing=smoothing)
+    if name == "focal":
+        return partial(focal_label_loss if multi else focal_class_loss, weights=weights, gamma=gamma)
+    if name == "logit_adjusted":
+        counts = np.bincount(targets, minlength=classes).clip(min=1)
+        return partial(adjusted_loss, prior=torch.tensor(np.log(counts / len(targets)), dtype=torch.float32).to(device))
+    return partial(asymmetric_loss, gamma=gamma) if name == "asymmetric" else ranking_loss
 
 
 def class_loss(
@@ -29,6 +68,57 @@ def label_loss(
     wanted = targets.to(logits.dtype) * (1.0 - smoothing) + smoothing / 2
     loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights, reduction="none")
     return loss.mean(dim=1).sum(), float(len(targets))
+
+
+def focal_class_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None, gamma: float) -> tuple[Tensor, float]:
+    """Cross-entropy times (1 - p)^gamma, so that rows known well count little (Lin 2017, arXiv:1708.02002).
+
+    logits: (B, C) float32. targets: (B,) int64. weights: (C,) or None.
+    """
+    log_probs = logits.log_softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    loss = -((1 - log_probs.exp()) ** gamma) * log_probs
+    if weights is None:
+        return loss.sum(), float(len(targets))
+    return (weights[targets] * loss).sum(), float(weights[targets].sum())
+
+
+def focal_label_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None, gamma: float) -> tuple[Tensor, float]:
+    """The same of binary decisions, mean over labels. targets: (B, C) bool. weights: (C,) factors of positives."""
+    wanted = targets.to(logits.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights, reduction="none")
+    off = torch.sigmoid(torch.where(targets, -logits, logits))  # the probability of what is wrong
+    return (off**gamma * loss).mean(dim=1).sum(), float(len(targets))
+
+
+def adjusted_loss(logits: Tensor, targets: Tensor, *, prior: Tensor) -> tuple[Tensor, float]:
+    """Cross-entropy of logits + log prior, which leaves the plain logits to a world where classes are equally frequent.
+
+    For long tails (Menon 2020, arXiv:2007.07314). logits: (B, C) float32. targets: (B,) int64. prior: (C,) log-shares.
+    """
+    return F.cross_entropy(logits + prior, targets, reduction="sum"), float(len(targets))
+
+
+def asymmetric_loss(logits: Tensor, targets: Tensor, *, gamma: float) -> tuple[Tensor, float]:
+    """Binary cross-entropy whose easy negatives count little, and those below a margin nothing; mean over labels.
+
+    Ridnik 2021, arXiv:2009.14119, gamma for negatives and none for positives. logits: (B, C) float32. targets: (B, C) bool.
+    """
+    missed = F.softplus(-logits)
+    p = (torch.sigmoid(logits) - MARGIN).clamp(min=0)
+    loss = torch.where(targets, missed, -(p**gamma) * torch.log1p(-p))
+    return loss.mean(dim=1).sum(), float(len(targets))
+
+
+def ranking_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """log(1 + sum e^-s of labels that apply) + log(1 + sum e^s of the others): each on its side of 0, and of each other.
+
+    Su 2022 (ZLPR), arXiv:2208.02955. logits: (B, C) float32. targets: (B, C) bool.
+    """
+    zero = logits.new_zeros(len(logits), 1)
+    never = torch.finfo(logits.dtype).min
+    applies = torch.cat([zero, (-logits).masked_fill(~targets, never)], dim=1).logsumexp(dim=1)
+    others = torch.cat([zero, logits.masked_fill(targets, never)], dim=1).logsumexp(dim=1)
+    return (applies + others).sum(), float(len(targets))
 
 
 def balanced_weights(targets: np.ndarray, classes: int) -> Tensor:
