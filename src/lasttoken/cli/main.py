@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from lasttoken.cli.check import check
 from lasttoken.cli.compare import compare
 from lasttoken.cli.demo import demo
 from lasttoken.cli.plan import plan
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (compare, train, predict, report, plan, demo):
+for verb in (check, compare, train, predict, report, plan, demo):
     app.command()(verb)
 
 

@@ -1,0 +1,37 @@
+"""All findings about the rows of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lasttoken.check import labels, texts, tokens
+from lasttoken.check.finding import Finding
+from lasttoken.data.dataset import Rows
+
+
+def examine(
+    rows: Rows,
+    *,
+    tokenizer: Any = None,
+    limit: int = 512,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Finding]:
+    """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out."""
+    steps: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("texts", lambda: [*texts.empty(rows), *texts.copies(rows)]),
+        ("labels", lambda: [*labels.names(rows), *labels.balance(rows)]),
+        ("near-duplicates", lambda: texts.near(rows)),
+        ("mislabelled rows", lambda: labels.mislabelled(rows, seed=seed)),
+        ("characters", lambda: [*texts.characters(rows), *texts.leakage(rows)]),
+    ]
+    if tokenizer is not None:
+        steps.append(
+            ("tokens", lambda: [*tokens.lengths(rows, tokenizer, limit=limit), *tokens.beginnings(rows, tokenizer)])
+        )
+    found: list[Finding] = []
+    for done, (what, step) in enumerate(steps):
+        progress(what, done, len(steps))
+        found += step()
+    return sorted(found, key=lambda finding: not finding.serious)

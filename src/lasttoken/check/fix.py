@@ -1,0 +1,48 @@
+"""A copy of a file without what nobody misses: rows without text, repeated rows, control characters."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from lasttoken.check.finding import Finding
+from lasttoken.data.dataset import Rows
+from lasttoken.data.read import Columns
+from lasttoken.data.tables import file_table, format_of
+from lasttoken.predict import chunks, header_of, opened_file, writer
+
+SAFE = ("empty", "duplicates")  # findings whose rows can go
+
+
+def write_fixed(
+    source: Path, target: Path, rows: Rows, findings: Sequence[Finding], *, columns: Columns, encoding: str = "utf-8"
+) -> tuple[int, int]:
+    """(rows left out, texts that lost control characters) of a copy of `source` with all its columns at `target`.
+
+    rows: those of `source`, in its order. Raises ArtifactError where the target exists or cannot be written.
+    """
+    dropped = {place.id for finding in findings if finding.kind in SAFE for place in finding.places}
+    table = file_table(source, columns.wanted, format=None, encoding=encoding, whole=True)
+    header, done, cleaned = list[str](), 0, 0
+    with (
+        opened_file(target, overwrite=False) as stream,
+        writer(format_of(target), stream, table=table, multi=False) as write,
+    ):
+        for records in chunks(table, 4096):
+            header = header or header_of(table, records, added=())
+            kept = []
+            for i, (_, row) in enumerate(records, start=done):
+                if rows.ids[i] in dropped:
+                    continue
+                better = {name: without_controls(row[name]) for name in columns.text if isinstance(row[name], str)}
+                cleaned += any(row[name] != text for name, text in better.items())
+                kept.append(row | better)
+            write(header, kept)
+            done += len(records)
+    return len(dropped), cleaned
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters but line ends and tabs."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\r\t")

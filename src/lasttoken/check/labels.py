@@ -1,0 +1,117 @@
+"""What is wrong with labels: names that may be one, classes too small to learn or judge, rows that are likely mislabelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from lasttoken import catalog
+from lasttoken.check.finding import Finding, Place, shown
+from lasttoken.check.texts import cut
+from lasttoken.config import Linear
+from lasttoken.data.dataset import Dataset, Rows
+from lasttoken.data.doubts import alike, unsplit
+from lasttoken.errors import UserError
+from lasttoken.labels import LabelSpace
+
+FEW = 10  # rows below which a label is hardly learnt and not at all judged
+FOLDS = 5
+JUDGED = 200  # rows below which no mislabelled rows are looked for
+PLAIN = Linear(characters=(0, 0), regularisation=(10.0,))
+
+
+def names(rows: Rows) -> Iterator[Finding]:
+    """Names that may be one, and lists that were read as names."""
+    known = sorted({name for labels in rows.labels or () for name in labels})
+    for kind, sentence in (("names", alike(known)), ("lists", None if rows.multi else unsplit(known))):
+        if sentence:
+            yield Finding(kind, sentence)
+
+
+def balance(rows: Rows) -> Iterator[Finding]:
+    """Small classes, and one that outnumbers the others."""
+    counts = Counter(name for labels in rows.labels or () for name in labels)
+    if not counts:
+        return
+    rare = sorted((name for name, count in counts.items() if count < FEW), key=lambda name: counts[name])
+    if rare:
+        told = [f"{name} ({counts[name]})" for name in rare]
+        yield Finding(
+            "rare-labels",
+            f"{len(rare)} of {len(counts)} labels have fewer than {FEW} rows: {shown(told)}",
+            (),
+            "add rows, or merge them into another label",
+        )
+    (most, count), (least, fewest) = counts.most_common(1)[0], counts.most_common()[-1]
+    if count >= 10 * fewest:
+        yield Finding(
+            "imbalance",
+            f"{most!r} has {count} rows, {least!r} {fewest}: {count / fewest:.0f} times as many",
+            (),
+            "judge by macro-F1; try class_weights = balanced or loss = logit_adjusted",
+            serious=False,
+        )
+
+
+def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
+    """Rows whose label a linear model that never saw them finds most unlikely (confident learning, through cleanlab).
+
+    Northcutt 2021, arXiv:1911.00068. Of rows with several labels only those with exactly one are judged.
+    """
+    if rows.labels is None:
+        return
+    enough = {name for name, count in Counter(n for names in rows.labels for n in names).items() if count >= FEW}
+    kept = [
+        i for i, names in enumerate(rows.labels) if len(names) == 1 and names[0] in enough and rows.texts[i].strip()
+    ]
+    space = sorted({rows.labels[i][0] for i in kept})
+    if len(kept) < JUDGED or len(space) < 2:
+        return
+    labels = LabelSpace(tuple(space))
+    data = Dataset(
+        [rows.ids[i] for i in kept],
+        [rows.texts[i] for i in kept],
+        labels.encode([rows.labels[i][0] for i in kept]),
+        labels,
+    )
+    try:
+        probs = out_of_fold(data, seed)
+    except UserError:  # texts without a word that occurs twice
+        return
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        yield Finding("label-errors", "not looked for: pip install 'lasttoken[audit]'", serious=False)
+        return
+    found = find_label_issues(data.targets, probs, return_indices_ranked_by="self_confidence", n_jobs=1)
+    if len(found):
+        places: list[int] = found.tolist()
+        said = probs.argmax(axis=1)
+        told = (
+            f"{labels.names[data.targets[i]]}, likelier {labels.names[said[i]]} ({probs[i, said[i]]:.2f}): "
+            f"{cut(data.texts[i])}"
+            for i in places
+        )
+        yield Finding(
+            "label-errors",
+            f"{len(places)} of {len(kept)} rows look mislabelled to a linear model that never saw them",
+            tuple(Place(data.ids[i], detail) for i, detail in zip(places, told, strict=True)),
+            "read the first ones; if most are wrong indeed, go through all",
+            serious=False,
+        )
+
+
+def out_of_fold(data: Dataset, seed: int) -> np.ndarray:
+    """Probabilities (N, C) of each row by a linear model of the other folds."""
+    folds = np.empty(len(data), dtype=np.int64)
+    random = np.random.default_rng(seed)
+    for column in range(len(data.labels)):
+        own = np.flatnonzero(data.targets == column)
+        folds[random.permutation(own)] = np.arange(len(own)) % FOLDS
+    probs = np.empty((len(data), len(data.labels)))
+    for fold in range(FOLDS):
+        rest, held = data.take(np.flatnonzero(folds != fold)), data.take(np.flatnonzero(folds == fold))
+        probs[folds == fold] = catalog.fit(PLAIN, rest, held, seed=seed).predict_proba(held.texts)
+    return probs

@@ -1,0 +1,143 @@
+"""What is wrong with texts: empty ones, copies, characters that came out of a broken conversion, labels given away."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from lasttoken.check.finding import Finding, Place, shown
+from lasttoken.check.near import near_duplicates
+from lasttoken.data.dataset import Rows
+
+MOJIBAKE = re.compile(
+    "[ÃÂâ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|\ufffd"
+)  # UTF-8 read as Latin-1, or not read at all
+GIVEN_AWAY = 0.3  # share of a label's rows that hold its name from which a text may give it away
+TIMES = 5.0  # how much more often than in other rows
+
+
+def empty(rows: Rows) -> Iterator[Finding]:
+    """Rows without text."""
+    found = [Place(row) for row, text in zip(rows.ids, rows.texts, strict=True) if not text.strip()]
+    if found:
+        yield Finding(
+            "empty", f"{len(found)} of {len(rows)} rows have no text", tuple(found), "drop them: --drop-empty"
+        )
+
+
+def copies(rows: Rows) -> Iterator[Finding]:
+    """Texts that occur more than once: with one label, with several, and on both sides of a given split."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(rows.texts):
+        if text.strip():
+            places[text].append(i)
+    several = [group for group in places.values() if len(group) > 1]
+    truth = rows.labels or [()] * len(rows)
+    same = [group for group in several if len({truth[i] for i in group}) == 1]
+    if same:
+        count = sum(len(group) - 1 for group in same)
+        yield Finding(
+            "duplicates",
+            f"{count} rows repeat the text and label of an earlier row",
+            tuple(Place(rows.ids[i], f"as {rows.ids[group[0]]}") for group in same for i in group[1:]),
+            "drop them with --fix, or keep equal texts in one part of the split with --group",
+        )
+    clashing = [group for group in several if len({truth[i] for i in group}) > 1]
+    if clashing:
+        yield Finding(
+            "conflicts",
+            f"{len(clashing)} texts occur with different labels, {sum(map(len, clashing))} rows in all",
+            tuple(Place(rows.ids[i], f"{', '.join(truth[i])}: {cut(rows.texts[i])}") for g in clashing for i in g),
+            "no classifier can be right on all of them; settle on one label",
+        )
+    yield from across(rows, several, "the same text", "copies")
+
+
+def near(rows: Rows) -> Iterator[Finding]:
+    """Texts that differ by a few words."""
+    groups = near_duplicates(rows.texts)
+    groups = [group for group in groups if len({rows.texts[i] for i in group}) > 1]
+    if groups:
+        yield Finding(
+            "near-duplicates",
+            f"{sum(map(len, groups))} rows in {len(groups)} groups differ from each other by a few words",
+            tuple(Place(rows.ids[i], f"group {n}: {cut(rows.texts[i])}") for n, g in enumerate(groups, 1) for i in g),
+            "a random split puts them on both sides; give such rows one --group",
+            serious=False,
+        )
+    yield from across(rows, groups, "nearly the same text", "near-copies")
+
+
+def across(rows: Rows, groups: Sequence[Sequence[int]], what: str, kind: str) -> Iterator[Finding]:
+    """Groups of rows that the given split cuts through."""
+    if rows.splits is None:
+        return
+    parts = rows.splits
+    crossing = [group for group in groups if len({parts[i] for i in group}) > 1]
+    if crossing:
+        test = sum(parts[i] == "test" for group in crossing for i in group)
+        yield Finding(
+            f"{kind}-across-splits",
+            f"{what} stands in more than one part of the split {len(crossing)} times, {test} test rows among them",
+            tuple(Place(rows.ids[i], f"{parts[i]}: {cut(rows.texts[i])}") for group in crossing for i in group),
+            "scores on them show memory; remove them from valid and test",
+        )
+
+
+def characters(rows: Rows) -> Iterator[Finding]:
+    """Texts with control characters, or marks of a wrong encoding."""
+    found = []
+    for row, text in zip(rows.ids, rows.texts, strict=True):
+        marks = set(MOJIBAKE.findall(text)) | {
+            c for c in text if unicodedata.category(c) in ("Cc", "Co") and c not in "\n\r\t"
+        }
+        if marks:
+            found.append(Place(row, " ".join(sorted(map(repr, marks)))))
+    if found:
+        yield Finding(
+            "characters",
+            f"{len(found)} rows hold control characters or look as if read in a wrong encoding",
+            tuple(found),
+            "read the source again with its own encoding (--encoding); --fix takes control characters out",
+            serious=False,
+        )
+
+
+def leakage(rows: Rows) -> Iterator[Finding]:
+    """Labels whose name stands in their own texts far more often than in others."""
+    if rows.labels is None:
+        return
+    names = sorted({name for labels in rows.labels for name in labels})
+    telling = []
+    texts = [f" {words_of(text)} " for text in rows.texts]
+    for name in names:
+        words = words_of(name)
+        if len(words) < 3:  # a letter or a number stands anywhere
+            continue
+        holds = [f" {words} " in text for text in texts]
+        own = [h for h, labels in zip(holds, rows.labels, strict=True) if name in labels]
+        others = [h for h, labels in zip(holds, rows.labels, strict=True) if name not in labels]
+        mine, rest = sum(own) / len(own), sum(others) / max(1, len(others))
+        if mine >= GIVEN_AWAY and mine >= TIMES * rest:
+            telling.append(f"{name} ({mine:.0%} of its rows, {rest:.0%} of others)")
+    if telling:
+        yield Finding(
+            "label-in-text",
+            f"the text names its label: {shown(telling)}",
+            (),
+            "fine where new texts will do so too; a leak where the name was added with the label",
+            serious=False,
+        )
+
+
+def words_of(text: str) -> str:
+    """The words of a text in lower case, a space between them; an underscore is no letter."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def cut(text: str) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:77] + "..."

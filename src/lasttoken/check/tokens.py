@@ -1,0 +1,57 @@
+"""What a model's tokenizer makes of the data: lengths, what a limit would cut off, and labels that begin alike."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lasttoken.check.finding import Finding, Place, shown
+from lasttoken.data.dataset import Rows
+from lasttoken.text.tokenizer import encode
+
+
+def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
+    """How long texts are in tokens, and which would be cut at `limit`."""
+    encoded = encode(tokenizer, rows.texts, limit=limit)
+    whole = encoded.lengths + encoded.lost
+    words = sum(len(text.split()) for text in rows.texts)
+    middle, high, longest = np.quantile(whole, [0.5, 0.95, 1.0])
+    yield Finding(
+        "lengths",
+        f"{middle:.0f} tokens a text in the middle, {high:.0f} at the 95th of a hundred, {longest:.0f} at most; "
+        f"{whole.sum() / max(1, words):.2f} tokens a word",
+        (),
+        serious=False,
+    )
+    if cut := encoded.truncation():
+        places = np.flatnonzero(encoded.lost)
+        order = places[np.argsort(-encoded.lost[places], kind="stable")]
+        yield Finding(
+            "truncated",
+            str(cut),
+            tuple(Place(rows.ids[i], f"{encoded.lost[i]} of {whole[i]} tokens") for i in order.tolist()),
+            "raise --max-length, as far as the model's window and memory go",
+            serious=bool(cut.cut > 0.05 * len(rows)),
+        )
+
+
+def beginnings(rows: Rows, tokenizer: Any) -> Iterator[Finding]:
+    """Labels whose names begin with the same token, which `generate` tells apart only later; scoring is exact either way."""
+    known = sorted({name for names in rows.labels or () for name in names})
+    first: defaultdict[int, list[str]] = defaultdict(list)
+    for name in known:
+        ids = tokenizer(" " + name, add_special_tokens=False)["input_ids"]
+        if ids:
+            first[int(ids[0])].append(name)
+    groups = [group for group in first.values() if len(group) > 1]
+    if groups:
+        yield Finding(
+            "first-token",
+            f"{sum(map(len, groups))} of {len(known)} label names share their first token with another: {shown(groups[0])}",
+            (),
+            "no harm to scores; a verbalizer (method.verbalizer) makes answers of instruction shorter and more distinct",
+            serious=False,
+        )

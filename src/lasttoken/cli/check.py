@@ -1,0 +1,99 @@
+"""`lasttoken check`: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.errors import DataError
+
+if TYPE_CHECKING:
+    from lasttoken.check.finding import Finding
+
+SHOWN = 3  # rows of a finding on the screen; all are in the file of --out and in --json
+
+
+def check(
+    source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")],
+    text: o.Text = "text",
+    label: o.Label = "label",
+    model: Annotated[
+        str, typer.Option("--model", help="Whose tokenizer counts; it has to be on this machine")
+    ] = "tiny",
+    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens a text may have")] = 512,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file of every finding's rows")] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="File to write without empty and repeated rows and control characters")
+    ] = None,
+    separator: o.Separator = None,
+    template: o.Template = None,
+    id: o.Id = None,
+    split: o.Split = None,
+    encoding: o.Encoding = "utf-8",
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
+    from lasttoken.check.examine import examine
+    from lasttoken.check.fix import write_fixed
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.data.read import Columns, read_rows
+    from lasttoken.plan.rows import Estimate, tokenizer_here
+    from lasttoken.predict import check_target
+
+    columns = Columns(o.listed(text), template, o.listed(label), separator, id, None, split)
+    for target in filter(None, (out, fix)):
+        check_target(target, overwrite=False)
+    if fix is not None and source.startswith("hub:"):
+        raise DataError(f"--fix: {source} is no file; save it as one first")
+    rows = read_rows(source, columns=columns, encoding=encoding, keep_empty=True)
+    tokenizer = tokenizer_here(model, revision=None, trust_remote_code=False)
+    if isinstance(tokenizer, Estimate):
+        raise DataError(
+            f"--model {model}: its tokenizer is not on this machine; name a folder, or a model that was used here"
+        )
+    with Screen() as screen:
+        findings = examine(
+            rows,
+            tokenizer=tokenizer,
+            limit=max_length,
+            seed=seed,
+            progress=lambda *seen: screen.progress("check", *seen),
+        )
+    if as_json:
+        typer.echo(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
+    else:
+        typer.echo(page(source, len(rows), findings))
+    if out is not None:
+        write_places(out, findings)
+        say(f"rows of every finding: {out}")
+    if fix is not None:
+        dropped, cleaned = write_fixed(Path(source), fix, rows, findings, columns=columns, encoding=encoding)
+        say(f"{fix}: {dropped} rows left out, {cleaned} texts without their control characters")
+
+
+def page(source: str, count: int, findings: list[Finding]) -> str:
+    """The findings for a terminal, the serious first."""
+    serious = sum(finding.serious for finding in findings)
+    lines = [f"{source}: {count} rows, {serious} finding{'' if serious == 1 else 's'} to look at first"]
+    for finding in findings:
+        lines += ["", f"{'!' if finding.serious else '-'} {finding.kind}: {finding.sentence}"]
+        lines += [f"    row {place.id}  {place.detail}".rstrip() for place in finding.places[:SHOWN]]
+        more = len(finding.places) - SHOWN
+        lines += [f"    and {more} more"] if more > 0 else []
+        lines += [f"  {finding.remedy}"] if finding.remedy else []
+    return "\n".join(lines)
+
+
+def write_places(path: Path, findings: list[Finding]) -> None:
+    """A CSV file of kind, id and detail of every row of every finding."""
+    import csv
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        pen = csv.writer(file)
+        pen.writerow(["finding", "id", "detail"])
+        pen.writerows([finding.kind, place.id, place.detail] for finding in findings for place in finding.places)
