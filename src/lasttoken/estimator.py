@@ -22,8 +22,7 @@ from lasttoken.config import names as setting_names
 from lasttoken.data.dataset import Dataset
 from lasttoken.data.split import shared_out
 from lasttoken.errors import ConfigError, DataError
-from lasttoken.evaluation.conformal import sets_of
-from lasttoken.evaluation.policy import fit_policy, read_policy, write_policy
+from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import load as load_classifier
 from lasttoken.journal import Journal
@@ -111,13 +110,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             if truth.shape[1:] != targets.shape[1:]:
                 raise DataError(f"validation labels have the shape {truth.shape}, training labels {targets.shape}")
             train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
-        config = self._config()
+        config, decision = self._config(), self._decision()
+        check_decision(decision, multi=space.multi, classes=len(space), rows=len(chosen))
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
         self.classes_ = classes
         said = self.classifier_.predict_proba(chosen.texts)
         raw = Predictions(chosen.ids, chosen.targets, said, space)
-        self.policy_, notes = fit_policy(self._decision(), raw, seed=self.seed)
+        self.policy_, notes = fit_policy(decision, raw, seed=self.seed)
         for sentence in notes:
             self.journal_.note(sentence)
         if self.journal_.failure is not None:  # the best weights up to then are in classifier_
@@ -155,7 +155,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return self.policy_.calibration(raw) if calibrated else raw
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
-        """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt."""
+        """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt; of rows that
+        `abstains` names too.
+        """
         probs = self.predict_proba(texts)
         chosen = self.policy_.rule(probs, self.classifier_.labels.multi)
         return chosen.astype(np.int64) if chosen.ndim == 2 else self.classes_[chosen]
@@ -165,7 +167,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "classifier_")
         if not self.policy_.rule.coverage:
             raise ConfigError(["decision_coverage: not set, so no sets were made; fit with decision_coverage=0.9"])
-        return sets_of(self.predict_proba(texts), self.policy_.rule.set_from)
+        return self.policy_.sets(self.predict_proba(texts, calibrated=False))
 
     def abstains(self, texts: Sequence[str]) -> np.ndarray:
         """The texts (N,) bool that are better left to a person; none unless `decision_most_wrong` was set."""

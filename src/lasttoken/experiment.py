@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +23,8 @@ from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import splits_from
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import compare
-from lasttoken.evaluation.metrics import named
-from lasttoken.evaluation.policy import fit_policy, judged, write_policy
+from lasttoken.evaluation.metrics import brier_parts, named
+from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import measured, summarize
 from lasttoken.journal import Journal, Truncation
@@ -91,6 +91,7 @@ def columns_of(data: Data, *, labels: bool = True) -> Columns:
 
 def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal) -> Outcome:
     """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only."""
+    check_decision(config.decision, multi=splits.labels.multi, classes=len(splits.labels), rows=len(splits.valid))
     device = choose_device(config.device)
     world = join(device)
     reset_peak(device)
@@ -102,7 +103,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     policy, notes = fit_policy(config.decision, raw["valid"], seed=config.seed)
     for sentence in notes:
         journal.note(sentence)
-    shipped = {part: policy.shipped(predictions) for part, predictions in raw.items()}
+    shipped = {"valid": raw["valid"], "test": policy.shipped(raw["test"])}  # the policy knows validation too well
     metrics = {
         "format": FORMAT,
         "name": name,
@@ -111,7 +112,8 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "model": config.method.model_dump().get("model"),
         "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in shipped.items()},
         "raw": measured(raw["test"]),
-        "promises": judged(policy, shipped["test"]),
+        "brier_parts": asdict(brier_parts(shipped["test"].targets, shipped["test"].probs)),
+        "promises": judged(policy, raw["test"]),
         "cost": {
             **{
                 key: journal.facts.get(key)

@@ -31,8 +31,8 @@ from lasttoken.data.read import Columns, composer
 from lasttoken.data.tables import FORMATS, Table, file_table, format_of, known_formats, stream_table
 from lasttoken.data.truth import is_missing
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.evaluation.conformal import sets_of
-from lasttoken.evaluation.policy import Policy, decided
+from lasttoken.evaluation.decisions import Rule
+from lasttoken.evaluation.policy import Policy
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
@@ -41,7 +41,8 @@ from lasttoken.run import plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LABEL, PROBABILITY, SET = "predicted_label", "predicted_probability", "predicted_set"
+LABEL, PROBABILITY = "predicted_label", "predicted_probability"
+ABSTAINED, SET = "abstained", "predicted_set"
 Row = dict[str, Any]  # column -> cell
 Write = Callable[[Sequence[str], Sequence[Row]], None]  # takes all columns of the output, and some rows of it
 Place = str | os.PathLike[str] | IO[Any]  # a path, "-" for standard input or output, or an open binary file
@@ -55,6 +56,7 @@ class Summary:
     empty: int  # of them, rows whose text is empty or white space alone
     truncated: str | None  # what the length limit cut off, in a sentence
     seconds: float
+    abstained: int = 0  # rows that were left to a person
 
 
 def predict_file(
@@ -78,8 +80,8 @@ def predict_file(
     policy: how probabilities are calibrated and decided on (`read_policy(run)`); None takes them as they are.
 
     All columns pass through; added are `predicted_label`, `predicted_probability` of that label, and with `probs` one
-    `p(NAME)` for each label. A row that the policy abstains from has no label; where the policy makes sets of labels they
-    are `predicted_set`. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
+    `p(NAME)` for each label. Where the policy may abstain, `abstained` says so of a row, which then has no label; where it
+    makes sets of labels they are `predicted_set`. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
     `separator` (";" where it is None), and there is no `predicted_probability`. Formats (csv, tsv, jsonl, parquet) go
     by the ending where they are not named; standard output has that of the input. Text files are written in UTF-8.
     `columns` tells text, template and id; what it says of labels and splits is not looked at. `progress` is told the
@@ -92,8 +94,8 @@ def predict_file(
     format = output_format(source, target, format_in=format_in, format_out=format_out)
     joined = (separator or ";") if format in ("csv", "tsv") else None
     policy = policy or Policy()
-    added = added_names(classifier.labels, probs=probs, sets=policy.rule.coverage > 0, joined=joined)
-    header, done, empty, journal = list[str](), 0, 0, Journal()
+    added = added_names(classifier.labels, policy.rule, probs=probs, joined=joined)
+    header, done, empty, left, journal = list[str](), 0, 0, 0, Journal()
     with opened(target, overwrite) as stream, writer(format, stream, table=table, multi=multi) as write:
         for records in chunks(table, chunk):
             header = header or header_of(table, records, added=added)
@@ -102,10 +104,11 @@ def predict_file(
             said = predicted(classifier, policy, texts, journal, table=table, probs=probs, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)
+            left += sum(more.get(ABSTAINED, False) for more in said)
             if progress:
                 progress(done)
     truncated = str(journal.truncation) if journal.truncation else None
-    return Summary(done, empty, truncated, time.monotonic() - started)
+    return Summary(done, empty, truncated, time.monotonic() - started, left)
 
 
 # Reading
@@ -170,15 +173,18 @@ def texts_of(records: Sequence[tuple[int, Row]], columns: Columns, *, table: Tab
 # What is added
 
 
-def added_names(labels: LabelSpace, *, probs: bool, sets: bool, joined: str | None) -> list[str]:
+def added_names(labels: LabelSpace, rule: Rule, *, probs: bool, joined: str | None) -> list[str]:
     """The columns that are added, in their order. Raises DataError on a label that `joined` would tear in two."""
+    sets = rule.coverage > 0
     torn = [name for name in labels.names if (labels.multi or sets) and joined and joined in name]
     if torn:
         raise DataError(
             f"label {torn[0]!r} holds {joined!r}, which is to stand between labels; "
             "name another separator, or write .jsonl, which keeps lists"
         )
-    own = [LABEL, *([] if labels.multi else [PROBABILITY]), *([SET] if sets else [])]
+    own = [LABEL, *([] if labels.multi else [PROBABILITY])]
+    own += [ABSTAINED] if rule.abstain_below else []
+    own += [SET] if sets else []
     return [*own, *(map(column_of, labels.names) if probs else ())]
 
 
@@ -227,7 +233,8 @@ def predicted(
         raise ValueError(f"probabilities are {values.shape}, expected {(len(texts), len(labels))}")
     if not np.isfinite(values).all():
         raise ArtifactError(f"{table.name}: the model gives probabilities that are not finite; train it again")
-    values, decisions = decided(policy, values, labels.multi)
+    raw = values
+    values, decisions = policy(raw, labels.multi)
 
     def written(chosen: np.ndarray) -> list[list[str] | str]:
         return [list(names) if joined is None else joined.join(names) for names in labels.decode_sets(chosen)]
@@ -237,10 +244,14 @@ def predicted(
     else:
         highest = values[np.arange(len(texts)), decisions].tolist()
         rows = [{LABEL: name, PROBABILITY: p} for name, p in zip(labels.decode(decisions), highest, strict=True)]
-    for row, nothing in zip(rows, rule.abstains(values, labels.multi), strict=True):
-        row[LABEL] = None if nothing else row[LABEL]
+    if rule.abstain_below:
+        left = rule.abstains(values, labels.multi).tolist()
+        rows = [
+            row | {ABSTAINED: nothing} | ({LABEL: None} if nothing else {})
+            for row, nothing in zip(rows, left, strict=True)
+        ]
     if rule.coverage:
-        rows = [row | {SET: names} for row, names in zip(rows, written(sets_of(values, rule.set_from)), strict=True)]
+        rows = [row | {SET: names} for row, names in zip(rows, written(policy.sets(raw)), strict=True)]
     if probs:
         names = [column_of(name) for name in labels.names]
         rows = [row | dict(zip(names, line, strict=True)) for row, line in zip(rows, values.tolist(), strict=True)]

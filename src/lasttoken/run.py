@@ -97,6 +97,8 @@ def verify(folder: Path) -> None:
 
     report.html is no part of what is verified: it is made anew from the rest at any time.
     """
+    if folder.is_file():
+        raise ArtifactError(f"{folder} is a file, not the folder of a run, which comes first: predict RUN FILE")
     if not folder.is_dir():
         hint = (
             "; its .part folder is a run that never finished"
@@ -131,11 +133,17 @@ def check_not_run(folder: Path) -> None:
 
 def check_single(folder: Path) -> None:
     """Raises ArtifactError where `folder` holds runs and is none, as what `lasttoken compare` writes."""
+    inside = runs_in(folder)
+    if inside != [folder]:
+        several = "s" if len(inside) > 1 else ""
+        names = ", ".join(map(str, inside))
+        raise ArtifactError(f"{folder}: holds {len(inside)} run{several}; name the one you want: {names}")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders that `folder` holds, or itself where it holds none."""
     inside = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    if inside:
-        raise ArtifactError(
-            f"{folder}: holds {len(inside)} run{'s' if len(inside) > 1 else ''}; name the one you want: {', '.join(map(str, inside))}"
-        )
+    return inside or [folder]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,6 +25,7 @@ from lasttoken import (
     load,
 )
 from lasttoken.config import Decision
+from lasttoken.evaluation.metrics import METRICS
 
 ROWS = dataset(60)
 TEXTS = list(ROWS.texts)
@@ -292,6 +293,10 @@ def several(n: int, seed: int = 0) -> tuple[list[str], list[list[str]]]:
 def test_probabilities_are_calibrated_and_the_raw_ones_a_word_away() -> None:
     texts, labels = several(1500)
     found = LinearClassifier(min_count=1, valid_share=0.4, decision_calibration="platt").fit(texts, labels)
+    others, truth = several(1500, seed=1)
+    y = np.array([[name in row for name in ("music", "sport", "trade")] for row in truth])
+    log_loss = METRICS["log_loss"]
+    assert log_loss(y, found.predict_proba(others)) < log_loss(y, found.predict_proba(others, calibrated=False)) + 0.002
     assert not np.array_equal(found.predict_proba(texts), found.predict_proba(texts, calibrated=False))
     off = LinearClassifier(min_count=1, valid_share=0.4, decision_calibration="off").fit(texts, labels)
     assert np.array_equal(off.predict_proba(texts), found.predict_proba(texts, calibrated=False))
@@ -314,8 +319,10 @@ def test_what_was_decided_is_saved_and_loaded(tmp_path: Path) -> None:
 def test_settings_of_rows_with_several_labels_are_refused_for_one() -> None:
     with pytest.raises(DataError, match=r"decision\.at_least_one: each row has one label, the most probable is given"):
         LinearClassifier(min_count=1, decision_at_least_one=True).fit(TEXTS, NAMES)
+    never = LinearClassifier(min_count=1, decision_calibration="platt")
     with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature"):
-        LinearClassifier(min_count=1, decision_calibration="platt").fit(TEXTS, NAMES)
+        never.fit(TEXTS, NAMES)
+    assert not hasattr(never, "classifier_")  # told before training
 
 
 def test_abstaining_is_asked_for() -> None:

@@ -613,9 +613,9 @@ def test_rows_left_to_a_person_have_no_label_and_sets_are_lists(tmp_path: Path, 
     source = written(tmp_path / "r.csv", "text\nlong\n")
     policy = Policy(rule=Rule(abstain_below=0.8, set_from=0.2, coverage=0.9))
     target = tmp_path / f"out.{ending}"
-    predict_file(Length(), source, target, columns=Columns(("text",)), policy=policy)
+    assert predict_file(Length(), source, target, columns=Columns(("text",)), policy=policy).abstained == 1
     if ending == "csv":
-        assert csv_of(target)[1] == ["long", "", "0.75", "long;short"]
+        assert csv_of(target)[1] == ["long", "", "0.75", "True", "long;short"]
     else:
         (row,) = lines_of(target) if ending == "jsonl" else pq.read_table(target).to_pylist()
-        assert (row["predicted_label"], row["predicted_set"]) == (None, ["long", "short"])
+        assert (row["predicted_label"], row["abstained"], row["predicted_set"]) == (None, True, ["long", "short"])

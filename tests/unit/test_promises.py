@@ -16,7 +16,7 @@ from lasttoken.experiment import finished, run_method
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import write_settings
-from lasttoken.methods.base import at_commit
+from lasttoken.methods.pretrained import at_commit
 from lasttoken.run import read_json, seal, write_json
 
 TEXTS = [f"{word} number {i}" for i in range(10) for word in ("alpha", "beta")]

@@ -113,8 +113,8 @@ def method_configs(
     o.check_used(names, [] if quantize is None else ["quantize"])
     for name in names:
         known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
-        mine = [f"method.{s.partition('.')[2]}" for s in settings if s.partition(".")[0] == name]
-        shared = [s for s in settings if s.partition(".")[0] not in METHOD_CONFIGS]
+        others = METHOD_CONFIGS.keys() - {name}
+        mine = [assigned for assigned in settings if assigned.partition(".")[0] not in others]
         configs[name] = o.run_config(
             name,
             data,
@@ -122,7 +122,7 @@ def method_configs(
             quantize=quantize if "quantize" in known else None,
             seed=seed,
             device=device,
-            settings=[*shared, *mine],
+            settings=mine,
         )
     return configs
 

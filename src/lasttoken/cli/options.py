@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,5 +123,6 @@ def run_config(
         raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
     chosen = {name: value for name, value in (("model", model), ("quantize", quantize)) if value is not None}
     check_used([method], chosen)
+    settings = [re.sub(rf"^{method}\.", "method.", assigned) for assigned in settings]
     values = {"seed": seed, "device": device, "data": data, "method": {"method": method, **chosen}}
     return parse(Run, override(values, settings))

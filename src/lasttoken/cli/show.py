@@ -71,5 +71,5 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
         [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows
     )
     count = ordered[0]["splits"]["test"]["n"]
-    note = f"{count} test rows; train/s and predict/s are rows a second"
+    note = f"{count} test rows; train/s and predict/s are rows a second; on a CPU memory is that of the whole process"
     return "\n".join(["  ".join(row).rstrip() for row in aligned] + [note])

@@ -5,6 +5,7 @@ Labels that may be one and the same, lists that were read as names, and texts th
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
@@ -38,10 +39,7 @@ def alike(names: Sequence[str]) -> str | None:
 def bare(name: str) -> str:
     """A name without what people overlook in it: ' Good' and 'good' are one, as are '1' and '1.0'."""
     plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    try:
-        return repr(float(plain))
-    except ValueError:
-        return plain
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", plain)
 
 
 def unsplit(names: Sequence[str]) -> str | None:
@@ -75,18 +73,34 @@ def unused(splits: Splits, separator: str) -> str | None:
 
 def shared_texts(splits: Splits) -> Iterator[str]:
     """The sentences about texts of valid and of test that a classifier saw, or was chosen by, word for word."""
-    seen = dict(zip(splits.train.texts, truth(splits.train), strict=True))
-    for name, part, where in (("validation", splits.valid, "train"), ("test", splits.test, "train or validation")):
-        rows = list(zip(part.texts, truth(part), strict=True))
-        again = [(text, label) for text, label in rows if text in seen]
+    seen: dict[str, set[Hashable]] = {}
+    remember(seen, splits.train)
+    made = splits.origin.startswith("made here")
+    remedy = (
+        "remove them, or keep equal texts in one part: --group with the text column" if made else "remove them from {}"
+    )
+    for name, part, where in (("valid", splits.valid, "train"), ("test", splits.test, "train or valid")):
+        again = [(text, label) for text, label in zip(part.texts, truth(part), strict=True) if text in seen]
         if again:
-            other = sum(label != seen[text] for text, label in again)
+            other = sum(label not in seen[text] for text, label in again)
             clash = f", {other} of them under another label" if other else ""
             yield (
-                f"{len(again)} of {len(part)} {name} texts are in {where} too, word for word{clash}; scores on them show "
-                "memory: remove them, or keep equal texts together with --group"
+                f"{len(again)} of {len(part)} texts of {name} are in {where} too, word for word{clash}; scores on them show "
+                f"memory: {remedy.format(name)}"
             )
-        seen.update(rows)
+        remember(seen, part)
+
+
+def remember(seen: dict[str, set[Hashable]], part: Dataset) -> None:
+    """Add the texts of a part with what each is labelled."""
+    labels = truth(part)
+    single = {label: {label} for label in set(labels)}  # most texts have one label: they share its set
+    for text, label in zip(part.texts, labels, strict=True):
+        known = seen.get(text)
+        if known is None:
+            seen[text] = single[label]
+        elif label not in known:
+            seen[text] = known | {label}
 
 
 def truth(part: Dataset) -> list[Hashable]:

@@ -1,7 +1,7 @@
 """From the cells of a table to the label names of each row.
 
 Which of four shapes the truth has is told by the caller where it can be (several columns; a separator) and by the
-cells where they leave no doubt (lists, or single values). Names stay as they are: no stripping, no change of case.
+cells where they leave no doubt (lists, or single values). Names stay as they are, but for white space around separators.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def delimited(column: str, values: Sequence[Any], separator: str, places: Places
     """Names between separators, per row. A string without a name is the empty set; a missing cell is an error."""
     rows: list[tuple[str, ...]] = []
     for i, value in enumerate(present(values, column, places, empty=True)):
-        names = str(value).split(separator) if str(value).strip() else []
-        if isinstance(value, LISTS) or not all(name.strip() for name in names):
+        names = [name.strip() for name in str(value).split(separator)] if str(value).strip() else []
+        if isinstance(value, LISTS) or "" in names:
             raise DataError(
                 f"{places([i])}: label column {column!r} holds {shortened(value)}; "
                 f"names are joined by {separator!r} and none is empty"

@@ -18,8 +18,8 @@ from lasttoken.errors import DataError
 from lasttoken.evaluation.metrics import METRICS
 
 FOLDS = 5
-SMALLEST = 1e-12  # a probability of 0 has no logarithm
-RIDGE = 1e-3  # of the mean loss, on what moves vector and Dirichlet scaling away from doing nothing
+TINIEST = 1e-12  # a probability of 0 has no logarithm
+PULL = 2.0  # rows that doing nothing weighs against what the validation rows say
 SHRINK = 5.0  # rows that the fit of all labels weighs against a label's own
 FEW = 20  # rows of either kind below which a label has no isotonic curve of its own
 
@@ -62,51 +62,85 @@ class Kind:
     apply: Callable[[Mapping[str, Any], np.ndarray], np.ndarray]
 
 
+def check_calibration(method: str, *, multi: bool, classes: int, rows: int) -> None:
+    """Raises DataError where the method that is named cannot be fitted on so many validation rows: before training."""
+    kinds = KINDS[multi]
+    if method in ("auto", "off"):
+        return
+    if method not in kinds:
+        raise DataError(f"calibration {method!r} is none of {', '.join(['auto', 'off', *kinds])}")
+    if rows < kinds[method].needed(classes):
+        raise DataError(f"{too_few(method, multi, classes, rows)}; use another method, or calibration = off")
+
+
+def too_few(method: str, multi: bool, classes: int, rows: int) -> str:
+    """How many validation rows are missing."""
+    return f"calibration: {method} needs {KINDS[multi][method].needed(classes)} validation rows, there are {rows}"
+
+
 def fit_calibration(
     probs: np.ndarray, y: np.ndarray, *, method: str = "auto", seed: int = 0
-) -> tuple[Calibration, str]:
-    """(the calibration fitted on validation rows, a sentence that says how it was chosen).
+) -> tuple[Calibration, np.ndarray, str]:
+    """(the calibration fitted on validation rows, their probabilities as it gives them to rows that it was not fitted
+    on (N, C), a sentence that says how it was chosen).
 
     probs (N, C), y (N,) int64 or (N, C) bool. `auto` takes the method with the lowest cross-validated log-loss, and none
-    where none lowers it or there are too few rows. Raises DataError where a method that was named cannot be fitted.
+    where that is not lower by a standard error at least, or there are too few rows. Raises DataError where a method that
+    was named cannot be fitted.
     """
     multi, (n, classes) = y.ndim == 2, probs.shape
+    check_calibration(method, multi=multi, classes=classes, rows=n)
     if method == "off":
-        return NONE, "calibration: off"
+        return NONE, probs, "calibration: off"
     kinds = KINDS[multi]
-    if method != "auto" and method not in kinds:
-        raise DataError(f"calibration {method!r} is none of {', '.join(['auto', 'off', *kinds])}")
-    wanted = [*kinds] if method == "auto" else [method]
-    tried = [name for name in wanted if n >= kinds[name].needed(classes)]
+    tried = [name for name in (kinds if method == "auto" else [method]) if n >= kinds[name].needed(classes)]
     if not tried:
-        name = wanted[0]
-        sentence = f"calibration: {name} needs {kinds[name].needed(classes)} validation rows, there are {n}"
-        if method != "auto":
-            raise DataError(sentence + "; use another method, or calibration = off")
-        return NONE, sentence + "; probabilities are left as they are"
-    losses = {name: cross_validated(kinds[name], probs, y, seed) for name in tried}
-    losses = {"none": METRICS["log_loss"](y, probs), **losses}
-    best = method if method != "auto" else min(losses, key=losses.__getitem__)
-    told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    sentence = f"calibration: {best} of {n} validation rows; cross-validated log-loss {told}"
-    return (NONE if best == "none" else Calibration(best, multi, kinds[best].fit(probs, y))), sentence
+        return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities are left as they are"
+    held = {"none": probs} | {name: cross_fitted(kinds[name], probs, y, seed) for name in tried}
+    losses = {name: METRICS["log_loss"](y, calibrated) for name, calibrated in held.items()}
+    best = min(losses, key=losses.__getitem__)
+    if method != "auto":
+        best = method
+    elif not clearly_better(held[best], probs, y):
+        best = "none"
+    told = "cross-validated log-loss " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    if best == "none":
+        return (
+            NONE,
+            probs,
+            f"calibration: left as it is, nothing tried on {n} validation rows is clearly better; {told}",
+        )
+    fitted = Calibration(best, multi, kinds[best].fit(probs, y))
+    return fitted, held[best], f"calibration: {best}, from {n} validation rows; {told}"
 
 
-def cross_validated(kind: Kind, probs: np.ndarray, y: np.ndarray, seed: int) -> float:
-    """The mean log-loss of rows that a calibration was not fitted on."""
-    folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+def clearly_better(calibrated: np.ndarray, probs: np.ndarray, y: np.ndarray) -> bool:
+    """Whether the log-loss falls by more than its standard error over the rows."""
+    loss = METRICS["log_loss"]
+    gain = loss.sums(y, probs).amounts - loss.sums(y, calibrated).amounts  # (N,)
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def folds_of(n: int, seed: int) -> np.ndarray:
+    """The fold of each row (N,), the same for whatever is chosen on the same rows."""
+    return np.random.default_rng(seed).permutation(n) % FOLDS
+
+
+def cross_fitted(kind: Kind, probs: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """The probabilities (N, C) of each row by a calibration that was not fitted on it."""
+    folds = folds_of(len(y), seed)
     calibrated = np.empty_like(probs)
     for fold in range(FOLDS):
         parameters = kind.fit(probs[folds != fold], y[folds != fold])
         calibrated[folds == fold] = kind.apply(parameters, probs[folds == fold])
-    return METRICS["log_loss"](y, calibrated)
+    return calibrated
 
 
 # -- one label a row
 
 
 def log(probs: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(probs, SMALLEST, 1))
+    return np.log(np.clip(probs, TINIEST, 1))
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -124,8 +158,10 @@ def cross_entropy(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]
 
 def fit_temperature(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """One number that all log-probabilities are divided by (Guo et al. 2017, arXiv:1706.04599). Changes no decision."""
-    scores = log(probs)
-    found = minimize_scalar(lambda t: cross_entropy(scores / np.exp(t), y)[0], bounds=(-3, 3), method="bounded")
+    scores, ridge = log(probs), PULL / len(y)
+    found = minimize_scalar(
+        lambda t: cross_entropy(scores / np.exp(t), y)[0] + ridge * t**2, bounds=(-3, 3), method="bounded"
+    )
     return {"temperature": np.exp(found.x)}
 
 
@@ -135,13 +171,13 @@ def apply_temperature(parameters: Mapping[str, Any], probs: np.ndarray) -> np.nd
 
 def fit_vector(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """A factor and a shift for each class (Guo et al. 2017), held near 1 and 0."""
-    scores, classes = log(probs), probs.shape[1]
+    scores, classes, ridge = log(probs), probs.shape[1], PULL / len(y)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         scale, shift = flat[:classes], flat[classes:]
         value, gradient = cross_entropy(scores * scale + shift, y)
-        value += RIDGE * float(((scale - 1) ** 2).sum() + (shift**2).sum())
-        return value, np.r_[(gradient * scores).sum(0) + 2 * RIDGE * (scale - 1), gradient.sum(0) + 2 * RIDGE * shift]
+        value += ridge * float(((scale - 1) ** 2).sum() + (shift**2).sum())
+        return value, np.r_[(gradient * scores).sum(0) + 2 * ridge * (scale - 1), gradient.sum(0) + 2 * ridge * shift]
 
     found = minimize(loss, np.r_[np.ones(classes), np.zeros(classes)], jac=True, method="L-BFGS-B").x
     return {"scale": found[:classes], "shift": found[classes:]}
@@ -153,15 +189,15 @@ def apply_vector(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
 
 def fit_dirichlet(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """A linear map of log-probabilities, what leaves its diagonal and its shift held near 0 (Kull 2019, arXiv:1910.12656)."""
-    scores, classes = log(probs), probs.shape[1]
+    scores, classes, ridge = log(probs), probs.shape[1], PULL / len(y)
     off = 1 - np.eye(classes)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         matrix, shift = flat[:-classes].reshape(classes, classes), flat[-classes:]
         value, gradient = cross_entropy(scores @ matrix.T + shift, y)
-        value += RIDGE * float((off * matrix**2).sum() + (shift**2).sum())
-        of_matrix = gradient.T @ scores + 2 * RIDGE * off * matrix
-        return value, np.r_[of_matrix.ravel(), gradient.sum(0) + 2 * RIDGE * shift]
+        value += ridge * float((off * matrix**2).sum() + (shift**2).sum())
+        of_matrix = gradient.T @ scores + 2 * ridge * off * matrix
+        return value, np.r_[of_matrix.ravel(), gradient.sum(0) + 2 * ridge * shift]
 
     found = minimize(loss, np.r_[np.eye(classes).ravel(), np.zeros(classes)], jac=True, method="L-BFGS-B").x
     return {"matrix": found[:-classes].reshape(classes, classes), "shift": found[-classes:]}
@@ -173,12 +209,11 @@ def apply_dirichlet(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndar
 
 def curve(probs: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rising curve (x, y) of how often claims come true (Zadrozny & Elkan 2002), never quite 0 or 1."""
-    order = np.argsort(probs, kind="stable")
-    risen = isotonic_regression(true[order].astype(float)).x
+    x, place, count = np.unique(probs, return_inverse=True, return_counts=True)  # equal claims are one
+    risen = isotonic_regression(np.bincount(place, true.astype(float)) / count, weights=count.astype(float)).x
     risen = np.clip(risen, 1 / (len(true) + 2), 1 - 1 / (len(true) + 2))
     corner = np.r_[True, np.diff(risen) > 0] | np.r_[np.diff(risen) > 0, True]  # between corners it is straight
-    x, at = np.unique(probs[order][corner], return_index=True)
-    return x, risen[corner][at]
+    return x[corner], risen[corner]
 
 
 def fit_one_against_rest(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -197,7 +232,7 @@ def apply_one_against_rest(parameters: Mapping[str, Any], probs: np.ndarray) -> 
 
 def odds(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(log p, log (1 - p)), each (N, C)."""
-    held = np.clip(probs, SMALLEST, 1 - SMALLEST)
+    held = np.clip(probs, TINIEST, 1 - TINIEST)
     return np.log(held), np.log1p(-held)
 
 
@@ -206,30 +241,45 @@ def sigmoid(scores: np.ndarray) -> np.ndarray:
 
 
 def logistic(features: np.ndarray, true: np.ndarray, towards: np.ndarray, weight: float) -> np.ndarray:
-    """Coefficients (C, F) of C logistic regressions at once, by Newton's method.
+    """Coefficients (C, F) of C logistic regressions at once, by Newton's method with halved steps.
 
     features (N, C, F), true (N, C). Each is drawn to `towards` (F,), which weighs as much as `weight` rows.
     """
-    n, classes, width = features.shape
+    classes, width = features.shape[1:]
     found = np.repeat(towards[None], classes, axis=0)
-    spread = np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that the pull does not depend on units
-    for _ in range(50):
+    pull = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
+
+    def loss(coefficients: np.ndarray) -> np.ndarray:  # (C,)
+        scores = np.einsum("ncf,cf->nc", features, coefficients)
+        away = (pull * (coefficients - towards) ** 2).sum(axis=1) / 2
+        return (np.logaddexp(0, scores) - true * scores).sum(axis=0) + away
+
+    now = loss(found)
+    for _ in range(100):
         probs = sigmoid(np.einsum("ncf,cf->nc", features, found))
-        gradient = np.einsum("ncf,nc->cf", features, probs - true) + weight * spread * (found - towards)
-        curvature = np.einsum("ncf,nc,ncg->cfg", features, probs * (1 - probs), features)
-        curvature += (weight * spread + 1e-9 * n) * np.eye(width)
+        gradient = np.einsum("ncf,nc->cf", features, probs - true) + pull * (found - towards)
+        curvature = np.einsum("ncf,nc,ncg->cfg", features, probs * (1 - probs), features) + pull * np.eye(width)
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
-        found = found - np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-8:
+        size, moved, after = np.ones(classes), found - step, loss(found - step)
+        for _ in range(40):  # far from its optimum a full step overshoots
+            worse = after > now
+            if not worse.any():
+                break
+            size[worse] /= 2
+            moved = found - size[:, None] * step
+            after = loss(moved)
+        better = after < now
+        found, gained = np.where(better[:, None], moved, found), np.where(better, now - after, 0)
+        now = np.minimum(now, after)
+        if gained.max() <= 1e-9 * len(features):
             break
     return found
 
 
-def shrunk(features: np.ndarray, true: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Coefficients (C, F) of each label, drawn to those of all labels together, and those a little to `start`."""
+def pooled(features: np.ndarray, true: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Coefficients (F,) of all labels together, drawn a little to `start`."""
     n, classes, width = features.shape
-    pooled = logistic(features.reshape(n * classes, 1, width), true.reshape(n * classes, 1), start, 1.0)[0]
-    return logistic(features, true, pooled, SHRINK)
+    return logistic(features.reshape(n * classes, 1, width), true.reshape(n * classes, 1), start, PULL)[0]
 
 
 def platt_features(probs: np.ndarray) -> np.ndarray:
@@ -239,7 +289,8 @@ def platt_features(probs: np.ndarray) -> np.ndarray:
 
 def fit_platt(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """A factor and a shift of each label's log-odds (Platt 1999)."""
-    return {"coefficients": shrunk(platt_features(probs), y, np.array([1.0, 0.0]))}
+    features = platt_features(probs)
+    return {"coefficients": logistic(features, y, pooled(features, y, np.array([1.0, 0.0])), SHRINK)}
 
 
 def apply_platt(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
@@ -253,13 +304,14 @@ def beta_features(probs: np.ndarray) -> np.ndarray:
 
 def fit_beta(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Factors of log p and of -log (1 - p), and a shift (Kull 2017, AISTATS); a factor below 0 is taken out."""
-    features, start = beta_features(probs), np.array([1.0, 1.0, 0.0])
-    found = shrunk(features, y, start)
-    if (found[:, :2] < 0).any():
-        kept = np.c_[found[:, :2] >= 0, np.ones(len(found), dtype=bool)]
-        found = np.where(kept, logistic(features * kept, y, found.clip(min=0).mean(axis=0), SHRINK), 0).clip(
-            min=[0, 0, -np.inf]
-        )
+    features = beta_features(probs)
+    towards = pooled(features, y, np.array([1.0, 1.0, 0.0])).clip(min=[0, 0, -np.inf])
+    found = logistic(features, y, towards, SHRINK)
+    wrong = np.flatnonzero((found[:, :2] < 0).any(axis=1))
+    if len(wrong):
+        kept = np.c_[found[wrong, :2] >= 0, np.ones(len(wrong), dtype=bool)]  # (labels, F)
+        again = logistic(features[:, wrong] * kept, y[:, wrong], towards, SHRINK)
+        found[wrong] = np.where(kept, again, 0).clip(min=[0, 0, -np.inf])
     return {"coefficients": found}
 
 
@@ -285,8 +337,8 @@ def apply_curves(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
 # -- the tables, simple before flexible; the rows needed grow with the parameters
 
 SINGLE = {
-    "temperature": Kind(lambda classes: 50, fit_temperature, apply_temperature),
-    "vector": Kind(lambda classes: max(100, 20 * classes), fit_vector, apply_vector),
+    "temperature": Kind(lambda classes: 100, fit_temperature, apply_temperature),
+    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector),
     "dirichlet": Kind(lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet),
     "isotonic": Kind(lambda classes: max(1000, 50 * classes), fit_one_against_rest, apply_one_against_rest),
 }

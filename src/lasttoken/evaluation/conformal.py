@@ -1,23 +1,14 @@
 """Sets of labels that hold the truth as often as was promised, whatever the probabilities are worth.
 
-The promise is over draws of validation and new rows alike (exchangeable), not for each row or each class.
+They are made of raw probabilities: a calibration fitted on the same validation rows would break the promise, which is
+over draws of validation and new rows alike (exchangeable), not for each row or each class.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What sets of labels did on rows they were not made on."""
-
-    promised: float
-    had: float  # one label a row: share of rows whose set holds it; many: mean share of a row's labels that its set holds
-    size: float  # labels in a set, on average
 
 
 def fit_sets(probs: np.ndarray, y: np.ndarray, coverage: float) -> float:
@@ -48,11 +39,9 @@ def sets_of(probs: np.ndarray, limit: float) -> np.ndarray:
     return probs >= limit
 
 
-def covered(sets: np.ndarray, y: np.ndarray, promised: float) -> Coverage:
-    """How the promise was kept on rows (N,) or (N, C) that the limit was not made on."""
+def covered(sets: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How much of each row's truth its set holds (N,): 0 or 1 with one label a row, the share of its labels with many."""
     if y.ndim == 1:
-        had = sets[np.arange(len(y)), y]
-    else:
-        count = y.sum(axis=1)
-        had = np.where(count == 0, 1.0, (sets & y).sum(axis=1) / np.maximum(count, 1))
-    return Coverage(promised, float(had.mean()), float(sets.sum(axis=1).mean()))
+        return sets[np.arange(len(y)), y].astype(np.float64)
+    count = y.sum(axis=1)
+    return np.where(count == 0, 1.0, (sets & y).sum(axis=1) / np.maximum(count, 1))

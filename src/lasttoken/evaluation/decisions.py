@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from lasttoken.errors import DataError
+from lasttoken.evaluation.calibration import FOLDS, folds_of
 from lasttoken.evaluation.metrics import METRICS
 
-FOLDS = 5
 HALF = 0.5
+SURE = 0.9  # confidence at which a label is to have the precision or recall that is wanted
+STEPS = 10  # shares of the rows that abstaining tries to answer
 NEEDED = 50  # validation rows below which no threshold is chosen
 SHRINK = 10.0  # true rows that the threshold of all labels weighs against a label's own
 SHRINKS = (SHRINK, 40.0, np.inf)  # for macro-F1, until micro-F1 stands
@@ -32,7 +34,7 @@ class Rule:
     at_least_one: bool = False  # the most probable label where none reaches its threshold
     top: int = 0  # so many of the most probable labels, whatever the thresholds; 0: by threshold
     abstain_below: float = 0.0  # confidence below which a row is left to a person
-    set_from: float = 0.0  # probability from which a label belongs to the row's conformal set ...
+    set_from: float = 0.0  # raw probability from which a label belongs to the row's conformal set ...
     coverage: float = 0.0  # ... which was made for this coverage; 0: no sets
 
     def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
@@ -53,7 +55,7 @@ class Rule:
 
     def abstains(self, probs: np.ndarray, multi: bool) -> np.ndarray:
         """The rows (N,) bool whose confidence is too low to decide."""
-        return confidence(probs, multi) < self.abstain_below
+        return confidence(probs, self(probs, multi)) < self.abstain_below
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,9 +69,11 @@ class Rule:
         return cls(**{**stored, "thresholds": None if limits is None else np.array(limits, dtype=np.float64)})
 
 
-def confidence(probs: np.ndarray, multi: bool) -> np.ndarray:
-    """How sure a row's decision is (N,): its highest probability, or with `multi` the least sure of its labels."""
-    return np.maximum(probs, 1 - probs).min(axis=1) if multi else probs.max(axis=1)
+def confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """How sure a row's decision is (N,): the probability of what was decided, with many labels of the least sure of them."""
+    if chosen.ndim == 2:
+        return np.where(chosen, probs, 1 - probs).min(axis=1)
+    return probs[np.arange(len(probs)), chosen]
 
 
 def fit_thresholds(
@@ -84,9 +88,9 @@ def fit_thresholds(
 ) -> tuple[np.ndarray | None, str]:
     """(thresholds (C,) or None for one half, a sentence that says how they came about), from validation rows.
 
-    probs (N, C), y (N, C) bool. objective: `micro_f1`, `macro_f1`, `samples_f1`; `precision` or `recall`, the lowest or
-    highest thresholds that give each label `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost
-    a missed one. Thresholds are kept only where they raise the objective on rows held out of their choice (five folds).
+    probs (N, C), y (N, C) bool. objective: `micro_f1`, `macro_f1`, `samples_f1`, whose thresholds are kept only where they
+    raise it on rows held out of their choice (five folds); `precision` or `recall`, the thresholds from which each label
+    shows `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost a missed one.
     Raises DataError on an unknown objective.
     """
     if objective not in OBJECTIVES:
@@ -102,45 +106,42 @@ def fit_thresholds(
     if len(y) < NEEDED:
         return None, f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)}"
     if objective in ("precision", "recall"):
-        limits = choose(probs, y, objective, wanted)
-        chosen = held_out(probs, y, objective, wanted, SHRINK, seed)
-        reached = share_of(objective, y, chosen)
-        return limits, f"thresholds for {wanted:.0%} {objective} of each label; {reached:.1%} over all, cross-validated"
+        limits = np.array([cut_for(p, true, objective, wanted) for p, true in zip(probs.T, y.T, strict=True)])
+        short = int((limits == (1.0 if objective == "precision" else 0.0)).sum())
+        never = "are never given" if objective == "precision" else "are always given"
+        told = f"thresholds for {wanted:.0%} {objective} of each label, at {SURE:.0%} confidence"
+        return limits, told + (f"; {short} of {len(limits)} labels do not show it and {never}" if short else "")
     metric, micro = METRICS[objective], METRICS["micro_f1"]
     before, scores = metric(y, probs), dict[float, float]()
     for shrink in SHRINKS if objective == "macro_f1" else (SHRINK,):
-        chosen = held_out(probs, y, objective, wanted, shrink, seed)
+        chosen = held_out(probs, y, objective, shrink, seed)
         if objective != "macro_f1" or micro(y, probs, chosen) >= micro(y, probs) - MICRO_LOSS:
             scores[shrink] = metric(y, probs, chosen)
     best = max(scores, key=scores.__getitem__, default=None)
     if best is None or scores[best] <= before:
         return None, f"thresholds: one half; none raises {metric.words} of rows held out ({before:.3f})"
     told = f"thresholds for {metric.words}: {scores[best]:.3f} against {before:.3f} at one half, cross-validated"
-    return choose(probs, y, objective, wanted, best), told
+    return choose(probs, y, objective, best), told
 
 
-def held_out(probs: np.ndarray, y: np.ndarray, objective: str, wanted: float, shrink: float, seed: int) -> np.ndarray:
+def held_out(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float, seed: int) -> np.ndarray:
     """Decisions (N, C) bool on rows that their thresholds were not chosen on."""
-    folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
+    folds = folds_of(len(y), seed)
     chosen = np.zeros(probs.shape, dtype=bool)
     for fold in range(FOLDS):
-        limits = choose(probs[folds != fold], y[folds != fold], objective, wanted, shrink)
+        limits = choose(probs[folds != fold], y[folds != fold], objective, shrink)
         chosen[folds == fold] = probs[folds == fold] >= limits
     return chosen
 
 
-def choose(probs: np.ndarray, y: np.ndarray, objective: str, wanted: float, shrink: float = SHRINK) -> np.ndarray:
+def choose(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float) -> np.ndarray:
     """Thresholds (C,) that are best for the rows they are chosen on, a rare label's drawn to that of all labels."""
     if objective == "samples_f1":
         return np.full(probs.shape[1], best_of(probs, y, "samples_f1"))
-
-    def cut(p: np.ndarray, t: np.ndarray) -> float:
-        return cut_for(p, t, objective, wanted) if objective in ("precision", "recall") else best_cut(p, t)
-
-    shared, counts = cut(probs.ravel(), y.ravel()), y.sum(axis=0)
+    shared, counts = best_cut(probs.ravel(), y.ravel()), y.sum(axis=0)
     if objective == "micro_f1":
         return np.full(probs.shape[1], shared)
-    own = np.array([cut(p, t) if t.any() else shared for p, t in zip(probs.T, y.T, strict=True)])
+    own = np.array([best_cut(p, t) if t.any() else shared for p, t in zip(probs.T, y.T, strict=True)])
     weight = counts / (counts + shrink)
     return unlogit(weight * logit(own) + (1 - weight) * logit(shared))
 
@@ -161,25 +162,30 @@ def best_of(probs: np.ndarray, y: np.ndarray, objective: str) -> float:
 
 
 def cut_for(probs: np.ndarray, true: np.ndarray, objective: str, wanted: float) -> float:
-    """The lowest threshold with at least `wanted` precision, or the highest with that recall; 1 where none has."""
+    """The lowest threshold that shows `wanted` precision (1, never, where none does), or the highest that shows recall (0).
+
+    To show it is to have it at the lower end of an exact one-sided interval (Clopper & Pearson 1934) at SURE.
+    """
     order = np.argsort(-probs, kind="stable")
     found, hits = probs[order], np.cumsum(true[order])
     last = np.r_[found[:-1] != found[1:], True]
-    share = hits / np.arange(1, len(found) + 1) if objective == "precision" else hits / max(1, true.sum())
-    good = np.flatnonzero((share >= wanted) & last)
+    of = np.arange(1, len(found) + 1) if objective == "precision" else np.full(len(found), max(1, true.sum()))
+    good = np.flatnonzero((lowest_share(hits, of) >= wanted) & last)
     if not len(good):
-        return 1.0
+        return 1.0 if objective == "precision" else 0.0
     return between(found, int(good[-1] if objective == "precision" else good[0]))
+
+
+def lowest_share(hits: np.ndarray, of: np.ndarray, sure: float = SURE) -> np.ndarray:
+    """The lower end of the exact interval of hits / of, at one-sided confidence `sure`."""
+    from scipy.stats import beta
+
+    return np.where(hits == 0, 0.0, beta.ppf(1 - sure, np.maximum(hits, 1), of - hits + 1))
 
 
 def between(found: np.ndarray, place: int) -> float:
     """Halfway between the claim at `place` of the falling (N,) `found` and the next one below."""
     return float((found[place] + found[place + 1]) / 2) if place + 1 < len(found) else float(found[place] / 2)
-
-
-def share_of(objective: str, y: np.ndarray, chosen: np.ndarray) -> float:
-    """Precision or recall over all labels together."""
-    return float((y & chosen).sum() / max(1, (chosen if objective == "precision" else y).sum()))
 
 
 def logit(p: np.ndarray | float) -> np.ndarray:
@@ -202,15 +208,18 @@ def risk_coverage(right: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def abstain_below(right: np.ndarray, sure: np.ndarray, most: float) -> float:
-    """The confidence below which to abstain so that at most a share `most` of the answers is wrong.
+    """The confidence below which to abstain so that at most a share `most` of the answers is wrong, at 95 % confidence.
 
-    The answers are the most for which the upper end of the error's 95 % one-sided interval (Hoeffding 1963) stays at
-    `most`; 1 or more, which answers nothing, where no number of rows is enough.
+    Ten shares of rows to answer, the surest first, are tried, each against the exact upper end of its error at
+    .05 / 10 (Clopper & Pearson 1934, Bonferroni); the largest that passes is taken. 1 or more, which answers nothing,
+    where none does: with most = .05 that takes 104 rows without a mistake.
     """
-    coverage, risk = risk_coverage(right, sure)
-    count = coverage * len(right)
-    upper = risk + np.sqrt(np.log(1 / 0.05) / (2 * count))
-    ordered = np.sort(sure)[::-1]
-    last = np.r_[ordered[:-1] != ordered[1:], True]
-    good = np.flatnonzero((upper <= most) & last)
-    return float(ordered[good[-1]]) if len(good) else 1.0 + 1e-9
+    order = np.argsort(-sure, kind="stable")
+    ordered, wrong = sure[order], np.cumsum(~right[order])
+    for part in range(STEPS, 0, -1):
+        count = len(right) * part // STEPS
+        while 0 < count < len(right) and ordered[count] == ordered[count - 1]:  # equal claims are answered alike
+            count += 1
+        if count and 1 - lowest_share(count - wrong[[count - 1]], np.array([count]), 1 - 0.05 / STEPS)[0] <= most:
+            return float(ordered[count - 1])
+    return 1.0 + 1e-9

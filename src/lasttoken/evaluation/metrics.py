@@ -10,6 +10,7 @@ Each formula is a value of sums over rows (see rowsums.py); `significance` resam
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from lasttoken.labels import LabelSpace
 
 HEADLINE = "macro_f1"  # what a comparison is decided on unless the user names another
 BINS = 15  # of the calibration error and of the reliability diagram
+PROBABILISTIC = ("log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc")
 SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
 
 
@@ -45,6 +47,15 @@ class Metric:
     bounds: tuple[float, float]
     single: Formula | None  # None: not defined for one label a row
     multi: Formula | None
+
+    @property
+    def of_decisions(self) -> bool:
+        """Whether it looks at decisions alone, not at probabilities."""
+        return self.name not in PROBABILISTIC
+
+    def by_row(self, y: np.ndarray) -> bool:
+        """Whether it is a share of rows, not a mean over classes."""
+        return "accuracy" in self.name or self.name == "samples_f1" or (self.name == "micro_f1" and y.ndim == 1)
 
     def formula(self, y: np.ndarray) -> Formula:
         """The formula for targets such as y. Raises DataError where the metric is not defined for them."""
@@ -128,18 +139,22 @@ def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
 def gaps(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """Truth less confidence in the bin that it falls into: S = BINS, divided by the claims a row makes."""
     confidence, true = claims(y, probs)
-    place = np.arange(len(y))[:, None] * BINS + bin_of(confidence, BINS)
-    amounts = np.bincount(place.ravel(), (true - confidence).ravel(), len(y) * BINS) / confidence.shape[1]
-    return RowSums.dense(amounts.reshape(len(y), BINS))
+    return gaps_in(bin_of(confidence, BINS), confidence, true)
 
 
 def gaps_of_equal_mass(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     """As `gaps`, in bins that hold equally many claims (Nguyen & O'Connor 2015), fixed for all resamples."""
     confidence, true = claims(y, probs)
     edges = np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1])
-    place = np.arange(len(y))[:, None] * BINS + np.searchsorted(edges, confidence, side="left")
-    amounts = np.bincount(place.ravel(), (true - confidence).ravel(), len(y) * BINS) / confidence.shape[1]
-    return RowSums.dense(amounts.reshape(len(y), BINS))
+    return gaps_in(np.searchsorted(edges, confidence, side="left"), confidence, true)
+
+
+def gaps_in(bins: np.ndarray, confidence: np.ndarray, true: np.ndarray) -> RowSums:
+    """The gaps of claims (N, K), each in its bin."""
+    n, claimed = confidence.shape
+    place = np.arange(n)[:, None] * BINS + bins
+    amounts = np.bincount(place.ravel(), (true - confidence).ravel(), n * BINS) / claimed
+    return RowSums.dense(amounts.reshape(n, BINS))
 
 
 def gaps_by_class(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
@@ -245,8 +260,11 @@ def metrics_for(multi: bool) -> list[str]:
 
 
 def undefined(name: str, *, multi: bool) -> DataError:
-    kind = "any number of labels" if multi else "one label"
-    return DataError(f"metric {name!r} is not defined where a text has {kind}; choose from {metrics_for(multi)}")
+    """The error of a metric that there is not for such targets, with the nearest that there is."""
+    kind, known = "any number of labels" if multi else "one label", metrics_for(multi)
+    near = [other for other in known if name in other] or difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return DataError(f"metric {name!r} is not defined where a text has {kind}; {hint}choose from {', '.join(known)}")
 
 
 def named(name: str, multi: bool) -> Metric:

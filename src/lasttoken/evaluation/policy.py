@@ -6,7 +6,7 @@ Both are made on validation rows alone, stored in the run's policy.json and appl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy as np
 
 from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.evaluation.calibration import NONE, Calibration, fit_calibration
+from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration
 from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
 from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_thresholds
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.significance import share_of
 from lasttoken.run import read_json, write_json
 
 FILE = "policy.json"
@@ -31,53 +32,27 @@ class Policy:
     calibration: Calibration = NONE
     rule: Rule = field(default_factory=Rule)
 
+    def __call__(self, raw: np.ndarray, multi: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(calibrated probabilities (N, C), decisions (N,) or (N, C)) of raw probabilities (N, C)."""
+        probs = self.calibration(raw)
+        return probs, self.rule(probs, multi)
+
+    def sets(self, raw: np.ndarray) -> np.ndarray:
+        """The labels of each row's conformal set, (N, C) bool."""
+        return sets_of(raw, self.rule.set_from)
+
     def shipped(self, raw: Predictions) -> Predictions:
         """The same rows with calibrated probabilities and the decisions made on them."""
-        probs = self.calibration(raw.probs)
-        return Predictions(raw.ids, raw.targets, probs, raw.labels, self.rule(probs, raw.labels.multi))
+        probs, decisions = self(raw.probs, raw.labels.multi)
+        return Predictions(raw.ids, raw.targets, probs, raw.labels, decisions)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"calibration": self.calibration.to_dict(), "rule": self.rule.to_dict()}
 
 
-def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0) -> tuple[Policy, list[str]]:
-    """(the policy that validation rows give, a sentence about each of its parts). Raises DataError on a setting that
-    does not fit the kind of rows.
-    """
-    multi, y = raw.labels.multi, raw.targets
-    refuse_other_kind(settings, multi)
-    calibration, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
-    notes, probs = [told], calibration(raw.probs)
-    limits = None
-    if multi and not settings.top:
-        objective = "macro_f1" if settings.thresholds == "auto" else settings.thresholds
-        limits, told = fit_thresholds(
-            probs,
-            y,
-            objective=objective,
-            wanted=settings.wanted,
-            false_cost=settings.false_cost,
-            missed_cost=settings.missed_cost,
-            seed=seed,
-        )
-        notes.append(told)
-    rule = Rule(limits, at_least_one=settings.at_least_one, top=settings.top)
-    if settings.most_wrong is not None:
-        limit = abstain_below(exact(y, rule(probs, multi)), confidence(probs, multi), settings.most_wrong)
-        rule = Rule(limits, settings.at_least_one, settings.top, limit)
-        answered = float((confidence(probs, multi) >= limit).mean())
-        notes.append(
-            f"abstains below {limit:.3f}, so that at most {settings.most_wrong:.1%} of answers are wrong: {answered:.1%} answered"
-        )
-    if settings.coverage is not None:
-        rule = Rule(**{**vars(rule), "set_from": fit_sets(probs, y, settings.coverage), "coverage": settings.coverage})
-        notes.append(f"sets hold every label from {rule.set_from:.4f}, for {settings.coverage:.1%} coverage")
-    return Policy(calibration, rule), notes
-
-
-def refuse_other_kind(settings: Decision, multi: bool) -> None:
-    """Raises DataError where thresholds, top or at_least_one are asked of rows with one label each."""
+def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) -> None:
+    """Raises DataError where what is asked for does not fit rows of this kind or so many validation rows: before training."""
     asked = {
         "thresholds": settings.thresholds != "auto",
         "top": settings.top > 0,
@@ -86,19 +61,70 @@ def refuse_other_kind(settings: Decision, multi: bool) -> None:
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
         raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out")
+    check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
 
 
-def judged(policy: Policy, shipped: Predictions) -> dict[str, Any]:
-    """What the policy's promises came to on rows it was not made on; ready for JSON."""
-    multi, y, rule = shipped.labels.multi, shipped.targets, policy.rule
+def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0) -> tuple[Policy, list[str]]:
+    """(the policy that validation rows give, a sentence about each of its parts). Raises DataError as `check_decision`.
+
+    Thresholds and abstaining are decided on the probabilities that cross-fitting gives each row, sets on raw ones.
+    """
+    multi, y = raw.labels.multi, raw.targets
+    check_decision(settings, multi=multi, classes=len(raw.labels), rows=len(raw))
+    calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
+    notes = [told]
+    rule = Rule(at_least_one=settings.at_least_one, top=settings.top)
+    if multi and not settings.top:
+        limits, told = fit_thresholds(
+            probs,
+            y,
+            objective="macro_f1" if settings.thresholds == "auto" else settings.thresholds,
+            wanted=settings.wanted,
+            false_cost=settings.false_cost,
+            missed_cost=settings.missed_cost,
+            seed=seed,
+        )
+        rule = replace(rule, thresholds=limits)
+        notes.append(told)
+    if settings.most_wrong is not None:
+        chosen = rule(probs, multi)
+        sure = confidence(probs, chosen)
+        rule = replace(rule, abstain_below=abstain_below(exact(y, chosen), sure, settings.most_wrong))
+        notes.append(abstaining(settings.most_wrong, rule.abstain_below, sure))
+    if settings.coverage is not None:
+        rule = replace(rule, set_from=fit_sets(raw.probs, y, settings.coverage), coverage=settings.coverage)
+        notes.append(
+            f"sets hold every label from {rule.set_from:.4f} before calibration, for {settings.coverage:.1%} coverage"
+        )
+    return Policy(calibration, rule), notes
+
+
+def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
+    """What abstaining comes to on validation rows, in a sentence."""
+    if limit > 1:
+        return (
+            f"abstains from every row: {len(sure)} validation rows cannot show that at most {most:.1%} of answers are "
+            "wrong; give more rows, or allow more"
+        )
+    share = float((sure >= limit).mean())
+    return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"
+
+
+def judged(policy: Policy, raw: Predictions) -> dict[str, Any]:
+    """What the policy's promises came to on rows it was not made on, with 95 % intervals; ready for JSON."""
+    shipped, rule = policy.shipped(raw), policy.rule
     found: dict[str, Any] = {}
     if rule.abstain_below:
-        answered = ~rule.abstains(shipped.probs, multi)
-        wrong = ~exact(y, shipped.chosen)[answered]
-        found["answered"] = float(answered.mean())
-        found["wrong"] = float(wrong.mean()) if answered.any() else None
+        answered = ~rule.abstains(shipped.probs, raw.labels.multi)
+        found["answered"] = share_of(answered).to_dict()
+        found["wrong"] = share_of(~exact(raw.targets, shipped.chosen)[answered]).to_dict()
     if rule.coverage:
-        found["sets"] = asdict(covered(sets_of(shipped.probs, rule.set_from), y, rule.coverage))
+        sets = policy.sets(raw.probs)
+        found["sets"] = {
+            "promised": rule.coverage,
+            "had": share_of(covered(sets, raw.targets)).to_dict(),
+            "size": float(sets.sum(axis=1).mean()),
+        }
     return found
 
 
@@ -118,9 +144,3 @@ def read_policy(folder: Path) -> Policy:
         raise ArtifactError(f"{folder / FILE}: damaged ({error!r}); fit again") from error
     except DataError as error:
         raise ArtifactError(f"{folder / FILE}: {error}") from error
-
-
-def decided(policy: Policy, raw: np.ndarray, multi: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(calibrated probabilities (N, C), decisions) of rows without truth."""
-    probs = policy.calibration(raw)
-    return probs, policy.rule(probs, multi)

@@ -17,6 +17,7 @@ import numpy as np
 from lasttoken.evaluation.metrics import Metric
 
 DRAWS = 2000
+WORK, FEWEST = 2 * 10**8, 100  # contributions of rows that an interval may cost, and draws that it has at least
 BLOCK = 2**20  # row weights drawn at once; bounds memory to some tens of MB whatever N is
 Chosen = tuple[np.ndarray | None, np.ndarray | None]  # the decisions of A and of B, where they are not `decide`'s
 ROUNDING = 1e-12  # differences closer than this are equal: sums in another order differ by about N * 1e-16
@@ -64,15 +65,39 @@ def interval(estimate: float, drawn: np.ndarray, level: float, bounds: tuple[flo
     return Interval(estimate, low, high, level, float(drawn.std(ddof=1)))
 
 
-def unanimous(estimate: float, n: int, level: float, bounds: tuple[float, float]) -> Interval:
-    """The interval of a metric that is at one of its finite bounds in every resample: N rows that are all alike.
+def unanimous(estimate: float, y: np.ndarray, level: float, bounds: tuple[float, float], *, by_class: bool) -> Interval:
+    """The interval of a metric that is at its best or worst in every resample: rows that are all alike.
 
-    Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of N rows without
-    an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %.
+    Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of n rows without
+    an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %. n are the
+    rows, or for a metric that looks at each class (by_class) those of the smallest class that is there.
     """
-    low, high = bounds
+    n, (low, high) = len(y), bounds
+    if by_class:
+        counts = y.sum(axis=0) if y.ndim == 2 else np.bincount(y)
+        both = np.minimum(counts, n - counts) if y.ndim == 2 else counts
+        n = int(both[both > 0].min(initial=n))
     room = (high - low) * (1 - ((1 - level) / 2) ** (1 / n))
     return Interval(estimate, max(low, estimate - room), min(high, estimate + room), level, 0.0)
+
+
+def share_of(values: np.ndarray, level: float = 0.95) -> Interval:
+    """The mean of N values between 0 and 1 with its interval: exact where they are all 0 or 1 (Clopper & Pearson 1934),
+    normal else. Undefined for no values.
+    """
+    from scipy.stats import beta
+
+    n, tail = len(values), (1 - level) / 2
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, level)
+    mean = float(values.mean())
+    if not np.isin(values, (0, 1)).all():
+        room = NormalDist().inv_cdf(1 - tail) * float(values.std(ddof=1)) / math.sqrt(n)
+        return Interval(mean, max(0.0, mean - room), min(1.0, mean + room), level)
+    hits = int(values.sum())
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(beta.ppf(1 - tail, hits + 1, n - hits))
+    return Interval(mean, low, high, level)
 
 
 def bootstrap(
@@ -94,9 +119,10 @@ def bootstrap(
         return Interval(estimate, math.nan, math.nan, level)
     formula, n = metric.formula(y), len(y)
     sums = metric.sums(y, probs, chosen)
+    draws = min(draws, max(FEWEST, WORK // max(1, len(sums.rows))))
     drawn = np.concatenate([formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
-    if np.isfinite(metric.bounds).all() and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
-        return unanimous(estimate, n, level, metric.bounds)
+    if metric.higher_is_better and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
+        return unanimous(estimate, y, level, metric.bounds, by_class=not metric.by_row(y))
     return interval(estimate, drawn, level, metric.bounds)
 
 

@@ -19,8 +19,8 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.base import at_commit, check_base, describe_base
 from lasttoken.methods.head import fit_head, head_probs, token_limit
+from lasttoken.methods.pretrained import at_commit, check_base, describe_base
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone

@@ -66,7 +66,7 @@ def fit_weights(
     several = "" if settings.epochs == 1 else "s"
     journal.note(
         f"training: {len(lengths)} rows, {settings.epochs:g} epoch{several} at most, {count} updates of {settings.batch} rows by "
-        f"{type(optimizer).__name__}, peak learning rate {rate:g} ({settings.schedule}),, best validation {METRICS[metric].words} kept"
+        f"{type(optimizer).__name__}, peak learning rate {rate:g} ({settings.schedule}), best validation {METRICS[metric].words} kept"
     )
     journal.facts |= {
         "trainable_parameters": sum(map(trainable_parameters, modules)),

@@ -10,9 +10,9 @@ from lasttoken.config import Embedding, Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.base import describe_base
 from lasttoken.methods.fitting import fit_weights
 from lasttoken.methods.packed import Source, in_batches, pack
+from lasttoken.methods.pretrained import describe_base
 from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.depth import above

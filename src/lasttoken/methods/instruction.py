@@ -26,10 +26,10 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, write_settings
-from lasttoken.methods.base import at_commit, check_base, describe_base
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.packed import in_batches
+from lasttoken.methods.pretrained import at_commit, check_base, describe_base
 from lasttoken.methods.scoring import Scored, lay_out_trees, score
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation

@@ -21,8 +21,8 @@ from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal, Truncation
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
-from lasttoken.methods.base import at_commit, check_base, describe_base
 from lasttoken.methods.packed import in_batches, pack
+from lasttoken.methods.pretrained import at_commit, check_base, describe_base
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters

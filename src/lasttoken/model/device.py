@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
@@ -51,6 +52,8 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # what is free goes back to the system, where its C library can
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # some containers forbid it; the peak is then that of the whole process
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -92,15 +92,15 @@ class Sets(Fact):
     """How often conformal sets held the truth."""
 
     promised: float
-    had: float
+    had: Measure
     size: float  # labels in a set, on average
 
 
 class Promises(Fact):
     """What the policy's promises came to on test rows."""
 
-    answered: float | None = None  # share of rows that the rule did not abstain from
-    wrong: float | None = None  # share of those that is wrong
+    answered: Measure | None = None  # share of rows that the rule did not abstain from
+    wrong: Measure | None = None  # share of those that is wrong
     sets: Sets | None = None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lasttoken.evaluation.decisions import HALF
 from lasttoken.evaluation.metrics import METRICS, Metric, reliability
 from lasttoken.report import figures, tables, units
-from lasttoken.report.collect import RunView
+from lasttoken.report.collect import Measure, RunView
 
 MATRIX_CLASSES = 20  # above it the most confused pairs stand in for the confusion matrix
 
@@ -122,14 +122,21 @@ def thresholds(run: RunView) -> list[str]:
 def promised(run: RunView) -> list[str]:
     """What was promised of abstaining and of sets of labels, and what it came to on test rows."""
     found, said = run.measures.promises, []
-    if found.answered is not None:
-        wrong = "none" if found.wrong is None else units.percent(found.wrong)
-        said.append(f"answers {units.percent(found.answered)} of the rows, {wrong} of them wrongly")
+    if found.answered is not None and found.wrong is not None:
+        said.append(f"answers {share(found.answered)} of the rows, {share(found.wrong)} of the answers are wrong")
     if found.sets is not None:
         sets = found.sets
-        share = f"{units.percent(sets.had)} of the truth, {units.percent(sets.promised)} promised"
-        said.append(f"sets of {sets.size:.2f} labels hold {share}")
+        said.append(
+            f"sets of {sets.size:.2f} labels hold {share(sets.had)} of the truth, {units.percent(sets.promised)} promised"
+        )
     return said
+
+
+def share(found: Measure) -> str:
+    """91.2 % [90.1 %, 92.2 %]."""
+    if math.isnan(found.estimate):
+        return units.DASH
+    return f"{units.percent(found.estimate)} [{units.percent(found.low)}, {units.percent(found.high)}]"
 
 
 def reliability_panel(run: RunView, *, number: int) -> str:

@@ -176,7 +176,8 @@ def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
     seen = run.predictions
     decided = seen.chosen
     if run.labels.multi:
-        sure = np.where(decided != seen.targets, np.maximum(seen.probs, 1 - seen.probs), -1.0)  # (N, C)
+        said = np.where(decided, seen.probs, 1 - seen.probs)  # the probability of what was decided
+        sure = np.where(decided != seen.targets, said, -1.0)  # (N, C)
         column = sure.argmax(axis=1)
         surest = sure.max(axis=1)
     else:

@@ -58,7 +58,7 @@ def scope(runs: Sequence[RunView], level: str, metric: Metric) -> str:
 
 def floor(run: RunView, metric: Metric) -> str:
     """How far one gets without reading, as a sentence; nothing for a metric of probabilities."""
-    if metric.name in ("log_loss", "brier", "ece", "auroc"):
+    if not metric.of_decisions:
         return ""
     column, name = tables.most_frequent_label(run)
     always = np.zeros(run.predictions.probs.shape)

@@ -56,7 +56,7 @@ def test_table_has_the_best_first() -> None:
         "             macro-F1 [95 %]  micro-F1   ECE  trainable         fit  train/s  predict/s   memory",
         "embedding  .750 [.650, .850]      .750  .750     1.30 M  1 min 30 s        -         50  3.00 GB",
         "linear     .500 [.400, .600]      .500  .500     1.30 M  1 min 30 s    1,234         50  3.00 GB",
-        "40 test rows; train/s and predict/s are rows a second",
+        "40 test rows; train/s and predict/s are rows a second; on a CPU memory is that of the whole process",
     ]
 
 

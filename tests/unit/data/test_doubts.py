@@ -27,15 +27,15 @@ def test_texts_on_both_sides_of_a_split_are_counted() -> None:
     texts = ["one", "two", "one", "two", "one", "three"]
     found = doubts(problem(["a", "b", "a", "a", "b", "a"], texts, "ttveee"))
     assert [sentence.partition(";")[0] for sentence in found] == [
-        "1 of 1 validation texts are in train too, word for word",
-        "2 of 3 test texts are in train or validation too, word for word, 2 of them under another label",
+        "1 of 1 texts of valid are in train too, word for word",
+        "2 of 3 texts of test are in train or valid too, word for word, 2 of them under another label",
     ]
 
 
 def test_label_sets_of_equal_texts_are_compared_whole() -> None:
     labels = [("a", "b"), ("b",), ("a", "b"), ("a",)]
     (found,) = doubts(problem(labels, ["one", "two", "x", "one"], "ttve"))
-    assert found.startswith("1 of 1 test texts are in train or validation too, word for word, 1 of them under another")
+    assert found.startswith("1 of 1 texts of test are in train or valid too, word for word, 1 of them under another")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,10 @@ def test_labels_that_may_be_one_are_shown(names: tuple[str, str]) -> None:
 
 
 def test_labels_that_differ_are_not() -> None:
-    assert alike(["1", "10", "pos", "neg", "C", "C++", "C#"]) is None
+    assert (
+        alike(["1", "10", "pos", "neg", "C", "C++", "C#", "1e1", "1_0", "12345678901234567890", "12345678901234567891"])
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,22 @@ def test_a_separator_that_separates_nothing_is_told() -> None:
     assert found.startswith("no row has more than one label: ';' separates nothing; 2 of 4 labels hold '|'")
     (found,) = doubts(problem([("A",), ("B",), ("A",), ("B",)], parts="ttve"), ";")
     assert found.endswith("if each row has exactly one, leave --separator out")
+
+
+def test_what_to_do_depends_on_who_made_the_split() -> None:
+    (given,) = doubts(problem(["a", "b", "b", "a"], ["x", "y", "z", "x"], "ttve"))
+    assert given.endswith("remove them from test")
+    texts = [f"text {i % 4}" for i in range(60)]
+    made = doubts(
+        make_splits(Rows([str(i) for i in range(60)], texts, [("ab"[i % 2],) for i in range(60)], False), seed=0)
+    )
+    assert all(
+        sentence.endswith("remove them, or keep equal texts in one part: --group with the text column")
+        for sentence in made
+    )
+    assert len(made) == 2
+
+
+def test_a_text_that_train_has_under_both_labels_clashes_with_neither() -> None:
+    (found,) = doubts(problem(["a", "b", "a", "b", "a"], ["x", "x", "y", "z", "x"], "tttve"))
+    assert "under another label" not in found

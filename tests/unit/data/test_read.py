@@ -77,7 +77,7 @@ def test_streams_are_read_in_the_named_format(tmp_path: Path) -> None:
 
 
 def test_stream_without_format_is_refused() -> None:
-    expected = "<stream>: a stream has no ending that names its format; name it: csv, tsv, jsonl, parquet"
+    expected = "<stream>: a stream has no ending that names its format; name it with --format: csv, tsv, jsonl, parquet"
     assert refusal(io.StringIO("text\n")) == expected
     assert "no reader of format 'xml' for text" in refusal(io.StringIO("text\n"), format="xml")
 

@@ -74,9 +74,10 @@ def test_a_difference_on_every_row_has_no_spread_and_is_still_claimed() -> None:
 def test_compare_finds_the_better_run() -> None:
     found = compare({"poor": run(60), "good": run(10)}, metric="accuracy")
     only = found.pairs[0]
-    assert (only.a, only.b, only.n, only.family) == ("poor", "good", 200, 1)
-    assert only.difference.estimate == pytest.approx(-0.25)
-    assert only.difference.low < -0.25 < only.difference.high < 0
+    assert (only.a, only.b, only.n, only.family) == ("good", "poor", 200, 1)  # the better one first
+    assert only.difference.estimate == pytest.approx(0.25)
+    assert 0 < only.difference.low < 0.25 < only.difference.high
+    assert compare({"good": run(10), "poor": run(60)}, metric="accuracy").to_dict()["pairs"] == found.to_dict()["pairs"]
     assert only.p_randomisation == 1 / 2001
     assert only.p_mcnemar == 2 / 2**50  # good is right on 50 rows on which poor is not, never the reverse
     assert found.summary() == "good scores highest (.950 accuracy); shown to beat poor (.700)."

@@ -14,6 +14,7 @@ from lasttoken.evaluation.significance import (
     minimum_detectable_effect,
     randomisation,
     resamples,
+    share_of,
 )
 
 
@@ -92,16 +93,33 @@ def test_a_bootstrap_by_sums_is_a_bootstrap_by_rows(name: str) -> None:
         assert formula.value(sums.weighted(weight[None]), 60)[0] == pytest.approx(metric(y[again], probs[again]))
 
 
-@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "auroc"])
-def test_rows_that_are_all_right_leave_room_for_an_exception(name: str) -> None:
+@pytest.mark.parametrize(("name", "rows"), [("accuracy", 100), ("macro_f1", 50), ("auroc", 50)])
+def test_rows_that_are_all_right_leave_room_for_an_exception(name: str, rows: int) -> None:
     y = np.array([0, 1] * 50)
     found = bootstrap(METRICS[name], y, np.eye(2)[y] * 0.8 + 0.1, rng=rng())
     assert (found.estimate, found.high) == (1, 1)
-    assert found.low == pytest.approx(0.025 ** (1 / 100))  # the exact interval of 100 of 100
+    assert found.low == pytest.approx(0.025 ** (1 / rows))  # the exact interval of all rows, or of all of a class
     wrong = bootstrap(METRICS["accuracy"], y, np.eye(2)[1 - y], rng=rng())
     assert (wrong.low, wrong.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
     opposite = bootstrap(METRICS["mcc"], y, np.eye(2)[1 - y], rng=rng())
-    assert (opposite.low, opposite.high) == (-1, pytest.approx(1 - 2 * 0.025 ** (1 / 100)))
+    assert (opposite.low, opposite.high) == (-1, pytest.approx(1 - 2 * 0.025 ** (1 / 50)))
+
+
+def test_rows_that_are_all_right_say_little_of_a_small_class() -> None:
+    y = np.array([0] * 985 + [1] * 15)
+    room = 1 - 0.025 ** (1 / 15)
+    assert bootstrap(METRICS["macro_f1"], y, np.eye(2)[y], rng=rng()).low == pytest.approx(1 - room)
+    assert bootstrap(METRICS["mcc"], y, np.eye(2)[y], rng=rng()).low == pytest.approx(1 - 2 * room)
+    assert bootstrap(METRICS["accuracy"], y, np.eye(2)[y], rng=rng()).low == pytest.approx(0.025 ** (1 / 1000))
+
+
+def test_a_share_has_its_exact_interval() -> None:
+    found = share_of(np.array([True] * 81 + [False] * 19))
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.81, 0.7193, 0.8816), abs=1e-4)  # R: binom.test
+    assert share_of(np.ones(30)).low == pytest.approx(0.025 ** (1 / 30))
+    assert math.isnan(share_of(np.zeros(0)).estimate)
+    halves = share_of(np.array([0.0, 0.5, 1.0, 0.5] * 25))
+    assert halves.high - halves.low == pytest.approx(2 * 1.96 * 0.3553 / 10, abs=1e-3)
 
 
 def test_rare_labels_do_not_push_the_interval_off_its_estimate() -> None:

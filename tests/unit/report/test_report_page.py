@@ -286,14 +286,20 @@ def test_a_page_is_written_whole(tmp_path: Path) -> None:
 
 def test_calibration_and_promises_are_shown(write_run) -> None:
     policy = Policy(Calibration("temperature", False, {"temperature": np.array(2.0)}))
-    promises = {"answered": 0.8, "wrong": 0.05, "sets": {"promised": 0.9, "had": 0.912, "size": 1.7}}
+    measured = {"low": 0.04, "high": 0.92, "level": 0.95}
+    promises = {
+        "answered": {"estimate": 0.8, **measured},
+        "wrong": {"estimate": 0.05, **measured},
+        "sets": {"promised": 0.9, "had": {"estimate": 0.912, **measured}, "size": 1.7},
+    }
     page = Seen(render([collect(write_run("one", policy=policy, promises=promises))], None, title="One"))
     assert re.search(r"calibration error \.\d{3}; \.\d{3} before \(temperature\)", page.text)
-    assert "one answers 80.0 % of the rows, 5.0 % of them wrongly." in page.text
-    assert "one sets of 1.70 labels hold 91.2 % of the truth, 90.0 % promised." in page.text
+    told = "one answers 80.0 % [4.0 %, 92.0 %] of the rows, 5.0 % [4.0 %, 92.0 %] of the answers are wrong."
+    assert told in page.text
+    assert "one sets of 1.70 labels hold 91.2 % [4.0 %, 92.0 %] of the truth, 90.0 % promised." in page.text
     plain = Seen(render([collect(write_run("two"))], None, title="Two")).text
     assert ", not calibrated" in plain
-    assert "of the rows, " not in plain
+    assert "of the answers" not in plain
 
 
 def test_thresholds_stand_beside_their_labels(write_run) -> None:

@@ -1,0 +1,51 @@
+"""`lasttoken check` from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROWS = 'body,mark,extra\n"same, text",x,1\n"same, text",x,2\n"same, text",y,3\n,y,4\n"bell\x07",y,5\nlast,x,6\n'
+
+
+def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) -> None:
+    source, fixed, places = tmp_path / "rows.csv", tmp_path / "fixed.csv", tmp_path / "places.csv"
+    source.write_text(ROWS, encoding="utf-8")
+    said = command("check", source, "--text", "body", "--label", "mark", "--fix", fixed, "-o", places)
+    assert said.code == 0, said.err
+    assert said.out.splitlines()[0] == f"{source}: 6 rows, 3 findings to look at first"
+    assert "! empty: 1 of 6 rows have no text" in said.out
+    assert "! conflicts: 1 texts occur with different labels" in said.out
+    assert said.err.splitlines()[-1] == f"{fixed}: 1 rows left out, 1 texts without their control characters"
+    with fixed.open(encoding="utf-8", newline="") as file:
+        kept = list(csv.DictReader(file))
+    assert [row["extra"] for row in kept] == [
+        "1",
+        "2",
+        "3",
+        "5",
+        "6",
+    ]  # a text under two labels is not for us to settle
+    assert kept[3]["body"] == "bell"
+    with places.open(encoding="utf-8", newline="") as file:
+        assert {row["finding"] for row in csv.DictReader(file)} >= {"empty", "conflicts", "characters"}
+    again = command("check", source, "--text", "body", "--label", "mark", "--fix", fixed)
+    assert again.code == 2
+    assert "exists; name another file" in again.err
+
+
+def test_json(command: Callable[..., Any], table: Path) -> None:
+    said = command("check", table, "--max-length", 20, "--json")
+    assert said.code == 0, said.err
+    found = {finding["kind"]: finding for finding in json.loads(said.out)}
+    assert found["truncated"]["places"]
+
+
+def test_mistakes(refused: Callable[..., str], table: Path) -> None:
+    assert refused("check", table, "--model", "nobody/nothing").startswith(
+        "--model nobody/nothing: its tokenizer is not"
+    )
+    assert refused("check", "hub:a/b", "--fix", "x.csv") == "--fix: hub:a/b is no file; save it as one first"

@@ -1,0 +1,136 @@
+"""The data doctor: each finding on rows that have it, none on rows that are in order, and what --fix leaves out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import dataset
+
+from lasttoken.check.examine import examine
+from lasttoken.check.finding import Finding
+from lasttoken.check.near import jaccard, near_duplicates, shingles_of
+from lasttoken.data.dataset import Rows
+
+LONG = (
+    "the quick brown fox jumps over the lazy dog while seven wizards quietly box up five dozen liquor jugs for the king"
+)
+
+
+def rows(texts: list[str], labels: list[str] | None = None, splits: list[str] | None = None) -> Rows:
+    truth = None if labels is None else [(name,) for name in labels]
+    return Rows([f"r{i}" for i in range(len(texts))], texts, truth, False, None, splits)
+
+
+def found(given: Rows, kind: str) -> Finding | None:
+    return next((finding for finding in examine(given) if finding.kind == kind), None)
+
+
+def ids(finding: Finding | None) -> list[str]:
+    assert finding is not None
+    return [place.id for place in finding.places]
+
+
+def test_rows_in_order_have_no_serious_finding() -> None:
+    data = dataset(120)
+    texts = [f"{text} {i}" for i, text in enumerate(data.texts)]
+    assert [f.kind for f in examine(rows(texts, data.labels.decode(data.targets))) if f.serious] == []
+
+
+def test_empty_and_repeated_rows() -> None:
+    given = rows(["a b", " ", "a b", "a b", "c"], ["x", "x", "x", "x", "y"])
+    assert ids(found(given, "empty")) == ["r1"]
+    duplicates = found(given, "duplicates")
+    assert ids(duplicates) == ["r2", "r3"]
+    assert duplicates is not None
+    assert duplicates.places[0].detail == "as r0"
+
+
+def test_one_text_under_two_labels() -> None:
+    given = rows(["a b", "c", "a b"], ["x", "y", "y"])
+    assert ids(found(given, "conflicts")) == ["r0", "r2"]
+    assert found(given, "duplicates") is None
+
+
+def test_copies_across_a_given_split() -> None:
+    given = rows(
+        [LONG, "other words", LONG, LONG + " again"], ["x", "y", "x", "x"], ["train", "train", "test", "valid"]
+    )
+    assert ids(found(given, "copies-across-splits")) == ["r0", "r2"]
+    assert ids(found(given, "near-copies-across-splits")) == ["r0", "r2", "r3"]
+    assert found(rows([LONG, LONG], ["x", "x"]), "copies-across-splits") is None
+
+
+def test_near_duplicates_are_those_that_share_most_shingles() -> None:
+    words = LONG.split()
+    one_off = " ".join([*words[:-1], "queen"])
+    half = " ".join(words[: len(words) // 2] + ["something", "else"] * 6)
+    assert near_duplicates([LONG, half, one_off, LONG.upper(), "", ""]) == [[0, 2, 3]]
+    assert jaccard(shingles_of(LONG), shingles_of(half)) < 0.8 <= jaccard(shingles_of(LONG), shingles_of(one_off))
+
+
+def test_hardly_any_near_duplicate_is_missed() -> None:
+    random = np.random.default_rng(0)
+    vocabulary = [f"w{i}" for i in range(2000)]
+    texts = []
+    for _ in range(300):
+        words = [vocabulary[i] for i in random.integers(0, 2000, 60)]
+        texts += [" ".join(words), " ".join([*words[:-2], "x", "y"])]
+    groups = near_duplicates(texts)
+    assert len(groups) >= 298
+    assert all(group[1] == group[0] + 1 for group in groups)
+
+
+def test_names_and_small_classes() -> None:
+    given = rows([f"text {i}" for i in range(60)], ["a"] * 45 + ["A "] * 11 + ["rare"] * 4)
+    names = found(given, "names")
+    assert names is not None
+    assert "'A ' and 'a'" in names.sentence
+    few, imbalance = found(given, "rare-labels"), found(given, "imbalance")
+    assert few is not None
+    assert few.sentence == "1 of 3 labels have fewer than 10 rows: 'rare (4)'"
+    assert imbalance is not None
+    assert imbalance.sentence == "'a' has 45 rows, 'rare' 4: 11 times as many"
+
+
+def test_mislabelled_rows_come_first() -> None:
+    data = dataset(400, seed=3)
+    names = data.labels.decode(data.targets)
+    wrong = list(range(0, 60, 6))
+    flipped = [data.labels.names[(data.targets[i] + 1) % 3] if i in wrong else name for i, name in enumerate(names)]
+    finding = found(rows([f"{text} {i}" for i, text in enumerate(data.texts)], flipped), "label-errors")
+    first = {f"r{i}" for i in wrong}
+    assert len(first & set(ids(finding))) >= 7  # of ten
+    assert set(ids(finding)[:7]) <= first
+    assert finding is not None
+    assert ", likelier " in finding.places[0].detail
+
+
+def test_broken_characters() -> None:
+    given = rows(["cafÃ©", "fine", "a\x07b", "naïve café €", "lost \ufffd"], list("xyxyx"))
+    assert ids(found(given, "characters")) == ["r0", "r2", "r4"]
+
+
+def test_labels_given_away() -> None:
+    texts = [f"[spam mail] offer {i}" for i in range(20)] + [f"hello {i}" for i in range(20)]
+    finding = found(rows(texts, ["spam_mail"] * 20 + ["ham"] * 20), "label-in-text")
+    assert finding is not None
+    assert "spam_mail (100% of its rows, 0% of others)" in finding.sentence
+
+
+def test_tokens() -> None:
+    from transformers import AutoTokenizer
+
+    from lasttoken.model.backbone import TINY
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    given = rows([LONG, "short"] * 3, ["card lost", "card stolen"] * 3)
+    findings = {finding.kind: finding for finding in examine(given, tokenizer=tokenizer, limit=10)}
+    assert ids(findings["truncated"]) == ["r0", "r2", "r4"]
+    assert findings["truncated"].serious
+    assert "tokens a word" in findings["lengths"].sentence
+    assert "'card lost', 'card stolen'" in findings["first-token"].sentence
+
+
+@pytest.mark.parametrize("labels", [None, ["x"] * 3])
+def test_few_rows_and_no_labels(labels: list[str] | None) -> None:
+    assert [f.kind for f in examine(rows(["a", "b", "c"], labels))] in ([], ["rare-labels"])
