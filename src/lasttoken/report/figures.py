@@ -20,6 +20,7 @@ SHAPES = (
     "M-1.7 -5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z",  # cross
 )
 COLOURS = 6  # in the style sheet
+SAYING = 5  # claims from which a bin of the reliability diagram says something
 MIDDLE = "50%"  # of a strip, whose height the style sheet sets
 
 
@@ -106,9 +107,9 @@ def shape(run: int) -> str:
     return SHAPES[(run + run // COLOURS) % len(SHAPES)]
 
 
-def place(parent: ET.Element, x: str | float, y: str | float, run: int) -> None:
+def place(parent: ET.Element, x: str | float, y: str | float, run: int, *, faint: bool = False) -> None:
     """The marker of run number `run` at (x, y), in px or percent."""
-    here = mark(parent, "svg", {"x": x, "y": y, "class": f"m{run % COLOURS} point"})
+    here = mark(parent, "svg", {"x": x, "y": y, "class": f"m{run % COLOURS} point{' faint' if faint else ''}"})
     mark(here, "path", {"d": shape(run)})
 
 
@@ -208,7 +209,7 @@ def reliability_panel(
     """Accuracy against confidence, bin by bin, over a histogram of how many claims each bin holds.
 
     confidence, accuracy: (B,) means, read only where counts is not zero. counts: (B,), bins of equal width on [0, 1].
-    `of` names the claims that the confidence is of. before: (confidence, accuracy) of the bins before calibration.
+    Bins of few claims stand apart, faint. `of` names the claims that the confidence is of. before: (confidence, accuracy) of the bins before calibration.
     """
     words = "; ".join(
         f"confidence {c:.2f}: right {a:.2f} of {n}" for c, a, n in zip(confidence, accuracy, counts, strict=True) if n
@@ -222,10 +223,12 @@ def reliability_panel(
     if before:
         faint = f"curve faint m{run % COLOURS}"
         mark(root, "polyline", {"points": path([frame.at(c, a) for c, a in before]), "class": faint})
-    seen = [frame.at(c, a) for c, a, n in zip(confidence, accuracy, counts, strict=True) if n]
-    mark(root, "polyline", {"points": path(seen), "class": f"curve m{run % COLOURS}"})
-    for x, y in seen:
-        place(root, x, y, run)
+    seen = [(*frame.at(c, a), n >= SAYING) for c, a, n in zip(confidence, accuracy, counts, strict=True) if n]
+    mark(
+        root, "polyline", {"points": path([(x, y) for x, y, says in seen if says]), "class": f"curve m{run % COLOURS}"}
+    )
+    for x, y, says in seen:
+        place(root, x, y, run, faint=not says)
     mark(root, "text", {"x": frame.left + 6, "y": frame.top + 12, "class": "tick"}, "share that holds")
     histogram(root, Frame(34, 246, 256, 54, unit, Scale(0.0, max(1, *counts), ())), counts, run=run)
     mark(root, "text", {"x": 162, "y": 333, "class": "tick middle"}, f"probability of {of}")

@@ -146,7 +146,7 @@ def reliability_panel(run: RunView, *, number: int) -> str:
     of = "a label" if run.labels.multi else "the decision"
     counts: list[int] = bins.count.tolist()
     seen = zip(first.confidence.tolist(), first.accuracy.tolist(), first.count.tolist(), strict=True)
-    before = [(c, a) for c, a, n in seen if n] if run.policy.calibration.method != "none" else []
+    before = [(c, a) for c, a, n in seen if n >= figures.SAYING] if run.policy.calibration.method != "none" else []
     confidence, accuracy = bins.confidence.tolist(), bins.accuracy.tolist()
     return figures.reliability_panel(confidence, accuracy, counts, run=number, of=of, before=before)
 

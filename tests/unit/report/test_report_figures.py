@@ -49,6 +49,13 @@ def test_reliability_marks_only_bins_with_rows() -> None:
     assert "nan" not in ET.tostring(root, encoding="unicode")
 
 
+def test_bins_of_few_claims_stand_apart() -> None:
+    root = ET.fromstring(figures.reliability_panel([0.1, 0.5, 0.9], [1.0, 0.5, 0.9], [1, 40, 30], run=0, of="it"))
+    line = next(mark for mark in root.iter("polyline"))
+    assert len(line.attrib["points"].split()) == 2
+    assert [mark.attrib["class"] for mark in root.findall("svg")] == ["m0 point faint", "m0 point", "m0 point"]
+
+
 def test_a_long_log_is_thinned_to_means() -> None:
     points = [(float(i), float(i % 2)) for i in range(1000)]
     thinned = figures.thin(points, 300)
