@@ -31,7 +31,24 @@ def brief(metrics: Mapping[str, Any]) -> str:
     test = metrics["splits"]["test"]
     lines = [f"{metrics['name']} on {test['n']} test rows, {test['classes']} labels (95 % intervals)"]
     lines += [f"  {METRICS[name].words:<18} {interval(measured)}" for name, measured in test["metrics"].items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *promises(metrics.get("promises") or {})])
+
+
+def promises(found: Mapping[str, Any]) -> list[str]:
+    """What abstaining and sets came to on the test rows, a line each."""
+    lines = []
+    if "answered" in found:
+        lines.append(f"  {'answered':<18} {interval(found['answered'])}, wrong {interval(found['wrong'])} of them")
+        if found["answered"]["estimate"] == 0:
+            lines.append(
+                "  every row is left to a person: allow more (decision.most_wrong), or give more validation rows"
+            )
+    if "sets" in found:
+        sets = found["sets"]
+        lines.append(
+            f"  {'sets hold':<18} {interval(sets['had'])} of {figure(sets['promised'])} promised, {sets['size']:.2f} labels"
+        )
+    return lines
 
 
 def best_first(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> list[Mapping[str, Any]]:

@@ -209,7 +209,8 @@ def reliability_panel(
     """Accuracy against confidence, bin by bin, over a histogram of how many claims each bin holds.
 
     confidence, accuracy: (B,) means, read only where counts is not zero. counts: (B,), bins of equal width on [0, 1].
-    Bins of few claims stand apart, faint. `of` names the claims that the confidence is of. before: (confidence, accuracy) of the bins before calibration.
+    Bins of few claims stand apart, faint. `of` names the claims that the confidence is of. before: (confidence, accuracy)
+    of the bins before calibration.
     """
     words = "; ".join(
         f"confidence {c:.2f}: right {a:.2f} of {n}" for c, a, n in zip(confidence, accuracy, counts, strict=True) if n

@@ -51,6 +51,17 @@ def test_brief() -> None:
     ]
 
 
+def test_brief_tells_what_was_promised() -> None:
+    none = {"estimate": 0.0, "low": 0.0, "high": 0.1, "level": 0.95}
+    undefined = {"estimate": None, "low": None, "high": None, "level": 0.95}
+    promised = {"answered": none, "wrong": undefined, "sets": {"promised": 0.9, "had": measure(0.8), "size": 1.5}}
+    assert brief(run("mine", 0.5) | {"promises": promised}).splitlines()[4:] == [
+        "  answered           .000 [.000, .100], wrong - of them",
+        "  every row is left to a person: allow more (decision.most_wrong), or give more validation rows",
+        "  sets hold          .800 [.700, .900] of .900 promised, 1.50 labels",
+    ]
+
+
 def test_table_has_the_best_first() -> None:
     assert table([run("linear", 0.5), run("embedding", 0.75, None)]).splitlines() == [
         "             macro-F1 [95 %]  micro-F1   ECE  trainable         fit  train/s  predict/s   memory",
