@@ -152,6 +152,7 @@ class Instruction(Settings):
     chat: Literal["auto", "off"] = "auto"  # auto: the tokenizer's chat template where it has one
     verbalizer: dict[str, str] = {}  # label -> answer text; a label's own name where it is missing
     decode: Literal["score", "generate"] = "score"
+    contextual: bool = False  # take the labels' prior on texts without content out of the scores (arXiv:2102.09690)
     label_separator: str = ", "  # of a multi-label answer
     questions: PositiveInt = 16  # multi-label training: labels asked about per row and update
     max_length: PositiveInt = 1024  # tokens, prompt included

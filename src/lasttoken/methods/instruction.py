@@ -12,7 +12,7 @@ label by label, "does it apply? yes / no" (what probabilities come from).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,9 @@ from lasttoken.text.tree import Path as TreePath
 from lasttoken.text.tree import Tree, grow
 from lasttoken.train.world import ALONE, World, join
 
+WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
+TINIEST = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class InstructionModel:
@@ -53,6 +56,7 @@ class InstructionModel:
     backbone: Backbone
     adapter: PeftModel | None
     prompt: Prompt
+    prior: np.ndarray | None = None  # (C,) what texts without content are said to be; None: not taken out
 
     def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept. With decode = "generate" they are 0 and 1; see `answer`."""
@@ -62,7 +66,8 @@ class InstructionModel:
                 journal.invalid = (journal.invalid or 0) + int(wrong.sum())
             return probs
         encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
-        return label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
+        probs = label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
+        return probs if self.prior is None else without_prior(probs, self.prior, multi=self.labels.multi)
 
     def answer(self, texts: Sequence[str], journal: Journal | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Greedy answers, parsed as in the paper: (0 / 1 probabilities (N, C), invalid (N,) bool: no label was named)."""
@@ -74,7 +79,8 @@ class InstructionModel:
         c = self.config
         base = describe_base(c.model, c.revision, c.trust_remote_code)
         # the prompt itself, because a chat template may hold today's date
-        write_settings(folder, c, self.labels, base=base, prompt=self.prompt.to_dict())
+        prior = None if self.prior is None else self.prior.tolist()
+        write_settings(folder, c, self.labels, base=base, prompt=self.prompt.to_dict(), prior=prior)
         if self.adapter is not None:
             save_adapter(self.adapter, folder / "adapter")
 
@@ -96,7 +102,7 @@ def fit(
         )
     if not config.train_model:
         no_training([backbone.whole], journal)
-        return InstructionModel(config, train.labels, backbone, None, prompt)
+        return with_prior(InstructionModel(config, train.labels, backbone, None, prompt))
     if not config.lora.r:
         raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
     adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
@@ -132,7 +138,7 @@ def fit(
         journal=journal,
     )
     merge(backbone.whole, config.merge)
-    return InstructionModel(config, train.labels, backbone, adapter, prompt)
+    return with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
 
 
 def load(folder: Path, *, device: str) -> InstructionModel:
@@ -142,7 +148,8 @@ def load(folder: Path, *, device: str) -> InstructionModel:
     backbone, _ = build(at_commit(config, rest), labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
     merge(backbone.whole, config.merge)
-    return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]))
+    prior = None if rest.get("prior") is None else np.array(rest["prior"])
+    return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
 
 
 def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tuple[Backbone, Prompt]:
@@ -241,3 +248,20 @@ def label_probs(
     if not labels.multi:
         return scores.softmax(dim=1).numpy()
     return (scores[:, 0::2] - scores[:, 1::2]).sigmoid().numpy()
+
+
+def with_prior(model: InstructionModel) -> InstructionModel:
+    """The model with what it says of texts without content, where its config asks for that to be taken out."""
+    if not model.config.contextual or model.config.decode == "generate":
+        return model
+    return replace(model, prior=model.predict_proba(WITHOUT_CONTENT).mean(axis=0))
+
+
+def without_prior(probs: np.ndarray, prior: np.ndarray, *, multi: bool) -> np.ndarray:
+    """Probabilities (N, C) under which a text without content would favour no label: contextual calibration.
+
+    p / prior, brought back to a sum of one (Zhao 2021, arXiv:2102.09690); with several labels the same of yes and no.
+    """
+    held = np.clip(prior, TINIEST, 1 - TINIEST)
+    yes = probs / held
+    return yes / (yes + (1 - probs) / (1 - held)) if multi else yes / yes.sum(axis=1, keepdims=True)
