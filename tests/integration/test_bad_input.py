@@ -510,4 +510,4 @@ def test_predict_keeps_a_file_that_exists(refused: Refused, runs: dict[str, Path
 
 def test_standard_input_needs_a_format(refused: Refused, runs: dict[str, Path]) -> None:
     said = refused("predict", runs["linear"], "-", stdin=b"text\na\n")
-    assert said.endswith("name it: csv, tsv, jsonl, parquet")
+    assert said.endswith("name it with --format: csv, tsv, jsonl, parquet")
