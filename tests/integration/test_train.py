@@ -21,7 +21,7 @@ FAST = ("--device", "cpu", "--set", "method.max_length=48")
 ONE_EPOCH = ("--set", "method.train.epochs=1")
 EVERY_RUN = {
     "config.toml", "env.json", "labels.json", "manifest.json", "method.json", "metrics.json", "predictions/test.parquet",
-    "predictions/valid.parquet", "report.html", "splits.parquet", "steps.jsonl",
+    "policy.json", "predictions/valid.parquet", "report.html", "splits.parquet", "steps.jsonl",
 }  # fmt: skip
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 ENCODER = {
@@ -85,7 +85,7 @@ def test_saved_run_predicts_what_it_was_judged_by(all_runs: dict[str, Path], met
     judged: Predictions = read_predictions(kept)
     texts = pq.read_table(kept)["text"].to_pylist()
     classifier = load(all_runs[method], device="cpu")
-    assert classifier.labels.names == ("numpy", "pandas", "python", "torch")
+    assert classifier.classes_.tolist() == ["numpy", "pandas", "python", "torch"]
     # bit for bit: the same weights, the same batches, the same machine
     assert np.array_equal(classifier.predict_proba(texts), judged.probs)
 
