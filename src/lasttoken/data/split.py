@@ -198,7 +198,13 @@ def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:
     """
     if rows.multi:
         return
-    single = sorted(name for name, count in Counter(names[0] for names in named_rows).items() if count == 1)
+    counts = Counter(names[0] for names in named_rows)
+    single = sorted(name for name, count in counts.items() if count == 1)
+    if len(single) > max(10, len(counts) / 2):
+        raise DataError(
+            f"{len(single)} of {len(counts)} labels have one row only, such as {single[0]!r}: numbers or ids are no classes; "
+            "name another label column, or put numbers into bins first"
+        )
     if single:
         shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
         what = f"{len(single)} labels have" if len(single) > 1 else "label has"

@@ -330,3 +330,11 @@ def test_digest_is_of_these_bytes() -> None:
     content += text("valid") + number(1) + text("v0") + text("text v0") + number(0)
     content += text("test") + number(1) + text("t0") + text("text t0") + number(1)
     assert data_digest(made) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_column_of_numbers_or_ids_is_told_from_classes() -> None:
+    given = Rows([str(i) for i in range(40)], ["x"] * 40, [(f"0.{i}",) for i in range(40)], False)
+    assert refusal(given) == (
+        "40 of 40 labels have one row only, such as '0.0': numbers or ids are no classes; name another label column, or "
+        "put numbers into bins first"
+    )
