@@ -82,6 +82,14 @@ def test_any_number_of_labels(seed: int) -> None:
     assert {name: METRICS[name](y, probs) for name in expected} == pytest.approx(expected, **CLOSE)
 
 
+def test_rankings_of_labels() -> None:
+    y = multi(3)[0]
+    probs = np.random.default_rng(3).random(y.shape)  # without ties, among which any order would do
+    assert METRICS["ndcg_at_5"](y, probs) == pytest.approx(sk.ndcg_score(y, probs, k=5), **CLOSE)
+    by_row = [y[i, np.argsort(-probs[i])[:3]].mean() for i in range(N)]
+    assert METRICS["p_at_3"](y, probs) == pytest.approx(np.mean(by_row), **CLOSE)
+
+
 def test_calibration_error_of_one_bin_at_a_time() -> None:
     y, probs = single(3)
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == y

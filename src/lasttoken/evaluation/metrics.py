@@ -25,7 +25,9 @@ from lasttoken.labels import LabelSpace
 
 HEADLINE = "macro_f1"  # what a comparison is decided on unless the user names another
 BINS = 15  # of the calibration error and of the reliability diagram
-PROBABILISTIC = ("log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc")
+PROBABILISTIC = (
+    "log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc", "p_at_1", "p_at_3", "p_at_5", "ndcg_at_5"
+)  # fmt: skip
 SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
 
 
@@ -55,7 +57,12 @@ class Metric:
 
     def by_row(self, y: np.ndarray) -> bool:
         """Whether it is a share of rows, not a mean over classes."""
-        return "accuracy" in self.name or self.name == "samples_f1" or (self.name == "micro_f1" and y.ndim == 1)
+        return (
+            "accuracy" in self.name
+            or "_at_" in self.name
+            or self.name == "samples_f1"
+            or (self.name == "micro_f1" and y.ndim == 1)
+        )
 
     def formula(self, y: np.ndarray) -> Formula:
         """The formula for targets such as y. Raises DataError where the metric is not defined for them."""
@@ -108,6 +115,29 @@ def right_rows(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
 def row_f1(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     sizes = y.sum(axis=1) + chosen.sum(axis=1)
     return once(np.where(sizes == 0, 1.0, ratio(2.0 * (y & chosen).sum(axis=1), sizes.astype(np.float64))))
+
+
+def top(y: np.ndarray, probs: np.ndarray, k: int) -> np.ndarray:
+    """Whether each of the k most probable labels applies, the most probable first: (N, min(k, C)) bool."""
+    order = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(y, order, axis=1)
+
+
+def hits_at(k: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
+    """The share of the k most probable labels that apply."""
+    return lambda y, probs, chosen: once(top(y, probs, k).sum(axis=1) / k)
+
+
+def gain_at(k: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
+    """Discounted gain of the k most probable labels over the best there is (Järvelin & Kekäläinen 2002); 0 without labels."""
+
+    def sums(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+        hits = top(y, probs, k)
+        worth = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+        best = np.r_[0.0, np.cumsum(worth)][np.minimum(y.sum(axis=1), hits.shape[1])]
+        return once(ratio(hits @ worth, best))
+
+    return sums
 
 
 def surprise(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
@@ -227,6 +257,7 @@ MACRO, MICRO, WEIGHTED = Formula(counts, macro), Formula(counts, micro), Formula
 RIGHT, SURPRISE, SQUARES = Formula(right_rows, mean), Formula(surprise, mean), Formula(squares, mean)
 GAPS, MASS, BY_CLASS = (Formula(sums, mean_gap) for sums in (gaps, gaps_of_equal_mass, gaps_by_class))
 AREA = Formula(area_shares, mean)
+AT_1, AT_3, AT_5, GAIN = (Formula(sums, mean) for sums in (hits_at(1), hits_at(3), hits_at(5), gain_at(5)))
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -250,6 +281,11 @@ METRICS: dict[str, Metric] = {
         Metric("classwise_ece", "classwise ECE", False, (0, 1), BY_CLASS, BY_CLASS),
         # macro, one class against the rest, over the classes that have rows of both kinds (Hanley & McNeil 1982)
         Metric("auroc", "AUROC", True, (0, 1), AREA, AREA),
+        # of the most probable labels, whatever is decided; where there are fewer than k labels the others count as wrong
+        Metric("p_at_1", "P@1", True, (0, 1), None, AT_1),
+        Metric("p_at_3", "P@3", True, (0, 1), None, AT_3),
+        Metric("p_at_5", "P@5", True, (0, 1), None, AT_5),
+        Metric("ndcg_at_5", "nDCG@5", True, (0, 1), None, GAIN),
     )
 }
 

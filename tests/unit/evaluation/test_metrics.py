@@ -44,6 +44,11 @@ MULTI = {
     "ece": (0.1 + 0.2 + 0.5 + 0.4 + 0.6 + 0.3) / 6,
     "ece_mass": (0.1 + 0.2 + 0.5 + 0.4 + 0.6 + 0.3) / 6,
     "classwise_ece": ((0.1 + 0.5 + 0.6) / 3 + (0.2 + 0.4 + 0.3) / 3) / 2,
+    # every row has one label: it is the most probable one of each; of three or five asked for there are two
+    "p_at_1": 1,
+    "p_at_3": 1 / 3,
+    "p_at_5": 1 / 5,
+    "ndcg_at_5": 1,
     # label 0: .9 and .4 against .5: 1 of 2; label 1: .6 against .2 and .3
     "auroc": (1 / 2 + 1) / 2,
 }
