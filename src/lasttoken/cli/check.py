@@ -90,10 +90,15 @@ def page(source: str, count: int, findings: list[Finding]) -> str:
 
 
 def write_places(path: Path, findings: list[Finding]) -> None:
-    """A CSV file of kind, id and detail of every row of every finding."""
+    """A CSV file of kind, id and detail of every row of every finding, written whole or not at all."""
     import csv
+    import io
 
-    with path.open("w", encoding="utf-8", newline="") as file:
-        pen = csv.writer(file)
-        pen.writerow(["finding", "id", "detail"])
-        pen.writerows([finding.kind, place.id, place.detail] for finding in findings for place in finding.places)
+    from lasttoken.predict import opened_file
+
+    text = io.StringIO(newline="")
+    pen = csv.writer(text)
+    pen.writerow(["finding", "id", "detail"])
+    pen.writerows([finding.kind, place.id, place.detail] for finding in findings for place in finding.places)
+    with opened_file(path, overwrite=False) as stream:
+        stream.write(text.getvalue().encode())

@@ -110,7 +110,6 @@ def method_configs(
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
     configs = {}
-    o.check_used(names, [] if quantize is None else ["quantize"])
     for name in names:
         known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
         others = METHOD_CONFIGS.keys() - {name}
@@ -124,6 +123,7 @@ def method_configs(
             device=device,
             settings=mine,
         )
+    o.check_used(names, [] if quantize is None else ["quantize"])  # the names are known to be methods by now
     return configs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,13 +52,7 @@ def promises(found: Mapping[str, Any]) -> list[str]:
 
 def best_first(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> list[Mapping[str, Any]]:
     """The runs by a metric of the test rows, those without one last."""
-    sign = -1 if METRICS[metric].higher_is_better else 1
-
-    def key(run: Mapping[str, Any]) -> float:
-        estimate = run["splits"]["test"]["metrics"][metric]["estimate"]
-        return math.inf if estimate is None else sign * estimate
-
-    return sorted(runs, key=key)
+    return sorted(runs, key=lambda run: METRICS[metric].place(run["splits"]["test"]["metrics"][metric]["estimate"]))
 
 
 def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:

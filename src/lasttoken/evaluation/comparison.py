@@ -174,23 +174,12 @@ def compare(
     first = next(iter(runs.values()))
     chosen = named(metric, first.labels.multi)
     scores = {name: measure(one, metric, seed=seed, draws=draws, level=level) for name, one in runs.items()}
-    order = best_first(scores, chosen)  # so that nothing depends on the order in which runs are given
+    order = sorted(scores, key=lambda name: (chosen.place(scores[name].estimate), name))  # however they were given
     names = [pair for pair in itertools.combinations(order, 2) if reference is None or reference in pair]
     pairs = [tested(chosen, runs, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
     adjusted = holm([pair.p_randomisation for pair in pairs])
     pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
     return Comparison(metric, len(first), level, draws, seed, reference, scores, pairs)
-
-
-def best_first(scores: Mapping[str, Interval], metric: Metric) -> list[str]:
-    """The names by their scores, those without one last, ties by name."""
-    sign = -1 if metric.higher_is_better else 1
-
-    def key(name: str) -> tuple[float, str]:
-        estimate = scores[name].estimate
-        return (math.inf if math.isnan(estimate) else sign * estimate), name
-
-    return sorted(scores, key=key)
 
 
 def tested(

@@ -97,9 +97,7 @@ def fit_thresholds(
         raise DataError(f"thresholds for {objective!r}: choose from {', '.join(OBJECTIVES)}")
     if objective == "half":
         return None, "thresholds: one half for every label"
-    if (
-        objective == "cost"
-    ):  # of calibrated probabilities it needs no data: give a label where p * missed > (1 - p) * false
+    if objective == "cost":  # needs no rows: a label is worth giving where p * missed > (1 - p) * false
         limit = false_cost / (false_cost + missed_cost)
         told = f"thresholds: {limit:.3f}, where a wrong label costs {false_cost:g} and a missed one {missed_cost:g}"
         return np.full(probs.shape[1], limit), told
@@ -137,7 +135,7 @@ def held_out(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float, se
 def choose(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float) -> np.ndarray:
     """Thresholds (C,) that are best for the rows they are chosen on, a rare label's drawn to that of all labels."""
     if objective == "samples_f1":
-        return np.full(probs.shape[1], best_of(probs, y, "samples_f1"))
+        return np.full(probs.shape[1], best_for_rows(probs, y))
     shared, counts = best_cut(probs.ravel(), y.ravel()), y.sum(axis=0)
     if objective == "micro_f1":
         return np.full(probs.shape[1], shared)
@@ -155,10 +153,10 @@ def best_cut(probs: np.ndarray, true: np.ndarray) -> float:
     return between(found, int(f1.argmax()))
 
 
-def best_of(probs: np.ndarray, y: np.ndarray, objective: str) -> float:
-    """The shared threshold, of a hundred quantiles of the claims that are true, with the highest value of a metric."""
+def best_for_rows(probs: np.ndarray, y: np.ndarray) -> float:
+    """The shared threshold, of a hundred quantiles of the claims that are true, with the highest samples-F1."""
     candidates = np.unique(np.quantile(probs[y], np.linspace(0, 1, 101))) if y.any() else np.array([HALF])
-    return float(max(candidates, key=lambda limit: METRICS[objective](y, probs, probs >= limit)))
+    return float(max(candidates, key=lambda limit: METRICS["samples_f1"](y, probs, probs >= limit)))
 
 
 def cut_for(probs: np.ndarray, true: np.ndarray, objective: str, wanted: float) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lasttoken.errors import DataError
-from lasttoken.evaluation.auroc import areas, macro_shares
+from lasttoken.evaluation.auroc import areas, indicator, macro_shares
 from lasttoken.evaluation.predictions import decide
 from lasttoken.evaluation.rowsums import RowSums
 from lasttoken.labels import LabelSpace
@@ -49,6 +49,12 @@ class Metric:
     bounds: tuple[float, float]
     single: Formula | None  # None: not defined for one label a row
     multi: Formula | None
+
+    def place(self, estimate: float | None) -> float:
+        """A key under which the best estimate sorts first, and one that is undefined (None, nan) last."""
+        if estimate is None or math.isnan(estimate):
+            return math.inf
+        return -estimate if self.higher_is_better else estimate
 
     @property
     def of_decisions(self) -> bool:
@@ -191,13 +197,8 @@ def gaps_by_class(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSu
     """Truth less probability of every class in the bin of that class that it falls into: S = C * BINS, divided by C."""
     n, classes = probs.shape
     columns = np.arange(classes) * BINS + bin_of(probs, BINS)  # (N, C)
-    amounts = (of_each(y, classes) - probs) / classes
+    amounts = (indicator(y, classes) - probs) / classes
     return RowSums(n, classes * BINS, np.repeat(np.arange(n), classes), columns.ravel(), amounts.ravel())
-
-
-def of_each(y: np.ndarray, classes: int) -> np.ndarray:
-    """Whether each class is true of each row, (N, C) bool."""
-    return y if y.ndim == 2 else y[:, None] == np.arange(classes)
 
 
 def area_shares(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
@@ -382,7 +383,7 @@ def brier_parts(y: np.ndarray, probs: np.ndarray, bins: np.ndarray | None = None
     """The parts, summed over the classes of a row, or with many labels averaged over labels. bins: edges; None: BINS equal ones."""
     edges = np.linspace(0, 1, BINS + 1) if bins is None else bins
     n, classes = probs.shape
-    true = of_each(y, classes).astype(np.float64)
+    true = indicator(y, classes).astype(np.float64)
     place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
     count = np.bincount(place.ravel(), minlength=classes * (len(edges) - 1))
     held = np.maximum(count, 1)

@@ -88,13 +88,7 @@ def measure(run: RunView, metric: str) -> Measure:
 
 def best_first(runs: Sequence[RunView], metric: Metric) -> list[RunView]:
     """The runs by their test metric, those without one last; ties keep their order."""
-    sign = -1 if metric.higher_is_better else 1
-
-    def key(run: RunView) -> float:
-        estimate = measure(run, metric.name).estimate
-        return math.inf if math.isnan(estimate) else sign * estimate
-
-    return sorted(runs, key=key)
+    return sorted(runs, key=lambda run: metric.place(measure(run, metric.name).estimate))
 
 
 def metric_column(metric: Metric) -> Column:

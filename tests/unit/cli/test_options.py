@@ -116,6 +116,16 @@ def test_settings_are_given_to_all_or_to_one() -> None:
     assert configs["embedding"].method.quantize == "nf4"
 
 
+def test_quantize_among_several_methods() -> None:
+    given: Any = {"model": "tiny", "encoder": None, "quantize": "nf4", "seed": 0, "device": "cpu", "settings": []}
+    with pytest.raises(ConfigError, match=r"--method: 'embeding' is not among .*; did you mean 'embedding'"):
+        method_configs(("embeding", "linear"), DATA, **given)
+    with pytest.raises(
+        ConfigError, match="--quantize: linear, encoder has no quantize; embedding, instruction, probe have"
+    ):
+        method_configs(("linear", "encoder"), DATA, **given)
+
+
 def test_encoder_has_a_model_of_its_own() -> None:
     configs: Any = method_configs(
         ("encoder",), DATA, model="some/model", encoder=None, quantize=None, seed=0, device="cpu", settings=[]

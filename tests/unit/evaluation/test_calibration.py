@@ -67,8 +67,8 @@ def test_each_label_is_calibrated_on_other_rows(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["vector", "dirichlet"])
-def test_gradients_are_those_of_the_loss(method: str) -> None:
-    """The optimum is one: no small step in any direction lowers what was minimised."""
+def test_the_fit_is_an_optimum(method: str) -> None:
+    """No small step in any direction lowers what was minimised."""
     probs, y = single(500, seed=3)
     found, _, _ = fit_calibration(probs, y, method=method)
     base = cross_entropy(log(found(probs)), y)[0]
