@@ -77,6 +77,8 @@ class Data(Settings):
     drop_empty: bool = False  # leave out rows without text, instead of refusing them
     valid_share: Part = 0.1
     test_share: Part = 0.2
+    split_seed: Count | None = None  # of the splits made here; None: the run's seed
+    train_rows: PositiveInt | None = None  # train on so many rows, drawn by the run's seed; None: on all
 
 
 class Lora(Settings):

@@ -21,9 +21,9 @@ from lasttoken.data.doubts import doubts
 from lasttoken.data.read import Columns, read_rows, without_empty
 from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import splits_from
+from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError
-from lasttoken.evaluation.comparison import compare
-from lasttoken.evaluation.metrics import brier_parts, named
+from lasttoken.evaluation.metrics import brier_parts
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import measured, summarize
@@ -31,7 +31,7 @@ from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
-from lasttoken.report.page import check_page, render, write_page
+from lasttoken.report.page import render, write_page
 from lasttoken.report.verdict import title
 from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
@@ -54,7 +54,10 @@ class Outcome:
 
 
 def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
-    """The three parts of the problem that `data` describes, told with what looks wrong in them. Raises DataError."""
+    """The three parts of the problem that `data` describes, told with what looks wrong in them. Raises DataError.
+
+    seed: of the run, which draws the training rows where `data` asks for fewer than there are.
+    """
     columns = columns_of(data)
     given = {"": data.source, "valid": data.valid, "test": data.test}
     rows = {}
@@ -72,11 +75,13 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         rows[""],
         rows.get("valid"),
         rows.get("test"),
-        seed=seed,
+        seed=seed if data.split_seed is None else data.split_seed,
         valid_fraction=data.valid_share,
         test_fraction=data.test_share,
     )
     splits = replace(splits, doubts=doubts(splits, data.separator))
+    if data.train_rows is not None:
+        splits = with_fewer(splits, data.train_rows, seed=seed)
     for sentence in (splits.summary, *splits.doubts):
         journal.note(sentence)
     return splits
@@ -256,30 +261,6 @@ def differences(one: Run, other: Run) -> list[str]:
     """Dotted names of the settings in which two runs differ."""
     a, b = dict(flat(one.model_dump())), dict(flat(other.model_dump()))
     return [name for name in a | b if a.get(name) != b.get(name)]
-
-
-def write_report(folders: Sequence[Path], path: Path, *, metric: str, seed: int = 0) -> dict[str, Any] | None:
-    """One page about finished runs, at `path`; returns the comparison, None for a single run.
-
-    Raises ArtifactError on a damaged run or where `path` is another file, DataError where the runs were not judged on
-    the same rows.
-    """
-    check_page(path)
-    for folder in folders:
-        verify(folder)
-    views = [collect(folder) for folder in folders]
-    for view in views:
-        named(metric, view.labels.multi)
-    names = [view.name for view in views]
-    for i, (view, folder) in enumerate(zip(views, folders, strict=True)):
-        if names.count(view.name) > 1:  # two comparisons may both hold an `embedding`
-            told = "/".join(folder.absolute().parts[-2:])
-            views[i] = replace(view, measures=view.measures.model_copy(update={"name": told}))
-    comparison = None
-    if len(views) > 1:
-        comparison = compare({view.name: view.predictions for view in views}, metric=metric, seed=seed).to_dict()
-    write_page(render(views, comparison, title=title(views)), path)
-    return comparison
 
 
 def leads(device: str) -> bool:

@@ -26,9 +26,9 @@ from lasttoken.experiment import (
     load_data,
     predictions_of,
     run_method,
-    write_report,
 )
 from lasttoken.journal import Journal
+from lasttoken.report.compose import write_report
 from lasttoken.run import verify
 
 SPLITS = Splits(dataset(45), dataset(15, seed=1), dataset(30, seed=2), "given: train, valid and test")
@@ -195,7 +195,7 @@ def test_another_run_is_refused(outcome: Outcome, what: str, differs: str) -> No
 
 
 def test_report_of_one_run_compares_nothing(outcome: Outcome, tmp_path: Path) -> None:
-    assert write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1") is None
+    assert write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1").comparison is None
     assert "<title>linear: topics</title>" in (tmp_path / "page.html").read_text()
 
 
@@ -203,7 +203,7 @@ def test_report_of_two_runs(outcome: Outcome, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"method": Linear(words=(1, 1), characters=(0, 0))})
     other = run_method(config, SPLITS, tmp_path / "words", name="words", journal=Journal())
     verify(other.folder)
-    comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy")
+    comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy").comparison
     assert comparison is not None
     assert list(comparison["scores"]) == ["linear", "words"]
     assert [(pair["a"], pair["b"]) for pair in comparison["pairs"]] == [("linear", "words")]

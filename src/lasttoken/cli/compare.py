@@ -34,6 +34,11 @@ def compare(
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
     quantize: o.Quantize = None,
     metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Training rows to learn from, for learning curves: 200,1000,all")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fits of each method, a seed each")] = 1,
+    goal: o.Goal = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; finished runs in it are kept")] = None,
     separator: o.Separator = None,
     template: o.Template = None,
@@ -82,9 +87,11 @@ def compare(
     )
     first = next(iter(configs.values()))
     with Screen(loud=leads(first.device)) as screen:
-        splits = load_data(first.data, seed=first.seed, journal=screen.journal("data"))
+        whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
+        splits = load_data(whole, seed=first.seed, journal=screen.journal("data"))
         optional = set() if methods or encoder else {"encoder"}
-        done = run_all(configs, splits, folder, metric=metric, optional=optional, screen=screen)
+        cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds)
+        done = run_all(cells, splits, folder, metric=metric, goal=goal, optional=optional, screen=screen)
     if leads(first.device):
         show(done, folder, metric=metric, as_json=as_json)
 
@@ -128,43 +135,106 @@ def method_configs(
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One run of a comparison: a method, with so many training rows, from a seed."""
+
+    method: str
+    run: Run
+
+    def folder(self, first_seed: int) -> str:
+        """embedding; embedding-200 with 200 training rows; embedding-200-seed1 with another than the first seed."""
+        rows, seed = self.run.data.train_rows, self.run.seed
+        return self.method + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
+
+
+def grid(configs: dict[str, Run], sizes: list[int | None], seeds: int) -> list[Cell]:
+    """Every method at every size from every seed; the first seed of everything comes first, then small sizes, then quick methods.
+
+    The rows are divided by the first seed whatever the seed of a run is, so that all are judged on the same test rows.
+    """
+    cells = []
+    for more in range(seeds):
+        for size in sizes:
+            for name, first in configs.items():
+                split_seed = first.seed if more else first.data.split_seed
+                data = first.data.model_copy(update={"train_rows": size, "split_seed": split_seed})
+                cells.append(Cell(name, first.model_copy(update={"seed": first.seed + more, "data": data})))
+    return cells
+
+
+def sizes_of(text: str | None, given: int | None) -> list[int | None]:
+    """`200,1000,all` as numbers, ascending, None for all; `given` alone where nothing is asked. Raises ConfigError."""
+    if text is None:
+        return [given]
+    words = o.listed(text)
+    wrong = next((word for word in words if word != "all" and not (word.isdigit() and int(word))), None)
+    if wrong is not None or not words:
+        raise ConfigError(
+            [f"--sizes {text}: {wrong!r} is no number of rows; write numbers or all: --sizes 200,1000,all"]
+        )
+    numbers = sorted({int(word) for word in words if word != "all"})
+    return [*numbers, *([None] if "all" in words else [])]
+
+
+@dataclass(frozen=True)
 class Compared:
     """What came of several methods on the same rows."""
 
-    runs: list[dict[str, Any]]  # metrics.json of each
+    runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
     comparison: dict[str, Any] | None  # None for a single run
     failed: list[str]  # a sentence each: methods that could not run, or were cut short
+    folders: list[Path]  # of each of `runs`, that of its first seed
 
 
 def run_all(
-    configs: dict[str, Run], splits: Splits, out: Path, *, metric: str, optional: set[str], screen: Screen
+    cells: list[Cell],
+    splits: Splits,
+    out: Path,
+    *,
+    metric: str,
+    optional: set[str],
+    screen: Screen,
+    goal: float | None = None,
 ) -> Compared:
-    """Every method fitted, or kept from before; writes out/NAME and out/report.html.
+    """Every run fitted, or kept from before; writes out/NAME of each and out/report.html.
 
     A method that cannot run does not take the others with it: it is told and left out. An optional method is left out
     in silence where its model is not on this machine. Raises the last UserError where no method could run.
     """
     from lasttoken.cli.show import settings_line
+    from lasttoken.data.subset import with_fewer
     from lasttoken.errors import UserError
     from lasttoken.evaluation.metrics import named
-    from lasttoken.experiment import finished, run_method, write_report
+    from lasttoken.experiment import finished, run_method
     from lasttoken.model.backbone import on_this_machine
+    from lasttoken.report.compose import Written, write_report
     from lasttoken.report.page import check_page
 
-    named(metric, splits.labels.multi)  # a wrong name is told before anything is trained
+    named(metric, splits.labels.multi)  # a wrong name or size is told before anything is trained
     check_page(out / "report.html")
-    runs, folders, failed, last = [], [], [], None
-    for name, config in configs.items():
+    first_seed = cells[0].run.seed
+    parts = {
+        (rows, seed): splits if rows is None else with_fewer(splits, rows, seed=seed)
+        for rows, seed in {(cell.run.data.train_rows, cell.run.seed) for cell in cells}
+    }
+    folders, failed, last, missing = [], [], None, set[str]()
+    for cell in cells:
+        config, name = cell.run, cell.folder(first_seed)
         asked = getattr(config.method, "model", "")
-        if name in optional and not on_this_machine(asked):
-            screen.note(f"{name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another")
+        if cell.method in optional and not on_this_machine(asked):
+            if cell.method not in missing:
+                screen.note(
+                    f"{cell.method}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
+                )
+            missing.add(cell.method)
             continue
         journal = screen.journal(name)
         try:
-            outcome = finished(config, splits, out / name, name)
+            part = parts[config.data.train_rows, config.seed]
+            outcome = finished(config, part, out / name, cell.method)
             if outcome is None:
                 screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
-                outcome = run_method(config, splits, out / name, name=name, journal=journal)
+                outcome = run_method(config, part, out / name, name=cell.method, journal=journal)
             else:
                 journal.note(f"kept from before, {out / name}")
         except UserError as error:
@@ -176,32 +246,32 @@ def run_all(
             raise outcome.failure
         if outcome.failure is not None:
             failed.append(f"{name} was cut short: {outcome.failure}")
-        runs.append(dict(outcome.metrics))
         folders.append(outcome.folder)
         del outcome  # and the model with it: the next one needs the memory
-    if not runs and last is not None:
+    if not folders and last is not None:
         raise last
-    comparison = None
+    written = Written([], [], None)
     if screen.loud:
-        comparison = write_report(folders, out / "report.html", metric=metric)
-    return Compared(runs, comparison, failed)
+        written = write_report(folders, out / "report.html", metric=metric, goal=goal)
+    return Compared(written.shown, written.comparison, failed, written.folders)
 
 
 def show(done: Compared, out: Path, *, metric: str, as_json: bool) -> None:
     """The table, the verdicts and the next command; exit 2 where a method failed."""
     from lasttoken.cli.screen import say
-    from lasttoken.cli.show import best_first, table
+    from lasttoken.cli.show import best_first, table, verdicts
 
     if as_json:
         typer.echo(json.dumps(vars(done), allow_nan=False, default=str))
     else:
         typer.echo(table(done.runs, metric))
         if done.comparison is not None:
-            verdicts = [pair["verdict"] for pair in done.comparison["pairs"]]
-            typer.echo("\n" + "\n".join([done.comparison["summary"], "", *verdicts]))
+            summary, *rest = verdicts(done.comparison)
+            typer.echo("\n" + "\n".join([summary, "", *rest]).rstrip())
     best = best_first(done.runs, metric)[0]
+    folder = dict(zip((run["name"] for run in done.runs), done.folders, strict=True))[best["name"]]
     say(f"report: {out / 'report.html'}")
-    say(f"next: lasttoken predict {out / best['name']} NEW.csv -o labelled.csv")
+    say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv")
     if done.failed:
         say("lasttoken: " + "; ".join(done.failed))
         raise typer.Exit(2)

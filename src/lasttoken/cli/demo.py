@@ -37,7 +37,7 @@ def demo(
     as_json: o.Json = False,
 ) -> None:
     """Which library does a docstring come from? Five methods, no GPU, nothing downloaded."""
-    from lasttoken.cli.compare import chosen, method_configs, run_all, show
+    from lasttoken.cli.compare import chosen, grid, method_configs, run_all, show
     from lasttoken.cli.screen import Screen
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
@@ -63,5 +63,5 @@ def demo(
         splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
         journal.note(splits.summary)
         optional = set() if methods or encoder else {"encoder"}
-        done = run_all(configs, splits, out, metric="macro_f1", optional=optional, screen=screen)
+        done = run_all(grid(configs, [None], 1), splits, out, metric="macro_f1", optional=optional, screen=screen)
     show(done, out, metric="macro_f1", as_json=as_json)

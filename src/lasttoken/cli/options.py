@@ -51,6 +51,9 @@ SetOf = Annotated[
         "--set", help="A setting of one method: embedding.lora.r=16; or of all: seed=1", rich_help_panel=METHOD
     ),
 ]
+Goal = Annotated[
+    float | None, typer.Option("--goal", help="Score that more labels should bring, asked of learning curves")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]
 

@@ -16,19 +16,21 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them, judged on the same rows")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write")] = Path("report.html"),
     metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
+    goal: o.Goal = None,
     as_json: o.Json = False,
 ) -> None:
     """Put one or several runs on one self-contained page."""
     from lasttoken.cli.screen import say
-    from lasttoken.experiment import write_report
+    from lasttoken.cli.show import verdicts
+    from lasttoken.report.compose import write_report
     from lasttoken.run import runs_in
 
     if not out.absolute().parent.is_dir():
         raise ArtifactError(f"{out}: no folder {out.parent}; make it first, or check the path")
     folders = [run for folder in runs for run in runs_in(folder)]
-    comparison = write_report(folders, out, metric=metric)
+    comparison = write_report(folders, out, metric=metric, goal=goal).comparison
     if as_json:
         typer.echo(json.dumps(comparison, allow_nan=False, default=str))
     elif comparison is not None:
-        typer.echo("\n".join([comparison["summary"], *(pair["verdict"] for pair in comparison["pairs"])]))
+        typer.echo("\n".join(verdicts(comparison)))
     say(f"report: {out}")

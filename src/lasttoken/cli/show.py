@@ -83,3 +83,9 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
     count = ordered[0]["splits"]["test"]["n"]
     note = f"{count} test rows; train/s and predict/s are rows a second; on a CPU memory is that of the whole process"
     return "\n".join(["  ".join(row).rstrip() for row in aligned] + [note])
+
+
+def verdicts(comparison: Mapping[str, Any]) -> list[str]:
+    """What a comparison says, in lines: the summary, every pair, and what more labels would bring."""
+    lines = [comparison["summary"], *(pair["verdict"] for pair in comparison["pairs"])]
+    return lines + ([] if comparison["learning"] is None else comparison["learning"]["sentences"])

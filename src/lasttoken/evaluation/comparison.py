@@ -1,7 +1,8 @@
 """Which run is best, and is it so? Every pair of runs judged on the same rows, with the verdict in words.
 
-A difference is claimed only where two things agree: the randomisation test, after Holm's adjustment over all pairs,
-gives p <= .05, and the bootstrap interval of the difference excludes 0.
+A difference is claimed only where two things agree: the test, after Holm's adjustment over all pairs, gives p <= .05,
+and the interval of the difference excludes 0. Two single runs meet in a randomisation test and a bootstrap of rows;
+where one is several fits, a seed each, both come from seeds.py, which counts seeds and rows.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from lasttoken.errors import DataError
-from lasttoken.evaluation.metrics import HEADLINE, METRICS, Metric, exact, named
+from lasttoken.evaluation.metrics import HEADLINE, METRICS, Metric, named
 from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.seeds import Repeats, compare_means, measure_mean, right_share, values
 from lasttoken.evaluation.significance import (
     DRAWS,
     Interval,
@@ -35,7 +37,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs a and b on the same N rows. Differences are of the metric, a less b."""
+    """Two runs a and b on the same N rows. Differences are of the metric (its mean over seeds), a less b."""
 
     a: str
     b: str
@@ -43,10 +45,13 @@ class Pair:
     n: int
     family: int  # how many pairs were tested together
     difference: Interval
-    p_randomisation: float
+    p: float  # randomisation test; Student's t where there are several seeds
     p_mcnemar: float  # of being right; with many labels, of having the whole set right
-    p_holm: float  # p_randomisation, adjusted over the family
+    p_holm: float  # p, adjusted over the family
     mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2
+    only_a: int = 0  # rows that only a has exactly right; with several seeds, more of its seeds: McNemar's effect size
+    only_b: int = 0
+    seeds: tuple[int, int] = (1, 1)
 
     @property
     def shown(self) -> bool:
@@ -84,10 +89,14 @@ class Pair:
             "a": self.a,
             "b": self.b,
             "difference": self.difference.to_dict(),
-            "p_randomisation": self.p_randomisation,
+            "test": "randomisation" if max(self.seeds) == 1 else "t over rows and seeds",
+            "p": self.p,
             "p_mcnemar": self.p_mcnemar,
             "p_holm": self.p_holm,
             "mde": None if math.isnan(self.mde) else self.mde,
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "seeds": list(self.seeds),
             "winner": self.winner,
             "verdict": self.verdict,
         }
@@ -104,6 +113,7 @@ class Comparison:
     seed: int
     reference: str | None  # the run that all pairs hold; None: all pairs of runs
     scores: dict[str, Interval]
+    by_seed: dict[str, list[float]]  # the score of each seed
     pairs: list[Pair]
 
     def score(self, name: str) -> str:
@@ -120,7 +130,9 @@ class Comparison:
         how = "highest" if metric.higher_is_better else "lowest, which is best"
         if len(self.scores) == 1:
             return f"{best} scores {figure(known[best])} {metric.words}; there is no other run to compare it with."
-        said = f"{best} scores {how} ({figure(known[best])} {metric.words})"
+        seeds = len(self.by_seed[best])
+        mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+        said = f"{best} scores {how} ({figure(known[best])} {metric.words}{mean})"
         return said + self.standing(best if self.reference is None else self.reference) + "."
 
     def standing(self, name: str) -> str:
@@ -147,13 +159,14 @@ class Comparison:
             "seed": self.seed,
             "reference": self.reference,
             "scores": {name: found.to_dict() for name, found in self.scores.items()},
+            "by_seed": {name: [None if math.isnan(x) else x for x in found] for name, found in self.by_seed.items()},
             "pairs": [pair.to_dict() for pair in self.pairs],
             "summary": self.summary(),
         }
 
 
 def compare(
-    runs: Mapping[str, Predictions],
+    runs: Mapping[str, Predictions | Repeats],
     *,
     metric: str = HEADLINE,
     seed: int = 0,
@@ -163,28 +176,37 @@ def compare(
 ) -> Comparison:
     """Every pair of runs by `metric`, or with `reference` every run against that one.
 
-    Fewer pairs are adjusted for less, so name a reference where only it matters. Rows may come in another order.
+    A run may be several fits, one a seed. Fewer pairs are adjusted for less, so name a reference where only it matters.
+    Rows may come in another order.
     Raises DataError where the runs were not judged on the same rows, targets and labels.
     """
     if not runs:
         raise DataError("there are no runs to compare; name one or more")
     if reference is not None and reference not in runs:
         raise DataError(f"reference {reference!r} is not among the runs {list(runs)}")
-    runs = align(runs)
-    first = next(iter(runs.values()))
+    fits = align({name: [one] if isinstance(one, Predictions) else list(one) for name, one in runs.items()})
+    first = next(iter(fits.values()))[0]
     chosen = named(metric, first.labels.multi)
-    scores = {name: measure(one, metric, seed=seed, draws=draws, level=level) for name, one in runs.items()}
+    scores = {name: score(chosen, one, seed=seed, draws=draws, level=level) for name, one in fits.items()}
     order = sorted(scores, key=lambda name: (chosen.place(scores[name].estimate), name))  # however they were given
     names = [pair for pair in itertools.combinations(order, 2) if reference is None or reference in pair]
-    pairs = [tested(chosen, runs, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
-    adjusted = holm([pair.p_randomisation for pair in pairs])
+    pairs = [tested(chosen, fits, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
+    adjusted = holm([pair.p for pair in pairs])
     pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
-    return Comparison(metric, len(first), level, draws, seed, reference, scores, pairs)
+    by_seed = {name: values(chosen, one).tolist() for name, one in fits.items()}
+    return Comparison(metric, len(first), level, draws, seed, reference, scores, by_seed, pairs)
+
+
+def score(metric: Metric, repeats: Repeats, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> Interval:
+    """The metric of one run, or its mean over seeds, with its interval."""
+    if len(repeats) == 1:
+        return measure(repeats[0], metric.name, seed=seed, draws=draws, level=level)
+    return measure_mean(metric, repeats, rng=generator(seed, "intervals"), draws=draws, level=level)
 
 
 def tested(
     metric: Metric,
-    runs: Mapping[str, Predictions],
+    runs: Mapping[str, Repeats],
     names: tuple[str, str],
     *,
     family: int,
@@ -196,34 +218,44 @@ def tested(
 
     The detectable effect is at alpha / family, the strictest of Holm's levels.
     """
-    a, b = runs[names[0]], runs[names[1]]
+    of_a, of_b = runs[names[0]], runs[names[1]]
+    a, b = of_a[0], of_b[0]
     y, of = a.targets, f"{metric.name} of {names[0]} and {names[1]}"
     rng = generator(seed, f"difference in {of}")
-    chosen = a.chosen, b.chosen
-    difference = bootstrap_difference(metric, y, a.probs, b.probs, chosen=chosen, rng=rng, draws=draws, level=level)
-    swaps = generator(seed, f"swaps in {of}")
-    p = randomisation(metric, y, a.probs, b.probs, chosen=chosen, rng=swaps, draws=draws)
+    if len(of_a) == len(of_b) == 1:
+        chosen = a.chosen, b.chosen
+        difference = bootstrap_difference(metric, y, a.probs, b.probs, chosen=chosen, rng=rng, draws=draws, level=level)
+        swaps = generator(seed, f"swaps in {of}")
+        p = randomisation(metric, y, a.probs, b.probs, chosen=chosen, rng=swaps, draws=draws)
+    else:
+        difference, p = compare_means(metric, of_a, of_b, rng=rng, draws=draws, level=level)
+    gain = right_share(of_a) - right_share(of_b)
     return Pair(
         *names,
         metric=metric.name,
         n=len(y),
         family=family,
         difference=difference,
-        p_randomisation=p,
-        p_mcnemar=mcnemar(exact(y, a.chosen), exact(y, b.chosen)),
+        p=p,
+        p_mcnemar=mcnemar(gain > 0, gain < 0),
         p_holm=p,
         mde=minimum_detectable_effect(difference.standard_error, alpha=ALPHA / family),
+        only_a=int((gain > 0).sum()),
+        only_b=int((gain < 0).sum()),
+        seeds=(len(of_a), len(of_b)),
     )
 
 
-def align(runs: Mapping[str, Predictions]) -> dict[str, Predictions]:
+def align(runs: Mapping[str, Repeats]) -> dict[str, list[Predictions]]:
     """The runs with their rows in the order of the first. Raises DataError where a run was judged on others."""
-    first, base = next(iter(runs.items()))
-    return {name: base if name == first else aligned(name, one, first, base) for name, one in runs.items()}
+    first, (base, *_) = next(iter(runs.items()))
+    return {name: [aligned(name, one, first, base) for one in repeats] for name, repeats in runs.items()}
 
 
 def aligned(name: str, run: Predictions, first: str, base: Predictions) -> Predictions:
     """`run` in the row order of `base`. Raises DataError where rows, targets or labels differ."""
+    if run is base:
+        return run
     remedy = "compare runs that predict the same test set"
     if run.labels != base.labels:
         raise DataError(f"{name} and {first}: {label_difference(run, base)}; {remedy}")

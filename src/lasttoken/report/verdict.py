@@ -92,7 +92,7 @@ def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
         difference=units.signed(estimate),
         ends=units.span(low, high),
         strip=figures.difference_strip(found, scale, shown=pair["winner"] is not None, words=words),
-        p_values=[units.p_value(pair[name]) for name in ("p_randomisation", "p_holm", "p_mcnemar")],
+        p_values=[units.p_value(pair[name]) for name in ("p", "p_holm", "p_mcnemar")],
         detectable=units.score(number(pair["mde"])),
         verdict=pair["verdict"],
     )

@@ -78,7 +78,7 @@ def test_compare_finds_the_better_run() -> None:
     assert only.difference.estimate == pytest.approx(0.25)
     assert 0 < only.difference.low < 0.25 < only.difference.high
     assert compare({"good": run(10), "poor": run(60)}, metric="accuracy").to_dict()["pairs"] == found.to_dict()["pairs"]
-    assert only.p_randomisation == 1 / 2001
+    assert only.p == 1 / 2001
     assert only.p_mcnemar == 2 / 2**50  # good is right on 50 rows on which poor is not, never the reverse
     assert found.summary() == "good scores highest (.950 accuracy); shown to beat poor (.700)."
 
@@ -93,7 +93,7 @@ def test_a_winner_by_luck_is_called_level() -> None:
 
 def test_holm_goes_over_all_pairs() -> None:
     found = compare({"a": run(20), "b": run(22, start=100), "c": run(90)}, metric="accuracy")
-    raw = [one.p_randomisation for one in found.pairs]
+    raw = [one.p for one in found.pairs]
     assert raw[1] == raw[2] == 1 / 2001
     assert [one.p_holm for one in found.pairs] == pytest.approx([raw[0], 3 / 2001, 3 / 2001])
 
@@ -112,7 +112,7 @@ def test_a_run_keeps_its_figures_whoever_stands_beside_it() -> None:
     two = compare({"a": run(20), "b": run(40)}, draws=100, seed=5)
     three = compare({"a": run(20), "b": run(40), "c": run(60)}, draws=100, seed=5)
     assert two.pairs[0].difference == three.pairs[0].difference
-    assert two.pairs[0].p_randomisation == three.pairs[0].p_randomisation
+    assert two.pairs[0].p == three.pairs[0].p
     assert two.scores["a"] == three.scores["a"] == measure(run(20), "macro_f1", seed=5, draws=100)
 
 
