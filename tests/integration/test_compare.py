@@ -177,3 +177,45 @@ def test_default_is_every_method_that_can_run(
     assert (
         len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 1 + 6
     )  # a table and its note, the summary, six pairs
+
+
+def test_sizes_and_seeds_run_what_is_missing_and_draw_the_curve(
+    command: Callable[..., Any], table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    plain = command("compare", table, "--methods", "linear", "--out", out)
+    assert plain.code == 0, plain.err
+    asked = ("compare", table, "--methods", "linear", "--out", out, "--sizes", "20,40,all", "--seeds", "2", "--json")
+    said = command(*asked)
+    assert said.code == 0, said.err
+    assert said.err.count("kept from before") == 1  # all rows, first seed
+    names = ["linear", "linear-20", "linear-20-seed1", "linear-40", "linear-40-seed1", "linear-seed1"]
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == names
+    result = json.loads(said.out)
+    assert [run["name"] for run in result["runs"]] == ["linear"]
+    points = result["comparison"]["learning"]["points"]["linear"]
+    assert [point["rows"] for point in points][:2] == [20, 40]
+    assert len(result["comparison"]["by_seed"]["linear"]) == 2
+    assert len({tuple(read_predictions(out / name / "predictions" / "test.parquet").ids) for name in names}) == 1
+    again = command(*asked[:-1])
+    assert again.err.count("kept from before") == 6
+    assert "linear: " in again.out
+    assert "training rows" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        ("9,200000", "--sizes: 200,000 training rows are asked for"),
+        ("few", "'few' is no number of rows"),
+        ("0", "'0' is no number of rows"),
+        ("1", "1 training rows are asked for, but"),
+    ],
+)
+def test_sizes_that_cannot_be_are_told_before_anything_is_trained(
+    command: Callable[..., Any], table: Path, tmp_path: Path, sizes: str, problem: str
+) -> None:
+    said = command("compare", table, "--methods", "linear", "--sizes", sizes, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert problem.removeprefix("--sizes: ") in said.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

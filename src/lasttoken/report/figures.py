@@ -31,6 +31,12 @@ class Scale:
     low: float
     high: float
     ticks: tuple[float, ...]
+    texts: tuple[str, ...] = ()  # of the ticks; none: their numbers
+
+    @property
+    def told(self) -> list[tuple[float, str]]:
+        """Each tick with its text."""
+        return list(zip(self.ticks, self.texts or map(tick_text, self.ticks), strict=True))
 
     def share(self, value: float) -> float:
         """Where `value` lies: 0 at the low end, 1 at the high end."""
@@ -130,8 +136,8 @@ def grid(root: ET.Element, scale: Scale) -> None:
 def axis_strip(scale: Scale) -> str:
     """The numbers of the ticks, to stand under or over strips of the same width."""
     root = ET.Element("svg", {"class": "strip axis", "aria-hidden": "true"})
-    for tick in scale.ticks:
-        mark(root, "text", {"x": scale.percent(tick), "y": 17, "class": "tick middle"}, tick_text(tick))
+    for tick, text in scale.told:
+        mark(root, "text", {"x": scale.percent(tick), "y": 17, "class": "tick middle"}, text)
     return markup(root)
 
 
@@ -187,13 +193,13 @@ def dot_strip(values: Mapping[int, float], scale: Scale, *, words: str) -> str:
 def axes(root: ET.Element, frame: Frame, *, numbers_below: bool = True) -> None:
     """Grid lines and tick numbers of a panel."""
     right, bottom = frame.left + frame.width, frame.top + frame.height
-    for tick in frame.y.ticks:
+    for tick, text in frame.y.told:
         y = frame.at(frame.x.low, tick)[1]
         mark(root, "line", {"x1": frame.left, "x2": right, "y1": y, "y2": y, "class": "grid"})
-        mark(root, "text", {"x": frame.left - 6, "y": y + 3.5, "class": "tick end"}, tick_text(tick))
-    for tick in frame.x.ticks if numbers_below else ():
+        mark(root, "text", {"x": frame.left - 6, "y": y + 3.5, "class": "tick end"}, text)
+    for tick, text in frame.x.told if numbers_below else ():
         x = frame.at(tick, frame.y.low)[0]
-        mark(root, "text", {"x": x, "y": bottom + 15, "class": "tick middle"}, tick_text(tick))
+        mark(root, "text", {"x": x, "y": bottom + 15, "class": "tick middle"}, text)
     mark(root, "line", {"x1": frame.left, "x2": right, "y1": bottom, "y2": bottom, "class": "base"})
 
 

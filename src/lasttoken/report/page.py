@@ -1,8 +1,11 @@
-"""The report: one HTML file that stands alone. Nothing is loaded from elsewhere and nothing in it runs."""
+"""The report: one HTML file that stands alone. Nothing is loaded from elsewhere; its one script sorts tables."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ from lasttoken.evaluation.metrics import HEADLINE, METRICS
 from lasttoken.report import figures, tables, units
 from lasttoken.report.collect import RunView
 from lasttoken.report.section import interval_scale, sections
+from lasttoken.report.together import together
 from lasttoken.report.verdict import difference_scale, scope, shown_pairs, verdict
 
 MANY_CLASSES = 30  # above it only the best and the worst of the per-class table stand open
 GENERATOR = b'<meta name="generator" content="lasttoken">'
 ENDS = 15  # classes of each end that do
+SCRIPT = Path(__file__).parent / "sort.js"
 
 
 def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, title: str) -> str:
@@ -33,9 +38,12 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
     differences = difference_scale(pairs)
     rows = tables.class_rows(runs)
     level = f"{100 * tables.measure(runs[0], metric.name).level:g} %"
+    script = SCRIPT.read_text(encoding="utf-8")
     return template().render(
         title=title,
         units=units,
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # the only one that may run
         metric=metric,
         level=level,
         multi=runs[0].labels.multi,
@@ -57,7 +65,24 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         strips={row.label: figures.dot_strip(row.f1, figures.UNIT, words=tables.in_words(row, runs)) for row in rows},
         unit_axis=figures.axis_strip(figures.UNIT),
         problems=tables.problems(runs),
+        together=together(runs, comparison, metric),
+        seeds=seeds(runs, comparison),
+        disputed=tables.disputed(runs),
     )
+
+
+def seeds(runs: Sequence[RunView], comparison: Mapping[str, Any] | None) -> dict[str, str]:
+    """The score of each seed of the runs that have several, in words, by the run's name."""
+    found = comparison.get("by_seed", {}) if comparison else {}
+    said = {}
+    for run in runs:
+        scores = [units.number(value) for value in found.get(run.name, [])]
+        if len(scores) > 1:
+            spread = units.score(statistics.stdev(scores))
+            said[run.name] = (
+                f"mean of {len(scores)} seeds: {', '.join(map(units.score, scores))} (standard deviation {spread})"
+            )
+    return said
 
 
 def check(runs: Sequence[RunView]) -> None:

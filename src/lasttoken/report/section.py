@@ -10,7 +10,7 @@ import numpy as np
 
 from lasttoken.evaluation.decisions import HALF
 from lasttoken.evaluation.metrics import METRICS, Metric, reliability
-from lasttoken.report import figures, tables, units
+from lasttoken.report import charts, figures, tables, units
 from lasttoken.report.collect import Measure, RunView
 
 MATRIX_CLASSES = 20  # above it the most confused pairs stand in for the confusion matrix
@@ -32,7 +32,8 @@ class Section:
     reliability: str  # panel
     curves: list[str]  # panels, none for a method without a training loop
     matrix: np.ndarray | None  # (C, C) confusion, where a matrix is readable
-    confused: list[tables.Confused]  # where it is not
+    heat: str  # where it is not: the classes set beside those that they are taken for
+    confused: list[tables.Confused]  # and the pairs most often confused
     mistakes: list[tables.Mistake]
     memory: str
 
@@ -56,6 +57,7 @@ def sections(
             reliability=reliability_panel(run, number=i),
             curves=curves(run, metric, number=i),
             matrix=tables.confusion_matrix(run) if readable(run) else None,
+            heat="" if run.labels.multi or readable(run) else heat(run),
             confused=[] if run.labels.multi or readable(run) else tables.most_confused(run),
             mistakes=tables.mistakes(run),
             memory=memory(run),
@@ -73,6 +75,23 @@ def about(run: RunView) -> str:
 def readable(run: RunView) -> bool:
     """Whether a confusion matrix can be read: one label a row, and not too many classes."""
     return not run.labels.multi and len(run.labels) <= MATRIX_CLASSES
+
+
+def heat(run: RunView) -> str:
+    """The confusions of many classes as a square, each place with its names and counts to be pointed at."""
+    order, matrix = tables.clustered(run)
+    names, support = [run.labels.names[j] for j in order], np.maximum(1, matrix.sum(axis=1))
+    cells = [
+        (
+            i,
+            j,
+            float((matrix[i, j] / support[i]) ** 0.5),
+            f"{names[i]}: {matrix[i, j]} of {support[i]} " + ("right" if i == j else f"taken for {names[j]}"),
+        )
+        for i, j in zip(*(found.tolist() for found in np.nonzero(matrix)), strict=True)
+    ]
+    words = f"{len(names)} classes by true class (down) and decided class (across), ordered by what is confused"
+    return charts.heat_panel(cells, len(names), words=words)
 
 
 def memory(run: RunView) -> str:

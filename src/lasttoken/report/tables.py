@@ -165,6 +165,20 @@ def most_confused(run: RunView, most: int = 20) -> list[Confused]:
     ]
 
 
+def clustered(run: RunView) -> tuple[list[int], np.ndarray]:
+    """(classes (C,) in an order that sets those beside each other that are taken for each other, their matrix in it)."""
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    matrix = confusion_matrix(run)
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    near = np.minimum(1, (shares + shares.T) / 2)
+    np.fill_diagonal(near, 1)
+    distances = squareform(1 - near, checks=False)
+    order = leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances)).tolist()
+    return order, matrix[np.ix_(order, order)]
+
+
 def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
     """The wrong decisions that were surest, surest first; of a multi-label row only its surest one."""
     seen = run.predictions
@@ -191,6 +205,27 @@ def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
     else:
         true = names[int(seen.targets[row])]
     return Mistake(seen.ids[row], true, predicted, probability, None if run.texts is None else cut(run.texts[row]))
+
+
+def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
+    """Test rows whose label every run decides against in the same way, the surest first: labels that may be wrong.
+
+    Of two runs or more about the same rows in the same order; none else.
+    """
+    first = runs[0].predictions
+    same = all(list(run.predictions.ids) == list(first.ids) and run.labels == runs[0].labels for run in runs)
+    if len(runs) < 2 or not same:
+        return []
+    decided = first.chosen
+    agreed = np.all([run.predictions.chosen == decided for run in runs], axis=0) & (decided != first.targets)
+    said = np.mean([run.predictions.probs for run in runs], axis=0)  # (N, C)
+    if runs[0].labels.multi:
+        sure = np.where(agreed, np.where(decided, said, 1 - said), -1.0)
+        column, surest = sure.argmax(axis=1), sure.max(axis=1)
+    else:
+        column, surest = decided, np.where(agreed, said[np.arange(len(said)), decided], -1.0)
+    rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
+    return [mistake(runs[0], i, int(column[i]), float(surest[i])) for i in rows]
 
 
 def notes(run: RunView) -> list[str]:

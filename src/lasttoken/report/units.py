@@ -10,6 +10,11 @@ DASH = "–"
 MINUS = "\u2212"
 
 
+def number(value: float | None) -> float:
+    """The number; NaN for the null that stands for it in JSON."""
+    return math.nan if value is None else value
+
+
 def score(value: float) -> str:
     """A metric: .834, or -.021 with a true minus sign."""
     return DASH if math.isnan(value) else wording.figure(value).replace("-", MINUS)

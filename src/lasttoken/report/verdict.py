@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ class ShownPair:
     ends: str
     strip: str
     p_values: list[str]  # randomisation, after Holm, McNemar
+    only: str  # rows that one of the two alone has right
     detectable: str
     verdict: str
 
@@ -93,7 +93,8 @@ def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
         ends=units.span(low, high),
         strip=figures.difference_strip(found, scale, shown=pair["winner"] is not None, words=words),
         p_values=[units.p_value(pair[name]) for name in ("p", "p_holm", "p_mcnemar")],
-        detectable=units.score(number(pair["mde"])),
+        only=f"{units.whole(pair['only_a'])} : {units.whole(pair['only_b'])}",
+        detectable=units.score(units.number(pair["mde"])),
         verdict=pair["verdict"],
     )
 
@@ -101,9 +102,4 @@ def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
 def difference(pair: Mapping[str, Any]) -> tuple[float, float, float]:
     """Estimate, low and high of a pair's difference; NaN where undefined."""
     found = pair["difference"]
-    return number(found["estimate"]), number(found["low"]), number(found["high"])
-
-
-def number(value: float | None) -> float:
-    """The number; NaN for the null that stands for it."""
-    return math.nan if value is None else value
+    return units.number(found["estimate"]), units.number(found["low"]), units.number(found["high"])

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -79,7 +81,8 @@ def test_three_methods_compared(three: list[RunView]) -> None:
     comparison = compared(three)
     page = Seen(render(three, comparison, title="Patents"))
     assert page.sections == [
-        "methods", "pairs", "classes", "confusions", "calibration", "learning", "mistakes", "data", "setup",
+        "methods", "pairs", "cost", "classes", "confusions", "calibration", "training", "risk", "mistakes",
+        "data", "setup",
     ]  # fmt: skip
     assert comparison["summary"] in page.text
     for pair in comparison["pairs"]:
@@ -130,10 +133,19 @@ def test_a_single_run_without_anything_optional(write_run) -> None:
     (folder / "steps.jsonl").unlink()
     run = collect(folder)
     page = Seen(render([run], None, title="One"))
-    assert page.sections == ["methods", "classes", "confusions", "calibration", "mistakes", "data", "setup"]
+    assert page.sections == ["methods", "classes", "confusions", "calibration", "risk", "mistakes", "data", "setup"]
     assert f"linear scores {run.test.metrics['macro_f1'].estimate:.3f}".replace("0.", ".") in page.text
     assert "best of its column" not in render([run], None, title="One")
     assert mistakes(run)[0].id in page.text
+
+
+def test_the_only_script_that_may_run_is_the_one_that_sorts(write_run) -> None:
+    html = render([collect(write_run("linear"))], None, title="One")
+    script = html.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "</script" not in script
+    assert 'class="wide sorts"' in html
 
 
 def test_a_comparison_of_one_run(write_run) -> None:
@@ -223,7 +235,8 @@ def test_whatever_the_user_wrote_is_escaped(write_run) -> None:
     runs = [collect(folder), other]
     page = Seen(render(runs, compared(runs), title=EVIL))
     tags = {tag for tag, _ in page.elements}
-    assert tags.isdisjoint({"script", "img", "iframe", "object", "link"})
+    assert tags.isdisjoint({"img", "iframe", "object", "link"})
+    assert [tag for tag, _ in page.elements].count("script") == 1  # our own, which sorts tables
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert page.text.count(" ".join(EVIL.split())) > 20
 
