@@ -77,6 +77,7 @@ class Data(Settings):
     drop_empty: bool = False  # leave out rows without text, instead of refusing them
     valid_share: Part = 0.1
     test_share: Part = 0.2
+    hierarchy: str | None = None  # what stands between the levels of a label, or a CSV file of columns label and parent
     split_seed: Count | None = None  # of the splits made here; None: the run's seed
     train_rows: PositiveInt | None = None  # train on so many rows, drawn by the run's seed; None: on all
 

@@ -25,6 +25,7 @@ from lasttoken.errors import ConfigError, DataError
 from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import load as load_classifier
+from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.run import writing
@@ -64,12 +65,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     Parameters are the method's settings; `seed`, `device` and `valid_share` (of the training rows, held out to choose the
     best weights, unless `fit` is given validation rows), and how probabilities are calibrated and decided on, also from
     those rows: `decision_calibration`, `decision_thresholds` and the other settings of `config.Decision`.
+    `hierarchy`: where labels lie below one another and a text may have several, what stands between their levels
+    (`A/A61`), or a CSV file of columns label and parent.
     """
 
     _method: ClassVar[str]
     seed: int
     device: str
     valid_share: float
+    hierarchy: str | None
 
     def __init__(self, model: str | None = None, **settings: Any):
         known = self._defaults()
@@ -86,7 +90,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
         """Every parameter with its default."""
-        own: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share}
+        own: dict[str, Any] = {"seed": 0, "device": "auto", "valid_share": Data().valid_share, "hierarchy": None}
         return own | decision_values(Decision()) | flat_values(METHOD_CONFIGS[cls._method]())
 
     @classmethod
@@ -99,6 +103,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
+        tree = None
+        if self.hierarchy is not None:
+            tree, labels, valid = self._lifted(labels, valid)
         classes, targets = encoded(labels)
         space = LabelSpace(tuple(str(name) for name in classes), multi=targets.ndim == 2)
         whole = dataset(as_texts(texts), targets, space)
@@ -117,7 +124,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         said = self.classifier_.predict_proba(chosen.texts)
         raw = Predictions(chosen.ids, chosen.targets, said, space)
-        self.policy_, notes = fit_policy(decision, raw, seed=self.seed)
+        above = tree.columns(space) if tree and space.multi else ()
+        self.policy_, notes = fit_policy(decision, raw, seed=self.seed, above=above)
         for sentence in notes:
             self.journal_.note(sentence)
         if self.journal_.failure is not None:  # the best weights up to then are in classifier_
@@ -130,7 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         run = Run(
             seed=self.seed,
             device=cast("Any", self.device),
-            data=Data(source="rows given from Python", valid_share=self.valid_share),
+            data=Data(source="rows given from Python", valid_share=self.valid_share, hierarchy=self.hierarchy),
             decision=self._decision(),
             method=self._config(),
         )
@@ -138,6 +146,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             self.classifier_.save(part)
             write_policy(self.policy_, part)
             (part / "config.toml").write_text(to_toml(run), encoding="utf-8")
+
+    def _lifted(self, labels: Any, valid: tuple[Sequence[str], Any] | None) -> tuple[Hierarchy, Any, Any]:
+        """(the hierarchy, labels and valid with the labels above each). Raises DataError where rows are no lists of names."""
+        rows = [list(labels), *([] if valid is None else [list(valid[1])])]
+        if not all(isinstance(row, list | tuple | set | frozenset) for part in rows for row in part):
+            raise DataError("hierarchy: give each text's labels as a list of names, so that those above can be added")
+        tree = hierarchy_of(str(self.hierarchy), sorted({name for part in rows for row in part for name in row}))
+        first, *rest = [[tree.closed(row) for row in part] for part in rows]
+        return tree, first, None if valid is None else (valid[0], rest[0])
 
     def _config(self) -> Any:
         """The method's config that the parameters describe. Raises ConfigError."""
@@ -152,7 +169,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities (N, C) float64; column j is `classes_[j]`."""
         check_is_fitted(self, "classifier_")
         raw = self.classifier_.predict_proba(as_texts(texts))
-        return self.policy_.calibration(raw) if calibrated else raw
+        return self.policy_.calibrated(raw) if calibrated else raw
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt; of rows that
@@ -224,7 +241,12 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
     classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)
     run = read_run(Path(folder) / "config.toml")
     settings = decision_values(run.decision) | flat_values(run.method)
-    settings |= {"seed": run.seed, "device": device, "valid_share": run.data.valid_share}
+    settings |= {
+        "seed": run.seed,
+        "device": device,
+        "valid_share": run.data.valid_share,
+        "hierarchy": run.data.hierarchy,
+    }
     estimator = ESTIMATORS[run.method.method](**settings)
     estimator.classifier_ = classifier
     estimator.policy_ = read_policy(Path(folder))

@@ -16,17 +16,19 @@ import numpy as np
 
 from lasttoken import catalog
 from lasttoken.config import Data, Run, flat, read_run, to_toml
-from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.dataset import Dataset, Rows, Splits
 from lasttoken.data.doubts import doubts
 from lasttoken.data.read import Columns, read_rows, without_empty
 from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import splits_from
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError
+from lasttoken.evaluation.further import further, label_counts
 from lasttoken.evaluation.metrics import brier_parts
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import measured, summarize
+from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
@@ -71,6 +73,11 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
             if dropped:
                 journal.note(f"{source}: {dropped} rows without text left out")
         rows[part] = read
+    hierarchy = None
+    if data.hierarchy is not None:
+        known = sorted({name for read in rows.values() for names in read.labels or () for name in names})
+        hierarchy = hierarchy_of(data.hierarchy, known)
+        rows = {part: with_ancestors(read, hierarchy) for part, read in rows.items()}
     splits = splits_from(
         rows[""],
         rows.get("valid"),
@@ -79,12 +86,19 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         valid_fraction=data.valid_share,
         test_fraction=data.test_share,
     )
+    splits = replace(splits, hierarchy=hierarchy)
     splits = replace(splits, doubts=doubts(splits, data.separator))
     if data.train_rows is not None:
         splits = with_fewer(splits, data.train_rows, seed=seed)
     for sentence in (splits.summary, *splits.doubts):
         journal.note(sentence)
     return splits
+
+
+def with_ancestors(rows: Rows, hierarchy: Hierarchy) -> Rows:
+    """Rows of several labels with those above them; of one label as they are, its name being in the hierarchy."""
+    closed = [hierarchy.closed(names) for names in rows.labels or ()]
+    return replace(rows, labels=closed) if rows.multi else rows
 
 
 def columns_of(data: Data, *, labels: bool = True) -> Columns:
@@ -105,17 +119,19 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     )
     peak = peak_memory(device)
     raw, rate, invalid = predictions_of(classifier, splits, journal)
-    policy, notes = fit_policy(config.decision, raw["valid"], seed=config.seed)
+    policy, notes = fit_policy(config.decision, raw["valid"], seed=config.seed, above=splits.above)
     for sentence in notes:
         journal.note(sentence)
     shipped = {"valid": raw["valid"], "test": policy.shipped(raw["test"])}  # the policy knows validation too well
+    learnt = label_counts(splits.train.targets, len(splits.labels))
+    more = further(splits.labels, learnt, len(splits.train), splits.hierarchy)
     metrics = {
         "format": FORMAT,
         "name": name,
         "method": config.method.method,
         "ended": ended(journal.failure),
         "model": config.method.model_dump().get("model"),
-        "splits": {part: summarize(predictions, seed=config.seed) for part, predictions in shipped.items()},
+        "splits": {part: summarize(predictions, seed=config.seed, more=more) for part, predictions in shipped.items()},
         "raw": measured(raw["test"]),
         "brier_parts": asdict(brier_parts(shipped["test"].targets, shipped["test"].probs)),
         "promises": judged(policy, raw["test"]),

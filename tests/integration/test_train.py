@@ -258,3 +258,33 @@ def test_zero_shot_trains_nothing(
     assert said.code == 0, said.err
     assert json.loads(said.out)["cost"]["trainable_parameters"] == 0
     assert "nothing was trained (zero-shot)" in said.err
+
+
+def test_labels_below_one_another_are_learnt_judged_and_predicted_together(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    leaves = {
+        "fruit/pome": "apple pear",
+        "fruit/stone": "plum peach",
+        "tool/hand": "saw rasp",
+        "tool/power": "drill sander",
+    }
+    lines = ["text,label"]
+    for i in range(240):
+        leaf = list(leaves)[i % 4]
+        words = leaves[leaf].split()
+        lines.append(f"{words[i % 2]} {words[i // 2 % 2]} number {i % 7},{leaf}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    asked = (tmp_path / "rows.csv", "--method", "linear", "--separator", ";", "--hierarchy", "/")
+    said = command("train", *asked, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert "hierarchical F1" in said.out
+    done = command("predict", tmp_path / "run", tmp_path / "rows.csv", "-o", tmp_path / "out.csv")
+    assert done.code == 0, done.err
+    found = {line.rsplit(",", 1)[1] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]}
+    assert {"fruit;fruit/pome", "tool;tool/power"} <= found
+    flat = command("train", *asked[:3], "--hierarchy", "/", "--out", tmp_path / "flat", "--json")  # one label a row
+    assert flat.code == 0, flat.err
+    further = {one["name"]: one for one in json.loads(flat.out)["splits"]["test"]["further"]}
+    assert further["hierarchical_f1"]["estimate"] > 0.9
+    assert command("train", *asked[:3], "--hierarchy", ">", "--out", tmp_path / "none").code == 2

@@ -43,6 +43,7 @@ def test_parameters_are_the_settings_of_the_method() -> None:
         "characters": (3, 5),
         "class_weights": "none",
         "device": "auto",
+        "hierarchy": None,
         "max_features": 200_000,
         "min_count": 2,
         "regularisation": (3.0, 30.0),

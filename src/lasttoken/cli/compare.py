@@ -49,6 +49,7 @@ def compare(
     test: o.Test = None,
     encoding: o.Encoding = "utf-8",
     drop_empty: o.DropEmpty = False,
+    hierarchy: o.HierarchyOf = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     settings: o.SetOf = None,
@@ -74,6 +75,7 @@ def compare(
         test=test,
         encoding=encoding,
         drop_empty=drop_empty,
+        hierarchy=hierarchy,
     )
     configs = method_configs(
         chosen(methods),

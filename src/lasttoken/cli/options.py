@@ -27,6 +27,12 @@ Separator = Annotated[
 Template = Annotated[
     str | None, typer.Option("--template", help='Joins text columns: "{title}. {body}"', rich_help_panel=DATA)
 ]
+HierarchyOf = Annotated[
+    str | None,
+    typer.Option(
+        "--hierarchy", help='Separator of levels in labels ("A/A61"), or a CSV of label,parent', rich_help_panel=DATA
+    ),
+]
 Id = Annotated[str | None, typer.Option("--id", help="Column of unique row ids", rich_help_panel=DATA)]
 Group = Annotated[
     str | None, typer.Option("--group", help="Rows of one group never cross a split", rich_help_panel=DATA)
@@ -83,6 +89,7 @@ def data_values(
     test: str | None,
     encoding: str,
     drop_empty: bool,
+    hierarchy: str | None = None,
 ) -> dict[str, Any]:
     """The [data] table of a config."""
     return {
@@ -98,6 +105,7 @@ def data_values(
         "test": test,
         "encoding": encoding,
         "drop_empty": drop_empty,
+        "hierarchy": hierarchy,
     }
 
 

@@ -30,6 +30,7 @@ def brief(metrics: Mapping[str, Any]) -> str:
     test = metrics["splits"]["test"]
     lines = [f"{metrics['name']} on {test['n']} test rows, {test['classes']} labels (95 % intervals)"]
     lines += [f"  {METRICS[name].words:<18} {interval(measured)}" for name, measured in test["metrics"].items()]
+    lines += [f"  {one['words']:<18} {interval(one)}" for one in test.get("further", [])]
     return "\n".join([*lines, *promises(metrics.get("promises") or {})])
 
 

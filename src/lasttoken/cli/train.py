@@ -29,6 +29,7 @@ def train(
     test: o.Test = None,
     encoding: o.Encoding = "utf-8",
     drop_empty: o.DropEmpty = False,
+    hierarchy: o.HierarchyOf = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     settings: o.Set = None,
@@ -54,6 +55,7 @@ def train(
         test=test,
         encoding=encoding,
         drop_empty=drop_empty,
+        hierarchy=hierarchy,
     )
     if zero_shot and method != "instruction":
         raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lasttoken.hierarchy import Above, Hierarchy
 from lasttoken.labels import LabelSpace
 
 
@@ -53,10 +54,16 @@ class Splits:
     test: Dataset
     origin: str  # one sentence: how the parts were made, seed included
     doubts: tuple[str, ...] = ()  # sentences about what looks wrong in them
+    hierarchy: Hierarchy | None = None  # of the labels
 
     @property
     def labels(self) -> LabelSpace:
         return self.train.labels
+
+    @property
+    def above(self) -> Above:
+        """The columns above each label, where rows may hold several; none where there is no hierarchy."""
+        return self.hierarchy.columns(self.labels) if self.hierarchy and self.labels.multi else ()
 
     @property
     def summary(self) -> str:

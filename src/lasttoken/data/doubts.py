@@ -18,8 +18,12 @@ SEPARATORS = (";", "|", ",")
 def doubts(splits: Splits, separator: str | None = None) -> tuple[str, ...]:
     """The sentences about a problem whose labels were read with `separator`; none where nothing looks wrong."""
     names = splits.labels.names
-    listed = unsplit(names) if not splits.labels.multi else separator and unused(splits, separator)
-    return tuple(filter(None, [alike(names), listed, *shared_texts(splits)]))
+    told = [alike(names)]
+    if splits.labels.multi and separator:
+        told.append(unused(splits, separator))
+    if not splits.labels.multi and splits.hierarchy is None:
+        told.append(unsplit(names))
+    return tuple(filter(None, [*told, *shared_texts(splits)]))
 
 
 def alike(names: Sequence[str]) -> str | None:

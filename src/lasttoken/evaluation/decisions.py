@@ -15,6 +15,7 @@ import numpy as np
 from lasttoken.errors import DataError
 from lasttoken.evaluation.calibration import FOLDS, folds_of
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.hierarchy import Above, consistent, upwards
 
 HALF = 0.5
 SURE = 0.9  # confidence at which a label is to have the precision or recall that is wanted
@@ -36,6 +37,7 @@ class Rule:
     abstain_below: float = 0.0  # confidence below which a row is left to a person
     set_from: float = 0.0  # raw probability from which a label belongs to the row's conformal set ...
     coverage: float = 0.0  # ... which was made for this coverage; 0: no sets
+    above: Above = ()  # the columns above each label, without which it is not given
 
     def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
         """The most probable column (N,) int64, or with `multi` the labels decided for, (N, C) bool."""
@@ -45,12 +47,13 @@ class Rule:
             order = np.argsort(-probs, axis=1, kind="stable")[:, : self.top]
             chosen = np.zeros(probs.shape, dtype=bool)
             np.put_along_axis(chosen, order, values=True, axis=1)
-            return chosen
+            return consistent(chosen, self.above)
         limits = np.full(probs.shape[1], HALF) if self.thresholds is None else self.thresholds
-        chosen = probs >= limits
+        chosen = consistent(probs >= limits, self.above)
         if self.at_least_one:
             none = ~chosen.any(axis=1)
             chosen[none, (probs / np.maximum(limits, 1e-12))[none].argmax(axis=1)] = True
+            chosen[none] = upwards(chosen[none], self.above)
         return chosen
 
     def abstains(self, probs: np.ndarray, multi: bool) -> np.ndarray:
@@ -66,7 +69,9 @@ class Rule:
     def of(cls, stored: Mapping[str, Any]) -> Rule:
         """What `to_dict` gave."""
         limits = stored["thresholds"]
-        return cls(**{**stored, "thresholds": None if limits is None else np.array(limits, dtype=np.float64)})
+        thresholds = None if limits is None else np.array(limits, dtype=np.float64)
+        above = tuple(tuple(ups) for ups in stored.get("above", ()))
+        return cls(**{**stored, "thresholds": thresholds, "above": above})
 
 
 def confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from lasttoken.labels import LabelSpace
 HEADLINE = "macro_f1"  # what a comparison is decided on unless the user names another
 BINS = 15  # of the calibration error and of the reliability diagram
 PROBABILISTIC = (
-    "log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc", "p_at_1", "p_at_3", "p_at_5", "ndcg_at_5"
+    "log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc", "p_at_1", "p_at_3", "p_at_5", "r_at_5", "ndcg_at_5"
 )  # fmt: skip
 SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
 
@@ -132,6 +132,11 @@ def top(y: np.ndarray, probs: np.ndarray, k: int) -> np.ndarray:
 def hits_at(k: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
     """The share of the k most probable labels that apply."""
     return lambda y, probs, chosen: once(top(y, probs, k).sum(axis=1) / k)
+
+
+def found_at(k: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
+    """The share of the labels that apply among the k most probable; 0 without labels."""
+    return lambda y, probs, chosen: once(ratio(top(y, probs, k).sum(axis=1, dtype=np.float64), y.sum(axis=1)))
 
 
 def gain_at(k: int) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
@@ -259,6 +264,7 @@ RIGHT, SURPRISE, SQUARES = Formula(right_rows, mean), Formula(surprise, mean), F
 GAPS, MASS, BY_CLASS = (Formula(sums, mean_gap) for sums in (gaps, gaps_of_equal_mass, gaps_by_class))
 AREA = Formula(area_shares, mean)
 AT_1, AT_3, AT_5, GAIN = (Formula(sums, mean) for sums in (hits_at(1), hits_at(3), hits_at(5), gain_at(5)))
+FOUND_5 = Formula(found_at(5), mean)
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -286,6 +292,7 @@ METRICS: dict[str, Metric] = {
         Metric("p_at_1", "P@1", True, (0, 1), None, AT_1),
         Metric("p_at_3", "P@3", True, (0, 1), None, AT_3),
         Metric("p_at_5", "P@5", True, (0, 1), None, AT_5),
+        Metric("r_at_5", "R@5", True, (0, 1), None, FOUND_5),
         Metric("ndcg_at_5", "nDCG@5", True, (0, 1), None, GAIN),
     )
 }

@@ -20,6 +20,7 @@ from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import share_of
+from lasttoken.hierarchy import Above, coherent, upwards
 from lasttoken.run import read_json, write_json
 
 FILE = "policy.json"
@@ -34,12 +35,16 @@ class Policy:
 
     def __call__(self, raw: np.ndarray, multi: bool) -> tuple[np.ndarray, np.ndarray]:
         """(calibrated probabilities (N, C), decisions (N,) or (N, C)) of raw probabilities (N, C)."""
-        probs = self.calibration(raw)
+        probs = self.calibrated(raw)
         return probs, self.rule(probs, multi)
 
+    def calibrated(self, raw: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (N, C) in which no label is less probable than one below it."""
+        return coherent(self.calibration(raw), self.rule.above)
+
     def sets(self, raw: np.ndarray) -> np.ndarray:
-        """The labels of each row's conformal set, (N, C) bool."""
-        return sets_of(raw, self.rule.set_from)
+        """The labels of each row's conformal set, (N, C) bool, with those above them."""
+        return upwards(sets_of(raw, self.rule.set_from), self.rule.above)
 
     def shipped(self, raw: Predictions) -> Predictions:
         """The same rows with calibrated probabilities and the decisions made on them."""
@@ -64,16 +69,18 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
     check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
 
 
-def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0) -> tuple[Policy, list[str]]:
+def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Above = ()) -> tuple[Policy, list[str]]:
     """(the policy that validation rows give, a sentence about each of its parts). Raises DataError as `check_decision`.
 
+    above: the columns above each label, where labels with several a row lie below one another.
     Thresholds and abstaining are decided on the probabilities that cross-fitting gives each row, sets on raw ones.
     """
     multi, y = raw.labels.multi, raw.targets
     check_decision(settings, multi=multi, classes=len(raw.labels), rows=len(raw))
     calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
     notes = [told]
-    rule = Rule(at_least_one=settings.at_least_one, top=settings.top)
+    probs = coherent(probs, above)
+    rule = Rule(at_least_one=settings.at_least_one, top=settings.top, above=above)
     if multi and not settings.top:
         limits, told = fit_thresholds(
             probs,

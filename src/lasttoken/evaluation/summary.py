@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lasttoken.evaluation.metrics import metrics_for, named, per_class
+from lasttoken.evaluation.metrics import Metric, metrics_for, named, per_class
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import DRAWS, Interval, bootstrap
 from lasttoken.seed import generator
@@ -14,10 +15,15 @@ from lasttoken.seed import generator
 
 def measure(predictions: Predictions, metric: str, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> Interval:
     """One metric with its interval, all metrics over the same draws of rows. Raises DataError on its name."""
-    rng = generator(seed, "intervals")
-    chosen = named(metric, predictions.labels.multi)
-    targets, probs = predictions.targets, predictions.probs
-    return bootstrap(chosen, targets, probs, predictions.chosen, rng=rng, draws=draws, level=level)
+    return interval_of(predictions, named(metric, predictions.labels.multi), seed=seed, draws=draws, level=level)
+
+
+def interval_of(
+    predictions: Predictions, metric: Metric, *, seed: int, draws: int = DRAWS, level: float = 0.95
+) -> Interval:
+    """The same, of a metric that is given."""
+    rng, y = generator(seed, "intervals"), predictions.targets
+    return bootstrap(metric, y, predictions.probs, predictions.chosen, rng=rng, draws=draws, level=level)
 
 
 def measured(predictions: Predictions) -> dict[str, float | None]:
@@ -27,8 +33,13 @@ def measured(predictions: Predictions) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
-def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> dict[str, Any]:
-    """n, classes, multi, metrics and per_class, ready for JSON. A figure that is undefined is None."""
+def summarize(
+    predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95, more: Sequence[Metric] = ()
+) -> dict[str, Any]:
+    """n, classes, multi, metrics, per_class and further, ready for JSON. A figure that is undefined is None.
+
+    more: the measures of this one problem (evaluation/further.py).
+    """
     space = predictions.labels
     metrics = {
         name: measure(predictions, name, seed=seed, draws=draws, level=level).to_dict()
@@ -43,4 +54,12 @@ def summarize(predictions: Predictions, *, seed: int, draws: int = DRAWS, level:
         "multi": space.multi,
         "metrics": metrics,
         "per_class": classes,
+        "further": [
+            {
+                "name": metric.name,
+                "words": metric.words,
+                **interval_of(predictions, metric, seed=seed, draws=draws, level=level).to_dict(),
+            }
+            for metric in more
+        ],
     }

@@ -64,6 +64,13 @@ class ClassMeasure(Fact):
     auroc: Number = math.nan
 
 
+class Further(Measure):
+    """A measure that has a meaning for one problem only, with its name in words."""
+
+    name: str
+    words: str
+
+
 class SplitMeasures(Fact):
     """Everything measured on one split."""
 
@@ -72,6 +79,7 @@ class SplitMeasures(Fact):
     multi: bool
     metrics: dict[str, Measure]
     per_class: list[ClassMeasure]
+    further: list[Further] = []  # measures of this one problem
 
 
 class Cost(Fact):

@@ -6,6 +6,7 @@ of an entry is its largest size: the run of the first seed, its scores being mea
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from lasttoken.config import flat
 from lasttoken.evaluation.comparison import score
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.report.collect import Cost, Measure, RunView
+from lasttoken.report.collect import Cost, Further, Measure, RunView
 
 APART = {"seed", "device", "data.train_rows", "data.split_seed"}  # settings in which runs of an entry may differ
 DRAWS = 500  # for what stands beside the headline, which the comparison measures
@@ -54,10 +55,17 @@ class Entry:
             name: Measure.model_validate(score(METRICS[name], self.predictions, seed=0, draws=DRAWS).to_dict())
             for name in first.test.metrics
         }
-        test = first.test.model_copy(update={"metrics": found})
+        further = [mean_of([run.test.further[i] for run in self.runs]) for i in range(len(first.test.further))]
+        test = first.test.model_copy(update={"metrics": found, "further": further})
         splits = {**first.measures.splits, "test": test}
         measures = first.measures.model_copy(update={"splits": splits, "cost": mean_cost(self.runs)})
         return replace(first, measures=measures)
+
+
+def mean_of(found: Sequence[Further]) -> Further:
+    """The mean of a measure over runs, without an interval."""
+    mean = float(np.mean([one.estimate for one in found]))
+    return found[0].model_copy(update={"estimate": mean, "low": math.nan, "high": math.nan})
 
 
 def mean_cost(runs: Sequence[RunView]) -> Cost:

@@ -228,6 +228,13 @@ def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
     return [mistake(runs[0], i, int(column[i]), float(surest[i])) for i in rows]
 
 
+def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
+    """(measure in words, its value in each run, None where it was not measured) of those that this problem has."""
+    words = list(dict.fromkeys(one.words for run in runs for one in run.test.further))
+    found = [{one.words: one for one in run.test.further} for run in runs]
+    return [(name, [measures.get(name) for measures in found]) for name in words]
+
+
 def notes(run: RunView) -> list[str]:
     """What should be known of a run: what its fit noted, and answers that named no label."""
     invalid = run.measures.invalid_answers

@@ -48,6 +48,7 @@ MULTI = {
     "p_at_1": 1,
     "p_at_3": 1 / 3,
     "p_at_5": 1 / 5,
+    "r_at_5": 1,
     "ndcg_at_5": 1,
     # label 0: .9 and .4 against .5: 1 of 2; label 1: .6 against .2 and .3
     "auroc": (1 / 2 + 1) / 2,
