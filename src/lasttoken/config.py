@@ -115,6 +115,21 @@ class Training(Settings):
     patience: PositiveInt = 2  # evaluations without a gain before training stops
 
 
+class Ends(Settings):
+    """What is read of a text that is longer than max_length."""
+
+    keep: Literal["head", "tail", "head_tail"] = "head"  # head_tail: a quarter and three (Sun 2019, arXiv:1905.05583)
+
+
+class Long(Settings):
+    """What is read of a text that is longer than max_length: an end of it, or all of it in windows."""
+
+    keep: Literal["head", "tail", "head_tail", "windows"] = "head"
+    overlap: Share = 0.25  # of a window that the next one repeats
+    most: PositiveInt = 16  # windows of a text; what lies behind them is cut
+    combine: Literal["mean", "max", "attention"] = "mean"  # of the windows' logits; attention: over their embeddings
+
+
 class Embedding(Settings):
     """A causal LM, LoRA, and a head on the final token's hidden state."""
 
@@ -135,6 +150,7 @@ class Embedding(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Share = 0.0
     max_length: PositiveInt = 512  # tokens
+    long: Long = Long()
     train: Training = Training()
 
 
@@ -159,6 +175,7 @@ class Instruction(Settings):
     label_separator: str = ", "  # of a multi-label answer
     questions: PositiveInt = 16  # multi-label training: labels asked about per row and update
     max_length: PositiveInt = 1024  # tokens, prompt included
+    long: Ends = Ends()
     train: Training = Training(epochs=5.0, schedule="cosine", optimizer="paged_adamw32bit")
 
 
@@ -176,6 +193,7 @@ class Encoder(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: Share = 0.0
     max_length: PositiveInt = 512
+    long: Long = Long()
     train: Training = Training(epochs=5.0, lr=5e-5, warmup=0.1, batch=16, weight_decay=0.01)
 
 
@@ -193,7 +211,17 @@ class Probe(Settings):
     regularisation: tuple[PositiveFloat, ...] = (0.01, 0.1, 1.0, 10.0)  # C of the regression, by cross-validation
     class_weights: Literal["none", "balanced"] = "none"
     max_length: PositiveInt = 512
+    long: Long = Long()  # combine: of the windows' embeddings, mean or max
     budget: PositiveInt = 8192
+
+    @model_validator(mode="after")
+    def nothing_is_learnt(self) -> Self:
+        """A frozen model has no attention over windows to learn."""
+        if self.long.combine == "attention":
+            raise ValueError(
+                "long.combine = attention has to be learnt, and a probe trains nothing; choose mean or max"
+            )
+        return self
 
 
 class Linear(Settings):

@@ -24,10 +24,11 @@ from lasttoken.data.split import splits_from
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.further import further, label_counts
-from lasttoken.evaluation.metrics import brier_parts
+from lasttoken.evaluation.metrics import METRICS, brier_parts
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lasttoken.evaluation.summary import measured, summarize
+from lasttoken.evaluation.summary import interval_of, measured, summarize
+from lasttoken.evaluation.wording import figure, span
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
@@ -123,6 +124,9 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     for sentence in notes:
         journal.note(sentence)
     shipped = {"valid": raw["valid"], "test": policy.shipped(raw["test"])}  # the policy knows validation too well
+    truncation = cost_of_truncation(shipped["test"], np.array(journal.lost), seed=config.seed)
+    if truncation is not None:
+        journal.note(f"test: {truncation['told']}")
     learnt = label_counts(splits.train.targets, len(splits.labels))
     more = further(splits.labels, learnt, len(splits.train), splits.hierarchy)
     metrics = {
@@ -135,6 +139,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "raw": measured(raw["test"]),
         "brier_parts": asdict(brier_parts(shipped["test"].targets, shipped["test"].probs)),
         "promises": judged(policy, raw["test"]),
+        "truncation": truncation,
         "cost": {
             **{
                 key: journal.facts.get(key)
@@ -185,13 +190,31 @@ def predictions_of(
     valid = predicted(splits.valid, in_parts(classifier, splits.valid.texts, "predicting validation", journal))
     classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
-    journal.truncation, journal.invalid = Truncation(), None
+    journal.truncation, journal.lost, journal.invalid = Truncation(), [], None
     probs = in_parts(classifier, splits.test.texts, "predicting test", journal)
     invalid = None if journal.invalid is None else journal.invalid / len(splits.test)
     spent = time.perf_counter() - began
     if journal.truncation:
         journal.note(f"test: {journal.truncation}")
     return {"valid": valid, "test": predicted(splits.test, probs)}, len(splits.test) / spent, invalid
+
+
+def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:
+    """The score on rows that were cut and on the others, for metrics.json; None where not both are there.
+
+    lost: tokens that each row lost, (N,); empty for a method without a limit. The two kinds of rows may differ in more
+    than that, so this is what to look at before another `long.keep` is tried, not what that would bring.
+    """
+    if not lost.any() or lost.all():
+        return None
+    metric = METRICS["micro_f1" if test.labels.multi else "accuracy"]
+    parts = {"cut": lost > 0, "whole": lost == 0}
+    found = {name: interval_of(test.take(np.flatnonzero(rows)), metric, seed=seed) for name, rows in parts.items()}
+    cut, whole = (f"{figure(one.estimate)} {span(one.low, one.high)}" for one in found.values())
+    told = f"{metric.words} {cut} on the {int(parts['cut'].sum())} rows that were cut, {whole} on the others"
+    return {"rows": int(parts["cut"].sum()), "metric": metric.name, "told": told} | {
+        name: one.to_dict() for name, one in found.items()
+    }
 
 
 def in_parts(classifier: Classifier, texts: Sequence[str], what: str, journal: Journal) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,14 @@ class Journal:
     steps: list[dict[str, Any]] = field(default_factory=list)  # update, loss, lr, grad_norm, rows, seconds, valid
     facts: dict[str, Any] = field(default_factory=dict)  # trainable_parameters, train_seconds, ...
     truncation: Truncation = field(default_factory=Truncation)  # of the rows that were predicted
+    lost: list[int] = field(default_factory=list)  # tokens that each of those rows lost
     invalid: int | None = None  # generated answers that name no label; None where nothing was generated
     failure: BaseException | None = None  # what cut the fit short, where its best weights could be kept
+
+    def cut(self, truncation: Truncation, lost: Iterable[int]) -> None:
+        """Add what a limit cut off some rows, all in all and row by row."""
+        self.truncation += truncation
+        self.lost += map(int, lost)
 
     def note(self, sentence: str) -> None:
         """Keep and tell one sentence that the user should know."""

@@ -19,8 +19,9 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.head import fit_head, head_probs, token_limit
+from lasttoken.methods.head import fit_head, head_probs
 from lasttoken.methods.pretrained import at_commit, check_base, describe_base
+from lasttoken.methods.reading import read_texts
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
@@ -28,7 +29,6 @@ from lasttoken.model.device import choose_device
 from lasttoken.model.lora import merge
 from lasttoken.model.pooling import Head
 from lasttoken.seed import derive
-from lasttoken.text.tokenizer import encode
 from lasttoken.train.world import join
 
 
@@ -44,8 +44,7 @@ class EmbeddingModel:
 
     def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
-        limit = token_limit(self.config, self.backbone)
-        encoded = encode(self.backbone.tokenizer, texts, limit=limit, journal=journal)
+        encoded = read_texts(self.backbone, self.config, texts, journal)
         return head_probs(self.backbone, self.head, encoded, self.labels, budget=self.config.train.budget)
 
     def save(self, folder: Path) -> None:
@@ -107,7 +106,11 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
         trust_remote_code=config.trust_remote_code,
     )
     torch.manual_seed(derive(seed, "head"))
-    head = Head(backbone.width, len(labels), pooling=config.pooling, kind=config.head).to(device).eval()
+    head = (
+        Head(backbone.width, len(labels), pooling=config.pooling, kind=config.head, windows=config.long.combine)
+        .to(device)
+        .eval()
+    )
     return backbone, head
 
 

@@ -14,13 +14,13 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.head import fit_head, head_probs, token_limit
+from lasttoken.methods.head import fit_head, head_probs
+from lasttoken.methods.reading import read_texts
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device, choose_dtype
 from lasttoken.model.pooling import Head
 from lasttoken.seed import derive
-from lasttoken.text.tokenizer import encode
 from lasttoken.train.world import join
 
 
@@ -35,8 +35,7 @@ class EncoderModel:
 
     def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
         """Probabilities (N, C) float64, row order kept."""
-        limit = token_limit(self.config, self.backbone)
-        encoded = encode(self.backbone.tokenizer, texts, limit=limit, journal=journal)
+        encoded = read_texts(self.backbone, self.config, texts, journal)
         return head_probs(self.backbone, self.head, encoded, self.labels, budget=self.config.train.budget)
 
     def save(self, folder: Path) -> None:
@@ -78,4 +77,6 @@ def build(config: Encoder, model: str, labels: LabelSpace, device: torch.device,
         trust_remote_code=config.trust_remote_code,
     )
     torch.manual_seed(derive(seed, "head"))
-    return backbone, Head(backbone.width, len(labels), pooling=config.pooling).to(device).eval()
+    return backbone, Head(backbone.width, len(labels), pooling=config.pooling, windows=config.long.combine).to(
+        device
+    ).eval()

@@ -13,12 +13,12 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.fitting import fit_weights
 from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.methods.pretrained import describe_base
+from lasttoken.methods.reading import read_texts
 from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.depth import above
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.pooling import Head
-from lasttoken.text.tokenizer import encode
 from lasttoken.train.loss import make_loss
 from lasttoken.train.world import ALONE, World
 
@@ -41,8 +41,7 @@ def fit_head(
     trunk: blocks at the bottom that nothing trains, whose output is kept. merge: the adapter, to predict validation.
     """
     device, settings = backbone.device, config.train
-    limit = token_limit(config, backbone)
-    parts = [encode(backbone.tokenizer, data.texts, limit=limit) for data in (train, valid)]
+    parts = [read_texts(backbone, config, data.texts) for data in (train, valid)]
     if cut := parts[0].truncation():
         journal.note(f"train: {cut}")
     rows, asked = parts
@@ -69,7 +68,7 @@ def fit_head(
         with learner.autocast():
             hidden = learner.hidden(batch.inputs, batch.layout)
         targets = torch.from_numpy(train.targets[chosen]).to(device)
-        return loss(head(hidden, batch.layout.ends), targets)
+        return loss(head(hidden, batch.layout.ends, batch.last), targets)
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, merge):
@@ -89,11 +88,6 @@ def fit_head(
     )
 
 
-def token_limit(config: Embedding | Encoder, backbone: Backbone) -> int:
-    """Tokens a text may have: what was asked for, within the model's window."""
-    return min(config.max_length, backbone.window)
-
-
 def head_probs(
     backbone: Backbone, head: Head, source: Source, labels: LabelSpace, *, budget: int, world: World = ALONE
 ) -> np.ndarray:
@@ -104,7 +98,7 @@ def head_probs(
         batch = pack(source, rows, backbone)
         with backbone.autocast():
             hidden = backbone.hidden(batch.inputs, batch.layout)
-        return head(hidden, batch.layout.ends).cpu().double()
+        return head(hidden, batch.layout.ends, batch.last).cpu().double()
 
     for rows, found in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
         logits[torch.from_numpy(rows)] = found

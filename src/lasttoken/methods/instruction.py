@@ -186,7 +186,7 @@ def encode_texts(
             f"instruction: prompt and labels take {around} of {limit + around} tokens and leave none for the text; "
             "raise max_length, shorten the prompt or the answers, or use --method embedding"
         )
-    return encode(backbone.tokenizer, texts, limit=limit, special=False, journal=journal)
+    return encode(backbone.tokenizer, texts, limit=limit, special=False, keep=config.long.keep, journal=journal)
 
 
 def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:

@@ -27,6 +27,7 @@ class Packed:
 
     inputs: Tensor  # (T,) int64 token ids, or (T, H) hidden states to go on from
     layout: Layout
+    last: Tensor | None = None  # (B,) index of each text's last window; None: every text is one
 
 
 class Source(Protocol):
@@ -41,14 +42,24 @@ class Source(Protocol):
         """The chosen rows one after the other: ids (T,) or states (T, H)."""
         ...
 
+    def segments(self, rows: np.ndarray) -> list[int]:
+        """Tokens of each stretch of the chosen rows that attends to itself alone: a text, or each of its windows."""
+        ...
+
+    def counts(self, rows: np.ndarray) -> list[int] | None:
+        """Windows of each of the chosen rows; None where texts have none."""
+        ...
+
     def __len__(self) -> int: ...
 
 
 def pack(source: Source, rows: np.ndarray, backbone: Backbone, *, causal: bool | None = None) -> Packed:
     """The chosen rows (B,) packed in that order. causal: None is what the model was made with."""
     seen = backbone.causal if causal is None else causal
-    layout = lay_out(source.lengths[rows].tolist(), causal=seen, device=backbone.device)
-    return Packed(torch.as_tensor(source.joined(rows)).to(backbone.device), layout)
+    layout = lay_out(source.segments(rows), causal=seen, device=backbone.device)
+    counts = source.counts(rows)
+    last = None if counts is None else torch.tensor(counts, device=backbone.device).cumsum(0) - 1
+    return Packed(torch.as_tensor(source.joined(rows)).to(backbone.device), layout, last)
 
 
 def in_batches(

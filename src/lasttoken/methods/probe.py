@@ -23,6 +23,7 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.methods.pretrained import at_commit, check_base, describe_base
+from lasttoken.methods.reading import read_texts
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
@@ -31,7 +32,6 @@ from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.depth import depth_of, tapped
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
-from lasttoken.text.tokenizer import encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +187,8 @@ def fill_pooled(
     journal: Journal | None,
 ) -> None:
     """Write the pooled hidden states of each text at `layers` into `features` (layers, N, H)."""
-    limit = min(config.max_length, backbone.window)
-    encoded = encode(backbone.tokenizer, texts, limit=limit, journal=journal)
-    pool = Pool(config.pooling, backbone.width)
+    encoded = read_texts(backbone, config, texts, journal)
+    pool, windows = Pool(config.pooling, backbone.width), Pool(config.long.combine, backbone.width)
     causal = False if config.bidirectional else None
     done = 0
 
@@ -199,7 +198,10 @@ def fill_pooled(
             batch = pack(encoded, rows, backbone, causal=causal)
             with backbone.autocast():
                 found = run(batch.inputs, batch.layout)
-            return np.stack([pool(states, batch.layout.ends).cpu().numpy() for states in found])
+            vectors = [pool(states, batch.layout.ends) for states in found]  # (S, H) each
+            if batch.last is not None:
+                vectors = [windows(of_windows, batch.last) for of_windows in vectors]
+            return np.stack([vector.cpu().numpy() for vector in vectors])
 
         for rows, found in in_batches(encoded.lengths, compute, budget=config.budget, device=backbone.device):
             features[:, rows] = found
@@ -228,7 +230,7 @@ def cached(
 def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int]) -> str:
     """The name of the features: the model's identity, precision, layers, pooling, limit, and the texts."""
     kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
-    values = {name: getattr(config, name) for name in kept}
+    values = {name: getattr(config, name) for name in kept} | {"long": config.long.model_dump()}
     values |= {"layers": list(layers), "dtype": str(backbone.compute), "device": backbone.device.type}
     values["base"] = describe_base(config.model, config.revision, config.trust_remote_code)
     return digest(values, texts)

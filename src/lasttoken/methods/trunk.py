@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +25,28 @@ class States:
 
     array: np.ndarray  # (sum of lengths, H), float32, or bfloat16 as its bits
     starts: np.ndarray  # (N,) int64
-    lengths: np.ndarray  # (N,) int64
+    encoded: Encoded  # the tokens that they are of
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.encoded)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, (N,) int64."""
+        return self.encoded.lengths
+
+    def segments(self, rows: np.ndarray) -> list[int]:
+        """Tokens of each stretch of the chosen rows that attends to itself alone."""
+        return self.encoded.segments(rows)
+
+    def counts(self, rows: np.ndarray) -> list[int] | None:
+        """Windows of each of the chosen rows; None where texts have none."""
+        return self.encoded.counts(rows)
 
     def joined(self, rows: np.ndarray) -> Tensor:
         """The states of the chosen rows one after the other, (T, H)."""
-        pieces = [self.array[self.starts[i] : self.starts[i] + self.lengths[i]] for i in rows]
+        places = zip(self.starts[rows].tolist(), self.encoded.lengths_of(rows), strict=True)
+        pieces = [self.array[start : start + length] for start, length in places]
         states = torch.from_numpy(np.concatenate(pieces))
         return states.view(torch.bfloat16) if states.dtype == torch.uint16 else states
 
@@ -71,9 +86,11 @@ def trunk_states(
                 journal.progress("frozen trunk", done, len(encoded))
 
     values = {"base": base, "block": block, "limit": encoded.limit, "kind": kind, "device": backbone.device.type}
+    tokens = b"".join(ids.tobytes() for ids in encoded.ids) + repr(encoded.windows).encode()
+    values["tokens"] = hashlib.sha256(tokens).hexdigest()  # which end of a long text, or which windows
     values["quantised"] = quantised_layers(backbone.module)[0]
     key = digest(values, texts)
     found = stored(key, (int(lengths.sum()), backbone.width), kind, fill, what="trunk")
     if found.origin:
         journal.note(found.origin)
-    return States(found.array, starts, lengths)
+    return States(found.array, starts, encoded)

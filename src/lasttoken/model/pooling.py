@@ -45,7 +45,11 @@ class Pool(nn.Module):
 
 
 class Head(nn.Module):
-    """Pooling, then a linear layer or a two-layer MLP, all float32: (T, H) -> logits (B, C)."""
+    """Pooling, then a linear layer or a two-layer MLP, all float32: (T, H) -> logits (B, C).
+
+    Of a text in several windows the logits' mean or maximum, or the logits of its windows' embeddings under learned
+    attention.
+    """
 
     def __init__(
         self,
@@ -55,15 +59,23 @@ class Head(nn.Module):
         pooling: Pooling = "last",
         kind: Literal["linear", "mlp"] = "linear",
         bias: bool = True,
+        windows: Literal["mean", "max", "attention"] = "mean",
     ):
         super().__init__()
         self.pool = Pool(pooling, width)
+        self.windows = Pool(windows, width)
         final = nn.Linear(width, classes, bias=bias)
         nn.init.normal_(final.weight, std=0.02)
         if bias:
             nn.init.zeros_(final.bias)
         self.layers = final if kind == "linear" else nn.Sequential(nn.Linear(width, width), nn.GELU(), final)
 
-    def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, ends: Tensor, last: Tensor | None = None) -> Tensor:
+        """hidden (T, H), ends (S,) of texts or windows; last: (B,) index of each text's last window, None without any."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.layers(self.pool(hidden, ends))
+            pooled = self.pool(hidden, ends)  # (S, H)
+            if last is None:
+                return self.layers(pooled)
+            if self.windows.query is not None:
+                return self.layers(self.windows(pooled, last))
+            return self.windows(self.layers(pooled), last)

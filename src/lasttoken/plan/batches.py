@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -107,6 +107,14 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
     """`rows` as the method packs them. Raises ModelError where the prompt leaves no room for text."""
     limit = min(config.max_length, backbone.window)
     if not isinstance(config, Instruction):
+        if config.long.keep == "windows":  # counted as one stretch of as many tokens, which needs a little more memory
+            whole, limit = limit, limit * config.long.most
+            rows = replace(
+                rows,
+                **{
+                    part: spread(getattr(rows, part), whole, config.long.overlap) for part in ("train", "valid", "test")
+                },
+            )
         return Texts(rows, limit)
     prompt = prompt_of(config, backbone, rows)
     around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
@@ -124,6 +132,11 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
 
     asked = answer_tree(prompt, rows.labels)
     return Texts(rows, limit - around, len(prompt.header), len(prompt.footer), taught, asked)
+
+
+def spread(lengths: np.ndarray, window: int, overlap: float) -> np.ndarray:
+    """Tokens of texts (N,) int64 in windows, what is read twice counted twice."""
+    return np.where(lengths > window, np.ceil(lengths / (1 - overlap)), lengths).astype(np.int64)
 
 
 def prompt_of(config: Instruction, backbone: Backbone, rows: Rows) -> Prompt:

@@ -1,25 +1,29 @@
-"""Texts to token ids under a length limit, with an account of what the limit cut off."""
+"""Texts to token ids under a length limit, or in windows of it, with an account of what was cut off."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal, Truncation
+
+Keep = Literal["head", "tail", "head_tail"]
+HEAD = 0.25  # of the room, where head and tail are kept (Sun 2019, arXiv:1905.05583: 128 of 510)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """N token sequences, and how many tokens each one lost to the limit."""
 
-    ids: list[np.ndarray]  # N arrays (T_i,) int32, T_i >= 1
+    ids: list[np.ndarray]  # N arrays (T_i,) int32, T_i >= 1; of a text in windows, these one after the other
     lost: np.ndarray  # (N,) int64 tokens cut off; 0 for a whole text
-    limit: int  # tokens that a text may keep
+    limit: int  # tokens that a text, or a window of it, may keep
+    windows: list[list[int]] | None = None  # tokens of each window of each text; None: every text is one
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,6 +36,20 @@ class Encoded:
     def joined(self, rows: np.ndarray) -> np.ndarray:
         """The ids of the chosen rows one after the other, (T,) int64."""
         return np.concatenate([self.ids[i] for i in rows]).astype(np.int64)
+
+    def segments(self, rows: np.ndarray) -> list[int]:
+        """Tokens of each stretch that attends to itself alone, of the chosen rows: a text, or each of its windows."""
+        if self.windows is None:
+            return self.lengths_of(rows)
+        return [tokens for i in rows.tolist() for tokens in self.windows[i]]
+
+    def lengths_of(self, rows: np.ndarray) -> list[int]:
+        """Tokens of the chosen rows."""
+        return [len(self.ids[i]) for i in rows.tolist()]
+
+    def counts(self, rows: np.ndarray) -> list[int] | None:
+        """Windows of each of the chosen rows; None where texts have none."""
+        return None if self.windows is None else [len(self.windows[i]) for i in rows.tolist()]
 
     def truncation(self) -> Truncation:
         """What the limit cost."""
@@ -46,40 +64,89 @@ def encode(
     *,
     limit: int,
     special: bool = True,
+    keep: Keep = "head",
     journal: Journal | None = None,
 ) -> Encoded:
-    """Token ids of each text, the head kept where it is longer than `limit` tokens.
+    """Token ids of each text; of one longer than `limit` tokens its head, its tail, or a quarter and three quarters.
 
     With `special` the tokenizer adds what it adds to any text (BOS, CLS and SEP, or nothing), and truncation keeps
     those. A text that gives no token at all becomes one end-of-text token, so that every row has a last token. What
     was cut off is added to the journal. Raises ConfigError where the limit leaves no room for text.
     """
-    if not len(texts):
-        return Encoded([], np.zeros(0, dtype=np.int64), limit)
-    added = tokenizer.num_special_tokens_to_add() if special else 0
-    if limit <= added:
-        raise ConfigError([f"max_length: {limit} leaves no room for text beside {added} special token(s); raise it"])
-    texts = [
-        text.encode("utf-8", "replace").decode() for text in texts
-    ]  # half a surrogate pair is no text to a tokenizer
-    whole = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+    whole, room = whole_ids(tokenizer, texts, limit=limit, special=special)
     lost = np.array([max(0, len(ids) - limit) for ids in whole], dtype=np.int64)
-    cut = np.flatnonzero(lost)
-    if len(cut):
-        again = tokenizer(
-            [texts[i] for i in cut.tolist()],
-            add_special_tokens=special,
-            truncation=True,
-            max_length=limit,
-            verbose=False,
-        )["input_ids"]
-        for i, ids in zip(cut, again, strict=True):
-            whole[i] = ids
+    opening, closing = around(tokenizer) if special and lost.any() else (0, 0)
+    for i in np.flatnonzero(lost).tolist():
+        ids = whole[i]
+        body, end = ids[opening : len(ids) - closing], ids[len(ids) - closing :]
+        first = {"head": room, "tail": 0, "head_tail": int(HEAD * room)}[keep]
+        whole[i] = [*ids[:opening], *body[:first], *body[len(body) - (room - first) :], *end]
     blank = [end_token(tokenizer)]
     encoded = Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
     if journal is not None:
-        journal.truncation += encoded.truncation()
+        journal.cut(encoded.truncation(), lost)
     return encoded
+
+
+def encode_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    limit: int,
+    overlap: float,
+    most: int,
+    journal: Journal | None = None,
+) -> Encoded:
+    """Token ids of each text, in windows of at most `limit` tokens where it is longer, special tokens in each.
+
+    overlap: share of a window's text that the next one repeats. What lies behind `most` windows is cut off, and added
+    to the journal. Raises ConfigError where the limit leaves no room for text.
+    """
+    whole, room = whole_ids(tokenizer, texts, limit=limit, special=True)
+    opening, closing = around(tokenizer) if any(len(ids) > limit for ids in whole) else (0, 0)
+    step = max(1, room - int(overlap * room))
+    blank, lost, windows, joined = [end_token(tokenizer)], [], [], []
+    for ids in whole:
+        if len(ids) <= limit:
+            pieces, cut = [ids or blank], 0
+        else:
+            body, end = ids[opening : len(ids) - closing], ids[len(ids) - closing :]
+            starts = range(0, max(1, len(body) - room + step), step)[:most]
+            pieces = [[*ids[:opening], *body[start : start + room], *end] for start in starts]
+            cut = max(0, len(body) - (starts[-1] + room))
+        lost.append(cut)
+        windows.append([len(piece) for piece in pieces])
+        joined.append(np.array([token for piece in pieces for token in piece], dtype=np.int32))
+    encoded = Encoded(joined, np.array(lost, dtype=np.int64), limit, windows)
+    if journal is not None:
+        journal.cut(encoded.truncation(), encoded.lost)
+    return encoded
+
+
+def whole_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, special: bool
+) -> tuple[list[list[int]], int]:
+    """(ids of each text, nothing cut; tokens of text that a limit leaves). Raises ConfigError where that is none."""
+    added = tokenizer.num_special_tokens_to_add() if special else 0
+    if limit <= added:
+        raise ConfigError([f"max_length: {limit} leaves no room for text beside {added} special token(s); raise it"])
+    readable = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text to it
+    whole = tokenizer(readable, add_special_tokens=special, verbose=False)["input_ids"] if readable else []
+    return list(whole), limit - added
+
+
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many special tokens stand before any text and after it. Raises ModelError where that cannot be told."""
+    empty, letter = (list(tokenizer(text)["input_ids"]) for text in ("", "a"))
+    before = next(
+        (i for i, (x, y) in enumerate(zip(empty, letter, strict=False)) if x != y), min(len(empty), len(letter))
+    )
+    after = len(empty) - before
+    if len(empty) != tokenizer.num_special_tokens_to_add() or empty[before:] != letter[len(letter) - after :]:
+        raise ModelError(
+            "the tokenizer's special tokens cannot be told from text, so long texts cannot be cut; use another"
+        )
+    return before, after
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

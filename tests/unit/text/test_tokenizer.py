@@ -5,7 +5,8 @@ import pytest
 from tiny import make_tokenizer
 
 from lasttoken.errors import UserError
-from lasttoken.text.tokenizer import Encoded, encode, end_token
+from lasttoken.journal import Journal
+from lasttoken.text.tokenizer import Encoded, encode, encode_windows, end_token
 
 
 def test_special_tokens_are_those_of_the_tokenizer() -> None:
@@ -80,3 +81,42 @@ def test_a_limit_does_not_stay_with_the_tokenizer() -> None:
     encode(tokenizer, ["goal team player"], limit=3)
     assert len(tokenizer("goal team player")["input_ids"]) > 3
     assert encode(tokenizer, ["goal team player"], limit=99).lost.tolist() == [0]
+
+
+def test_either_end_or_both_may_be_kept() -> None:
+    tokenizer = make_tokenizer(encoder=True)
+    text = " ".join(["goal", "match", "melody", "violin"] * 5)
+    cls, *body, sep = encode(tokenizer, [text], limit=999).ids[0].tolist()
+    limit = 10
+    kept = {
+        keep: encode(tokenizer, [text], limit=limit, keep=keep).ids[0].tolist()
+        for keep in ("head", "tail", "head_tail")
+    }
+    assert kept["head"] == [cls, *body[:8], sep]
+    assert kept["tail"] == [cls, *body[-8:], sep]
+    assert kept["head_tail"] == [cls, *body[:2], *body[-6:], sep]
+
+
+def test_windows_cover_a_text_and_overlap() -> None:
+    tokenizer = make_tokenizer()  # opens with BOS
+    text = " ".join(["goal", "match", "melody", "violin"] * 5)
+    bos, *body = encode(tokenizer, [text], limit=999).ids[0].tolist()
+    found = encode_windows(tokenizer, [text, "goal"], limit=9, overlap=0.25, most=99)
+    assert found.windows is not None
+    pieces = np.split(found.ids[0], np.cumsum(found.windows[0])[:-1])
+    assert all(piece[0] == bos and len(piece) <= 9 for piece in pieces)
+    assert [token for i, piece in enumerate(pieces) for token in piece.tolist()[1 if i == 0 else 3 :]] == body
+    assert found.windows[1] == [len(found.ids[1])]
+    assert found.lost.tolist() == [0, 0]
+    assert found.segments(np.array([1, 0])) == [*found.windows[1], *found.windows[0]]
+    assert found.counts(np.array([1, 0])) == [1, len(pieces)]
+
+
+def test_what_lies_behind_the_last_window_is_told() -> None:
+    tokenizer, journal = make_tokenizer(), Journal()
+    text = " ".join(["goal"] * 50)
+    whole = len(encode(tokenizer, [text], limit=999).ids[0])
+    found = encode_windows(tokenizer, [text], limit=9, overlap=0.0, most=2, journal=journal)
+    assert found.lost.tolist() == [whole - 1 - 16]
+    assert journal.lost == [whole - 1 - 16]
+    assert journal.truncation.cut == 1
