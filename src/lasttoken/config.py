@@ -274,6 +274,7 @@ class Run(Settings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: Data = Data()
     decision: Decision = Decision()
+    explained: Count = 5  # of the surest mistakes on test rows, those whose words the report weighs
     method: Annotated[Method, Field(discriminator="method")] = Embedding()
 
 

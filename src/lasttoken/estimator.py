@@ -25,6 +25,7 @@ from lasttoken.errors import ConfigError, DataError
 from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import load as load_classifier
+from lasttoken.explain import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -185,6 +186,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not self.policy_.rule.coverage:
             raise ConfigError(["decision_coverage: not set, so no sets were made; fit with decision_coverage=0.9"])
         return self.policy_.sets(self.predict_proba(texts, calibrated=False))
+
+    def explain(self, text: str, labels: Sequence[str] | None = None, *, by: By = "auto") -> list[Explanation]:
+        """What each word of a text adds to the log-odds of each label; None: of those decided. See `lasttoken.explain`."""
+        check_is_fitted(self, "classifier_")
+        return explain(self.classifier_, text, labels, by=by)
 
     def abstains(self, texts: Sequence[str]) -> np.ndarray:
         """The texts (N,) bool that are better left to a person; none unless `decision_most_wrong` was set."""

@@ -22,19 +22,21 @@ from lasttoken.data.read import Columns, read_rows, without_empty
 from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import splits_from
 from lasttoken.data.subset import with_fewer
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, UserError
 from lasttoken.evaluation.further import further, label_counts
 from lasttoken.evaluation.metrics import METRICS, brier_parts
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lasttoken.evaluation.summary import interval_of, measured, summarize
 from lasttoken.evaluation.wording import figure, span
+from lasttoken.explain import explained
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal, Truncation
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
 from lasttoken.report.page import render, write_page
+from lasttoken.report.tables import Mistake, mistakes
 from lasttoken.report.verdict import title
 from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
@@ -161,6 +163,8 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
             metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
             write_policy(policy, part)
             write_records(part, config, splits, metrics, shipped, raw, journal)
+            wrong = mistakes(collect(part), config.explained)
+            write_jsonl(part / "explained.jsonl", weighed(classifier, wrong, splits.test, journal))
             views = [collect(part)]
             write_page(render(views, None, title=title(views)), part / "report.html")
     world.wait()
@@ -174,6 +178,17 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
     """
     verify(Path(folder))
     return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code)
+
+
+def weighed(classifier: Classifier, wrong: Sequence[Mistake], test: Dataset, journal: Journal) -> list[dict[str, Any]]:
+    """The words of the surest mistakes, weighed; none, and a note, where that cannot be: a trained model is not lost for it."""
+    place = {row: i for i, row in enumerate(test.ids)}
+    asked = [(one.id, test.texts[place[one.id]], one.label) for one in wrong]
+    try:
+        return explained(classifier, asked)
+    except (UserError, MemoryError, RuntimeError) as error:  # RuntimeError: a device without the room for gradients
+        journal.note(f"mistakes are not explained: {str(error).splitlines()[0]}")
+        return []
 
 
 def ended(failure: BaseException | None) -> str:

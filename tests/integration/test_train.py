@@ -20,8 +20,8 @@ from lasttoken.run import verify
 FAST = ("--device", "cpu", "--set", "method.max_length=48")
 ONE_EPOCH = ("--set", "method.train.epochs=1")
 EVERY_RUN = {
-    "config.toml", "env.json", "labels.json", "manifest.json", "method.json", "metrics.json", "predictions/test.parquet",
-    "policy.json", "predictions/valid.parquet", "report.html", "splits.parquet", "steps.jsonl",
+    "config.toml", "env.json", "explained.jsonl", "labels.json", "manifest.json", "method.json", "metrics.json",
+    "predictions/test.parquet", "policy.json", "predictions/valid.parquet", "report.html", "splits.parquet", "steps.jsonl",
 }  # fmt: skip
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 ENCODER = {

@@ -11,6 +11,7 @@ import typer
 from lasttoken.cli.check import check
 from lasttoken.cli.compare import compare
 from lasttoken.cli.demo import demo
+from lasttoken.cli.explain import explain
 from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.report import report
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (check, compare, train, predict, report, plan, demo):
+for verb in (check, compare, train, predict, explain, report, plan, demo):
     app.command()(verb)
 
 

@@ -53,11 +53,15 @@ def lay_out_trees(backbone: Backbone, header: np.ndarray, texts: Sequence[np.nda
     return Scored(whole, layout, places, at, predicted, of, path, [tree.paths for tree in trees])
 
 
-def score(backbone: Backbone, batch: Scored) -> list[Tensor]:
-    """log p(answer | what stands before it) of every path, float32: one tensor (paths,) a text."""
+def score(backbone: Backbone, batch: Scored, embeddings: Tensor | None = None) -> list[Tensor]:
+    """log p(answer | what stands before it) of every path, float32: one tensor (paths,) a text.
+
+    embeddings: (T, H), in the place of the batch's tokens.
+    """
     head = backbone.vocabulary
     assert head is not None, "loaded without its vocabulary head"
-    hidden = backbone.hidden(batch.tokens, batch.layout)[batch.places]  # (n, H)
+    inputs = batch.tokens if embeddings is None else embeddings
+    hidden = backbone.hidden(inputs, batch.layout)[batch.places]  # (n, H)
     chosen = []
     for start in range(0, len(batch.places), CHUNK):
         logits = head(hidden[start : start + CHUNK])  # (chunk, V) float32

@@ -162,6 +162,15 @@ class LoggedStep(Fact):
     valid: dict[str, Number] | None = None
 
 
+class Explained(Fact):
+    """One line of explained.jsonl: what each word of a text adds to the log-odds of a label."""
+
+    id: str
+    label: str
+    words: list[str]
+    scores: list[float | None]  # none for a word that was not read
+
+
 @dataclass(frozen=True, eq=False)
 class RunView:
     """One run, as the report sees it."""
@@ -176,6 +185,7 @@ class RunView:
     texts: list[str] | None  # (N,), of the test rows
     raw: np.ndarray  # (N, C), their probabilities before calibration
     policy: Policy
+    explained: list[Explained]  # the surest mistakes; empty where none were explained
 
     @property
     def name(self) -> str:
@@ -207,12 +217,13 @@ def collect(folder: Path) -> RunView:
         read_config(folder / "config.toml"),
         read_fact(folder / "env.json", Environment),
         labels,
-        read_steps(folder / "steps.jsonl"),
+        read_lines(folder / "steps.jsonl", LoggedStep),
         measures,
         predictions,
         read_texts(path),
         read_raw(path),
         read_policy(folder),
+        read_lines(folder / "explained.jsonl", Explained),
     )
 
 
@@ -237,12 +248,12 @@ def read_config(path: Path) -> str:
     return text
 
 
-def read_steps(path: Path) -> list[LoggedStep]:
-    """The training log, one step a line; none where there is no file."""
+def read_lines(path: Path, kind: type[AnyFact]) -> list[AnyFact]:
+    """A `kind` a line; none where there is no file."""
     if not path.exists():
         return []
     lines = enumerate(read_text(path).splitlines(), start=1)
-    return [parsed(line, LoggedStep, f"{path}:{number}") for number, line in lines if line.strip()]
+    return [parsed(line, kind, f"{path}:{number}") for number, line in lines if line.strip()]
 
 
 def read_text(path: Path) -> str:

@@ -67,6 +67,7 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         problems=tables.problems(runs),
         together=together(runs, comparison, metric),
         seeds=seeds(runs, comparison),
+        runs_explain=any(run.explained for run in runs),
         further=tables.further(runs),
         disputed=tables.disputed(runs),
     )

@@ -68,6 +68,8 @@ class Mistake:
     predicted: str
     probability: float  # of what was decided
     text: str | None
+    label: str  # that the decision is about
+    words: list[tuple[str, float]]  # of the text, with how much each speaks for the label, -1 to 1; none: not explained
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,24 @@ def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
         predicted = predicted if seen.chosen[row, column] else f"not {predicted}"
     else:
         true = names[int(seen.targets[row])]
-    return Mistake(seen.ids[row], true, predicted, probability, None if run.texts is None else cut(run.texts[row]))
+    label, text = names[column], None if run.texts is None else cut(run.texts[row])
+    return Mistake(seen.ids[row], true, predicted, probability, text, label, weighed(run, seen.ids[row], label))
+
+
+def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
+    """The first words of a text that was explained, the heaviest weighing 1 or -1; none where it was not."""
+    found = next((one for one in run.explained if (one.id, one.label) == (row, label)), None)
+    if found is None or run.texts is None:
+        return []
+    scores = [score or 0.0 for score in found.scores]
+    most = max(map(abs, scores), default=0.0) or 1.0
+    shown, characters = [], 0
+    for word, score in zip(found.words, scores, strict=True):
+        characters += len(word) + 1
+        if characters > CUT:
+            return [*shown, ("…", 0.0)]
+        shown.append((word, score / most))
+    return shown
 
 
 def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:

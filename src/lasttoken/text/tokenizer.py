@@ -77,10 +77,7 @@ def encode(
     lost = np.array([max(0, len(ids) - limit) for ids in whole], dtype=np.int64)
     opening, closing = around(tokenizer) if special and lost.any() else (0, 0)
     for i in np.flatnonzero(lost).tolist():
-        ids = whole[i]
-        body, end = ids[opening : len(ids) - closing], ids[len(ids) - closing :]
-        first = {"head": room, "tail": 0, "head_tail": int(HEAD * room)}[keep]
-        whole[i] = [*ids[:opening], *body[:first], *body[len(body) - (room - first) :], *end]
+        whole[i] = [whole[i][k] for k in kept(len(whole[i]), opening, closing, room, keep)]
     blank = [end_token(tokenizer)]
     encoded = Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
     if journal is not None:
@@ -104,16 +101,15 @@ def encode_windows(
     """
     whole, room = whole_ids(tokenizer, texts, limit=limit, special=True)
     opening, closing = around(tokenizer) if any(len(ids) > limit for ids in whole) else (0, 0)
-    step = max(1, room - int(overlap * room))
+    step = stride(room, overlap)
     blank, lost, windows, joined = [end_token(tokenizer)], [], [], []
     for ids in whole:
         if len(ids) <= limit:
             pieces, cut = [ids or blank], 0
         else:
-            body, end = ids[opening : len(ids) - closing], ids[len(ids) - closing :]
-            starts = range(0, max(1, len(body) - room + step), step)[:most]
-            pieces = [[*ids[:opening], *body[start : start + room], *end] for start in starts]
-            cut = max(0, len(body) - (starts[-1] + room))
+            places = window_places(len(ids), opening, closing, room, step)[:most]
+            pieces = [[ids[k] for k in place] for place in places]
+            cut = max(0, len(ids) - closing - 1 - max(places[-1][: len(places[-1]) - closing]))
         lost.append(cut)
         windows.append([len(piece) for piece in pieces])
         joined.append(np.array([token for piece in pieces for token in piece], dtype=np.int32))
@@ -121,6 +117,26 @@ def encode_windows(
     if journal is not None:
         journal.cut(encoded.truncation(), encoded.lost)
     return encoded
+
+
+def kept(length: int, opening: int, closing: int, room: int, keep: Keep) -> list[int]:
+    """The places of `length` tokens that stay where only `room` of the text fit between its special tokens."""
+    stop = length - closing
+    first = {"head": room, "tail": 0, "head_tail": int(HEAD * room)}[keep]
+    return [*range(opening + first), *range(stop - (room - first), stop), *range(stop, length)]
+
+
+def stride(room: int, overlap: float) -> int:
+    """Tokens from the beginning of one window to that of the next."""
+    return max(1, room - int(overlap * room))
+
+
+def window_places(length: int, opening: int, closing: int, room: int, step: int) -> list[list[int]]:
+    """The places of `length` tokens that each window holds, special tokens in all of them."""
+    stop = length - closing
+    starts = range(opening, max(opening + 1, stop - room + step), step)
+    ends = [*range(stop, length)]
+    return [[*range(opening), *range(start, min(start + room, stop)), *ends] for start in starts]
 
 
 def whole_ids(

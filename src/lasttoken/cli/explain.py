@@ -1,0 +1,75 @@
+"""`lasttoken explain`: why a text got its label, word by word."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.errors import ConfigError, DataError
+
+WAYS = ("auto", "gradients", "removal")
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run folder")],
+    text: Annotated[str, typer.Argument(help="The text, or - for standard input")],
+    label: Annotated[
+        str | None, typer.Option("--label", help="Label, or several with commas; default: what the run decides")
+    ] = None,
+    by: Annotated[
+        str, typer.Option("--by", help="gradients, or removal of each word; auto: gradients where there are any")
+    ] = "auto",
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Of integrated gradients")] = 32,
+    words: Annotated[int, typer.Option("--words", min=1, help="How many to show, the heaviest first")] = 12,
+    device: o.Device = "auto",
+    as_json: o.Json = False,
+) -> None:
+    """Show what each word of a text adds to the log-odds of a label."""
+    from lasttoken.cli.screen import say
+    from lasttoken.evaluation.policy import read_policy
+    from lasttoken.experiment import load
+    from lasttoken.explain import explain as explained
+
+    if by not in WAYS:
+        raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
+    given = sys.stdin.read() if text == "-" else text
+    if not given.strip():
+        raise DataError("the text is empty; there is nothing to explain")
+    classifier, policy = load(run, device=device), read_policy(run)
+    probs, decisions = policy(classifier.predict_proba([given]), classifier.labels.multi)
+    space = classifier.labels
+    decided = list(space.decode_sets(decisions)[0]) if space.multi else space.decode(decisions)
+    asked = list(o.listed(label)) if label else decided or [space.names[int(probs[0].argmax())]]
+    found = explained(classifier, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
+    chances = dict(zip(space.names, probs[0].tolist(), strict=True))
+    if as_json:
+        typer.echo(json.dumps([as_dict(one, chances[one.label], decided) for one in found]))
+    else:
+        for one in found:
+            says = "decided" if one.label in decided else "not decided"
+            typer.echo(f"{one.label}: probability {chances[one.label]:.3f}, {says}; by {one.by}")
+            for word, score in one.strongest(words):
+                typer.echo(f"  {score:+.2f}  {word}")
+            unread = sum(score != score for score in one.scores)
+            if unread:
+                say(f"{unread} of {len(one.words)} words were not read: they lie behind the length limit")
+            if one.gap > 0.1:
+                say(
+                    f"{one.gap:.0%} of the log-odds are not accounted for; more --steps bring the words nearer to the truth"
+                )
+    say("figures are log-odds: what a word adds to the label, or takes from it where negative")
+
+
+def as_dict(one: Any, probability: float, decided: list[str]) -> dict[str, Any]:
+    """For JSON; a word that was not read has no score."""
+    words = [
+        {"word": one.text[a:b], "start": a, "end": b, "score": None if score != score else score}
+        for (a, b), score in zip(one.words, one.scores, strict=True)
+    ]
+    said = {"label": one.label, "probability": probability, "decided": one.label in decided}
+    return said | {"by": one.by, "log_odds": one.log_odds, "gap": one.gap, "words": words}

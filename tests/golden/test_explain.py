@@ -1,0 +1,122 @@
+"""Why a text got its label: scores that add up, words that matter, and what was not read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import dataset
+
+from lasttoken import catalog
+from lasttoken.config import Embedding, Encoder, Instruction, Linear, Long, Lora, Probe, Training
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError, DataError
+from lasttoken.explain import explain, probs_log_odds, words_of
+from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
+
+SPACE = LabelSpace(("music", "sport"))
+QUICK = Training(epochs=6, batch=8, lr=0.01, budget=512, patience=9, metric="accuracy")
+
+
+def one_word_tells(rows: int, seed: int) -> Dataset:
+    """Texts of numbers with one word that says what they are about."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(rows) % 2
+    texts = []
+    for target in targets.tolist():
+        words = rng.choice(["one", "two", "ten", "six"], 6).tolist()
+        words[int(rng.integers(6))] = ("violin", "stadium")[target]
+        texts.append(" ".join(words))
+    return Dataset([str(i) for i in range(rows)], texts, targets, SPACE)
+
+
+def config_of(method: str, folder: Callable[..., Path], **more: Any) -> Any:
+    model, lora = str(folder("llama")), Lora(r=4, alpha=8.0)
+    return {
+        "embedding": lambda: Embedding(model=model, lora=lora, train=QUICK, **more),
+        "instruction": lambda: Instruction(model=model, lora=lora, train=QUICK, **more),
+        "encoder": lambda: Encoder(
+            model=str(folder("bert")), train=QUICK.model_copy(update={"epochs": 8.0, "lr": 0.002}), **more
+        ),
+        "probe": lambda: Probe(model=model, regularisation=(1.0,), **more),
+        "linear": lambda: Linear(min_count=1, regularisation=(3.0,)),
+    }[method]()
+
+
+def fitted(method: str, folder: Callable[..., Path], **more: Any) -> Any:
+    train, valid = one_word_tells(96, 1), one_word_tells(32, 2)
+    return catalog.fit(config_of(method, folder, **more), train, valid, seed=0, device="cpu", journal=Journal())
+
+
+@pytest.mark.parametrize("method", ["embedding", "encoder", "probe", "instruction", "linear"])
+def test_the_word_that_tells_is_the_heaviest_and_scores_add_up(folder: Callable[..., Path], method: str) -> None:
+    model = fitted(method, folder)
+    text = "one two  stadium ten six one"
+    probs = model.predict_proba([text])
+    for by in ("removal",) if method == "linear" else ("gradients", "removal"):
+        found = explain(model, text, ["sport"], by=by, steps=64)[0]
+        assert [text[a:b] for a, b in found.words] == text.split()
+        if by == "gradients":
+            assert found.log_odds == pytest.approx(float(probs_log_odds(probs, 1)[0]), abs=0.05)  # bfloat16 weights
+            assert found.gap < 0.1
+        if probs[0, 1] > 0.9:  # it has learnt the word
+            assert max(zip(found.scores, text.split(), strict=True))[1] == "stadium", (by, found.strongest())
+    assert explain(model, text)[0].label == SPACE.names[int(probs.argmax())]
+
+
+def test_removal_says_what_is_lost_without_a_word(folder: Callable[..., Path]) -> None:
+    model = fitted("linear", folder)
+    found = explain(model, "one violin two", ["music"])[0]
+    assert found.by == "removal"
+    whole, without = probs_log_odds(model.predict_proba(["one violin two", "one two"]), 0)
+    assert found.scores[1] == pytest.approx(whole - without)
+
+
+def test_words_behind_the_limit_have_no_score(folder: Callable[..., Path]) -> None:
+    model = fitted("embedding", folder, max_length=24)
+    text = " ".join(["one"] * 30 + ["stadium"])
+    found = explain(model, text, ["sport"], by="gradients", steps=4)[0]
+    assert not math.isnan(found.scores[0])
+    assert math.isnan(found.scores[-1])
+    tail = fitted("embedding", folder, max_length=24, long=Long(keep="tail"))
+    found = explain(tail, text, ["sport"], by="gradients", steps=4)[0]
+    assert math.isnan(found.scores[0])
+    assert not math.isnan(found.scores[-1])
+    windows = fitted("embedding", folder, max_length=24, long=Long(keep="windows"))
+    found = explain(windows, text, ["sport"], by="gradients", steps=32)[0]
+    assert not np.isnan(found.scores).any()
+    assert found.gap < 0.1
+
+
+@pytest.mark.parametrize("method", ["embedding", "instruction"])
+def test_several_labels_are_explained_one_by_one(folder: Callable[..., Path], method: str) -> None:
+    data = dataset(24, multi=True)
+    once = QUICK.model_copy(update={"epochs": 1.0, "metric": "micro_f1"})
+    config = config_of(method, folder).model_copy(update={"train": once})
+    model = catalog.fit(config, data, data, seed=0, device="cpu", journal=Journal())
+    text = data.texts[0]
+    probs = model.predict_proba([text])
+    for column, found in enumerate(explain(model, text, data.labels.names, by="gradients", steps=16)):
+        assert found.log_odds == pytest.approx(float(probs_log_odds(probs, column)[0]), abs=0.05)
+
+
+def test_very_long_texts_are_left_out_several_words_at_a_time(folder: Callable[..., Path]) -> None:
+    model = fitted("linear", folder)
+    found = explain(model, " ".join(["one"] * 999 + ["violin"]), ["music"])[0]
+    assert len(found.scores) == 1000
+    assert found.scores[-1] > 0
+
+
+def test_an_empty_text_and_unknown_labels(folder: Callable[..., Path]) -> None:
+    model = fitted("linear", folder)
+    assert explain(model, "", ["music"])[0].scores == []
+    assert words_of("") == []
+    with pytest.raises(DataError, match="unknown label"):
+        explain(model, "one", ["dance"])
+    with pytest.raises(ConfigError, match="this method has none; use --by removal"):
+        explain(model, "one", ["music"], by="gradients")

@@ -1,0 +1,65 @@
+"""`lasttoken explain`: why a text got its label, from the command line, from Python and in the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lasttoken import load
+
+
+@pytest.mark.parametrize("method", ["linear", "embedding"])
+def test_words_and_their_weights(command: Callable[..., Any], runs: dict[str, Path], method: str) -> None:
+    said = command("explain", runs[method], "Return the number of rows.", "--words", "3", "--device", "cpu")
+    assert said.code == 0, said.err
+    first, *words = said.out.splitlines()
+    assert first.endswith("by removal" if method == "linear" else "by gradients")
+    assert len(words) == 3
+    weights = [abs(float(line.split()[0])) for line in words]
+    assert weights == sorted(weights, reverse=True)
+    assert "log-odds" in said.err
+
+
+def test_json_holds_every_word(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    text = "Return the number of rows."
+    labels = load(runs["linear"]).classes_.tolist()
+    said = command("explain", runs["linear"], text, "--label", ",".join(labels[:2]), "--json")
+    found = json.loads(said.out)
+    assert [one["label"] for one in found] == labels[:2]
+    assert [word["word"] for word in found[0]["words"]] == text.split()
+    again = load(runs["linear"]).explain(text, labels[:1])[0]
+    assert [word["score"] for word in found[0]["words"]] == pytest.approx(again.scores)
+
+
+def test_text_from_standard_input(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    said = command("explain", runs["linear"], "-", stdin=b"Return the number of rows.")
+    assert said.code == 0, said.err
+    assert "Return" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("",), "the text is empty"),
+        (("a text", "--label", "nonsense"), "1 unknown label(s) 'nonsense'"),
+        (("a text", "--by", "magic"), "--by: 'magic' is not among auto, gradients, removal"),
+        (("a text", "--by", "gradients"), "this method has none; use --by removal"),
+    ],
+)
+def test_mistakes_are_told(
+    command: Callable[..., Any], runs: dict[str, Path], words: tuple[str, ...], problem: str
+) -> None:
+    said = command("explain", runs["linear"], *words)
+    assert said.code == 2
+    assert problem in said.err.splitlines()[-1]
+
+
+def test_the_report_marks_words_of_the_surest_mistakes(runs: dict[str, Path]) -> None:
+    lines = (runs["embedding"] / "explained.jsonl").read_text().splitlines()
+    assert 0 < len(lines) <= 5
+    assert all(len(one["words"]) == len(one["scores"]) for one in map(json.loads, lines))
+    assert '<mark class="' in (runs["embedding"] / "report.html").read_text()
