@@ -22,6 +22,11 @@ PAGES = [
     "docs/guides/instruction.md",
     "docs/guides/plan.md",
     "docs/guides/decisions.md",
+    "docs/guides/checking.md",
+    "docs/guides/comparing.md",
+    "docs/guides/explaining.md",
+    "docs/guides/long-texts.md",
+    "docs/guides/reproduce.md",
 ]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 

@@ -146,6 +146,16 @@ def runs_in(folder: Path) -> list[Path]:
     return inside or [folder]
 
 
+def write_text(path: Path, text: str) -> None:
+    """A file of text, written whole: PATH.part first, renamed when it is on disk."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`value` as JSON, one indent a level, no NaN."""
     path.write_text(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

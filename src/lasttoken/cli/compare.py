@@ -12,6 +12,7 @@ import typer
 from lasttoken.cli import options as o
 from lasttoken.config import METHOD_CONFIGS, Run
 from lasttoken.errors import ConfigError
+from lasttoken.evaluation.metrics import HEADLINE
 
 if TYPE_CHECKING:
     from lasttoken.cli.screen import Screen
@@ -22,7 +23,13 @@ QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
 
 
 def compare(
-    source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")],
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="CSV, TSV, JSONL or Parquet file, hub:owner/name[:config], or wipo:FOLDER; default: the recipe's"
+        ),
+    ] = "",
     text: o.Text = "text",
     label: o.Label = "label",
     methods: Annotated[
@@ -33,7 +40,14 @@ def compare(
     ] = "tiny",
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
     quantize: o.Quantize = None,
-    metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="What the comparison is decided on; default: macro_f1, or the recipe's"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="An experiment written down: paper/ag-news, or a .toml file of your own"),
+    ] = None,
     sizes: Annotated[
         str | None, typer.Option("--sizes", help="Training rows to learn from, for learning curves: 200,1000,all")
     ] = None,
@@ -58,10 +72,9 @@ def compare(
     """Fit several methods on the same splits and say which is best, and whether that is shown."""
     from lasttoken.cli.screen import Screen
     from lasttoken.experiment import leads, load_data
-    from lasttoken.run import check_not_run
+    from lasttoken.recipe import beside, read_recipe, runs_of
+    from lasttoken.run import check_not_run, write_text
 
-    folder = out or o.default_folder(source, model)
-    check_not_run(folder)
     data = o.data_values(
         source,
         text,
@@ -77,25 +90,63 @@ def compare(
         drop_empty=drop_empty,
         hierarchy=hierarchy,
     )
-    configs = method_configs(
-        chosen(methods),
-        data,
-        model=model,
-        encoder=encoder,
-        quantize=quantize,
-        seed=seed,
-        device=device,
-        settings=settings or [],
-    )
+    written = None if recipe is None else read_recipe(recipe)
+    if written is None:
+        if not source:
+            raise ConfigError(["name the file to learn from, or an experiment with --recipe"])
+        configs = method_configs(
+            chosen(methods),
+            data,
+            model=model,
+            encoder=encoder,
+            quantize=quantize,
+            seed=seed,
+            device=device,
+            settings=settings or [],
+        )
+        folder = out or o.default_folder(source, model)
+    else:
+        if encoder is not None:
+            raise ConfigError(["--encoder: a recipe names its encoders; set one with --set ENTRY.model=NAME"])
+        configs = runs_of(
+            written,
+            {name: value for name, value in data.items() if asked_for(context, name)},
+            None if methods is None else o.listed(methods),
+            model=model if asked_for(context, "model") else None,
+            quantize=quantize,
+            seed=seed,
+            device=device,
+            settings=settings or [],
+        )
+        folder = out or Path("runs") / written.name.removesuffix(".toml").replace("/", "-")
+    metric = metric or (written.metric if written else HEADLINE)
+    check_not_run(folder)
     first = next(iter(configs.values()))
     with Screen(loud=leads(first.device)) as screen:
         whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
         splits = load_data(whole, seed=first.seed, journal=screen.journal("data"))
-        optional = set() if methods or encoder else {"encoder"}
+        optional = set() if methods or encoder or written else {"encoder"}
         cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds)
         done = run_all(cells, splits, folder, metric=metric, goal=goal, optional=optional, screen=screen)
     if leads(first.device):
+        if written is not None:
+            scores = {run["name"]: score_of(run, done.comparison, metric) for run in done.runs}
+            write_text(folder / "reproduced.md", beside(written, scores) + "\n")
         show(done, folder, metric=metric, as_json=as_json)
+
+
+def asked_for(context: typer.Context, option: str) -> bool:
+    """Whether an option was given, and does not stand at its default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
+def score_of(run: dict[str, Any], comparison: dict[str, Any] | None, metric: str) -> str:
+    """`.912 [.905, .919]` of one run; over its seeds where there are several."""
+    from lasttoken.cli.show import interval
+
+    scores = comparison["scores"] if comparison else {}
+    return interval(scores.get(run["name"], run["splits"]["test"]["metrics"][metric]))
 
 
 def chosen(methods: str | None) -> tuple[str, ...]:
@@ -138,15 +189,15 @@ def method_configs(
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison: a method, with so many training rows, from a seed."""
+    """One run of a comparison: a method or a recipe's entry, with so many training rows, from a seed."""
 
-    method: str
+    name: str
     run: Run
 
     def folder(self, first_seed: int) -> str:
         """embedding; embedding-200 with 200 training rows; embedding-200-seed1 with another than the first seed."""
         rows, seed = self.run.data.train_rows, self.run.seed
-        return self.method + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
+        return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
 
 
 def grid(configs: dict[str, Run], sizes: list[int | None], seeds: int) -> list[Cell]:
@@ -223,20 +274,20 @@ def run_all(
     for cell in cells:
         config, name = cell.run, cell.folder(first_seed)
         asked = getattr(config.method, "model", "")
-        if cell.method in optional and not on_this_machine(asked):
-            if cell.method not in missing:
+        if cell.name in optional and not on_this_machine(asked):
+            if cell.name not in missing:
                 screen.note(
-                    f"{cell.method}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
+                    f"{cell.name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
                 )
-            missing.add(cell.method)
+            missing.add(cell.name)
             continue
         journal = screen.journal(name)
         try:
             part = parts[config.data.train_rows, config.seed]
-            outcome = finished(config, part, out / name, cell.method)
+            outcome = finished(config, part, out / name, cell.name)
             if outcome is None:
                 screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
-                outcome = run_method(config, part, out / name, name=cell.method, journal=journal)
+                outcome = run_method(config, part, out / name, name=cell.name, journal=journal)
             else:
                 journal.note(f"kept from before, {out / name}")
         except UserError as error:

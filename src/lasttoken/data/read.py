@@ -22,6 +22,7 @@ from lasttoken.data.hub import dataset_table, hub_table, parts_table
 from lasttoken.data.split import canonical
 from lasttoken.data.tables import Table, file_table, frame_table, stream_table
 from lasttoken.data.truth import Places, is_missing, label_names, name_of, present
+from lasttoken.data.wipo import PREFIX, wipo_table
 from lasttoken.errors import DataError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def read_rows(
     prefix: str = "",
     keep_empty: bool = False,
 ) -> Rows:
-    """The rows of a path, `hub:owner/name[:config]`, stream, DataFrame, Dataset or DatasetDict, in their order.
+    """The rows of a path, `hub:owner/name[:config]`, `wipo:FOLDER`, stream, DataFrame, Dataset or DatasetDict, in their order.
 
     `format` (csv, tsv, jsonl or parquet) overrides the file's ending and has to be given with a stream. `prefix` goes
     before row numbers that serve as ids, so that the rows of several files differ ("test:17"). The parts of a hub data
@@ -146,6 +147,8 @@ def table_of(source: Source, wanted: Sequence[str], *, format: str | None, encod
     """The records of a source of any kind."""
     if isinstance(source, str) and source.startswith("hub:"):
         return hub_table(source, wanted)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return wipo_table(source, wanted)
     if isinstance(source, str | os.PathLike):
         return file_table(Path(source), wanted, format=format, encoding=encoding)
     if isinstance(source, io.IOBase):

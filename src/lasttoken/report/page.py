@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from lasttoken.report.collect import RunView
 from lasttoken.report.section import interval_scale, sections
 from lasttoken.report.together import together
 from lasttoken.report.verdict import difference_scale, scope, shown_pairs, verdict
+from lasttoken.run import write_text
 
 MANY_CLASSES = 30  # above it only the best and the worst of the per-class table stand open
 GENERATOR = b'<meta name="generator" content="lasttoken">'
@@ -124,13 +124,8 @@ def check_page(path: Path) -> None:
 def write_page(html: str, path: Path) -> None:
     """Write the page whole or not at all: PATH.part first, renamed when it is on disk. Raises ArtifactError."""
     check_page(path)
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_text(path, html)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        path.with_name(path.name + ".part").unlink(missing_ok=True)
         raise ArtifactError(f"{path} could not be written ({error.strerror}); name another file with --out") from error

@@ -1,0 +1,122 @@
+"""Patents of WIPO-Alpha as WIPO distributes them: one XML file each, in folders and ZIP files inside one another.
+
+Nothing outside a file is read for it: its DTD is not resolved, and a file that declares entities is refused.
+A code such as A61K00731 is section A, class A61, subclass A61K; the rest is its group.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from html.entities import name2codepoint
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from lasttoken.data.tables import Table, check_columns
+from lasttoken.errors import DataError
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+PREFIX = "wipo:"
+LEVELS = {"section": 1, "class": 3, "subclass": 4}  # characters of a code
+SETS = {"sections": "section", "classes": "class", "subclasses": "subclass"}
+TEXTS = {"title": "tis/ti", "abstract": "abs/ab", "claims": "cls/cl", "description": "txts/txt"}
+COLUMNS = ("id", *TEXTS, *LEVELS, *SETS, "split")
+NESTED = 4  # ZIP files inside one another, at most
+
+
+def wipo_table(source: str, wanted: Sequence[str]) -> Table:
+    """The records of `wipo:PATH`, a folder or ZIP file. Columns: id, title, abstract, claims, description; section, class
+    and subclass of the main code, sections, classes and subclasses of all; split, where a folder is named train or test.
+
+    Raises DataError on a file that is no such record, naming it.
+    """
+    path = Path(source.removeprefix(PREFIX))
+    if not path.exists():
+        raise DataError(f"{source}: no such folder or ZIP file; write {PREFIX}FOLDER")
+    check_columns(wanted, COLUMNS, source)
+
+    def records() -> Iterator[tuple[int, tuple[Any, ...]]]:
+        number = 0
+        for place, data in files(path):
+            record = parsed(place, data)
+            if record is not None:
+                yield number, tuple(cell(record, place, name) for name in wanted)
+                number += 1
+
+    return Table(source, "record", records())
+
+
+def files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(place, content) of every XML file of a folder or ZIP file, by name."""
+    if path.is_file():
+        yield from inside(path.name, path.read_bytes(), NESTED)
+        return
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            yield from inside(str(file.relative_to(path)), file.read_bytes(), NESTED)
+
+
+def inside(place: str, data: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
+    """The file itself where it is XML, what it holds where it is a ZIP file, nothing else. Nothing is written to disk."""
+    if place.lower().endswith(".xml"):
+        yield place, data
+    elif place.lower().endswith(".zip") and depth:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for name in sorted(archive.namelist()):
+                    if name.lower().endswith((".xml", ".zip")):
+                        yield from inside(f"{place}/{name}", archive.read(name), depth - 1)
+        except (zipfile.BadZipFile, RuntimeError) as error:
+            raise DataError(f"{place}: no ZIP file that can be read ({error}); download it again") from error
+
+
+def parsed(place: str, data: bytes) -> Element | None:
+    """The record of an XML file; None where it holds another kind of document."""
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    parser = DefusedXMLParser()
+    parser.entity.update(
+        {name: chr(code) for name, code in name2codepoint.items()}
+    )  # those of the DTD that is not read
+    try:
+        parser.feed(data)
+        root = parser.close()
+    except DefusedXmlException as error:
+        raise DataError(
+            f"{place}: declares entities or refers outside itself, which is refused; remove its DOCTYPE"
+        ) from error
+    except ParseError as error:
+        raise DataError(f"{place}: not XML ({error}); download it again, or take it out of the folder") from error
+    return root if root.tag == "record" else root.find("record")
+
+
+def cell(record: Element, place: str, column: str) -> Any:
+    """One cell of a record. Raises DataError where there is no main code."""
+    if column in TEXTS:
+        found = record.findall(TEXTS[column])
+        english = [one for one in found if one.get("{http://www.w3.org/XML/1998/namespace}lang", "EN").upper() == "EN"]
+        return "\n\n".join(" ".join("".join(one.itertext()).split()) for one in english or found)
+    if column == "id":
+        return record.get("pn") or record.get("an") or place
+    if column == "split":
+        parts = {part.lower() for part in PurePosixPath(place.replace("\\", "/")).parts}
+        return next((part for part in ("train", "test") if part in parts), "train")
+    codes = codes_of(record, place)
+    if column in LEVELS:
+        return codes[0][: LEVELS[column]]
+    return list(dict.fromkeys(code[: LEVELS[SETS[column]]] for code in codes))
+
+
+def codes_of(record: Element, place: str) -> list[str]:
+    """The main code, then the others."""
+    found = record.find("ipcs")
+    main = None if found is None else found.get("mc")
+    if found is None or not main:
+        raise DataError(f"{place}: the record has no main code (ipcs mc); take it out of the folder")
+    return [main, *(code for one in found.findall("ipc") if (code := one.get("ic")))]
