@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,12 +79,54 @@ def banking77(data: Path) -> Splits:
     return splits_from(rows("train"), None, rows("test"), seed=SEED)
 
 
+def patent_subclasses(data: Path, fewest: int = 20) -> Splits:
+    """US patents -> any number of the subclasses that `fewest` rows of train have; rows without one are left out."""
+    train, test = (jsonl(data / "patents" / f"{name}.jsonl") for name in ("train", "valid"))
+    counts = Counter(name for row in train for name in set(row["subclasses"]))
+
+    def rows(name: str, read: list[dict]) -> Rows:
+        kept = [row for row in read if any(counts[label] >= fewest for label in row["subclasses"])]
+        truth = [tuple(dict.fromkeys(x for x in row["subclasses"] if counts[x] >= fewest)) for row in kept]
+        groups = [f"{name}:{family}" for family in families(kept)]
+        ids, texts = [f"{name}:{i}" for i in range(len(kept))], [f"{row['title']}. {row['abstract']}" for row in kept]
+        return Rows(ids, texts, truth, True, groups)
+
+    return splits_from(rows("train", train), None, rows("test", test), seed=SEED)
+
+
+def reuters(data: Path) -> Splits:
+    """Reuters-21578, ModApte: any number of 90 topics, the official test."""
+
+    def rows(name: str) -> Rows:
+        read = jsonl(data / "reuters" / f"{name}.jsonl")
+        ids = [f"{name}:{i}" for i in range(len(read))]
+        return Rows(ids, [r["text"] for r in read], [tuple(r["labels"]) for r in read], True)
+
+    return splits_from(rows("train"), None, rows("test"), seed=SEED, valid_fraction=0.2)
+
+
+def goemotions(data: Path) -> Splits:
+    """GoEmotions: any number of 28 emotions of a comment, the official parts."""
+    names = (data / "goemotions" / "labels.txt").read_text(encoding="utf-8").split()
+
+    def rows(name: str) -> Rows:
+        lines = (data / "goemotions" / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        read = [line.split("\t") for line in lines]
+        truth = [tuple(names[int(i)] for i in cells[1].split(",")) for cells in read]
+        return Rows([f"{name}:{i}" for i in range(len(read))], [cells[0] for cells in read], truth, True)
+
+    return splits_from(rows("train"), rows("dev"), rows("test"), seed=SEED)
+
+
 PROBLEMS: dict[str, Callable[[Path], Splits]] = {
     "patents-section": lambda data: patents(data, "section"),
     "patents-sections": lambda data: patents(data, "sections"),
     "ag-news-4k": lambda data: ag_news(data, 4000),
     "ag-news-19k": lambda data: ag_news(data, None),
     "banking77": banking77,
+    "patents-subclasses": patent_subclasses,
+    "reuters-90": reuters,
+    "goemotions": goemotions,
 }
 
 

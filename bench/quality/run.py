@@ -29,16 +29,18 @@ from problems import PROBLEMS, describe
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, parse
+from lasttoken.config import METHOD_CONFIGS, Decision, parse
 from lasttoken.data.dataset import Splits
 from lasttoken.evaluation.metrics import exact
+from lasttoken.evaluation.policy import fit_policy, judged
 from lasttoken.evaluation.predictions import Predictions, decide
-from lasttoken.evaluation.summary import summarize
+from lasttoken.evaluation.summary import measured, summarize
 from lasttoken.experiment import git_commit
 from lasttoken.journal import Journal
 from lasttoken.model.backbone import TINY, installed_minilm
 
 HERE = Path(__file__).parent
+COVERAGE = 0.9  # promised of conformal sets
 
 
 def random_tiny(folder: Path, seed: int) -> str:
@@ -60,6 +62,7 @@ def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dic
     """One result."""
     settings = settings_of(experiment, name)
     by, weights = settings.pop("by", "lasttoken"), settings.pop("weights", "own")
+    valid = None  # what a method of ours says of validation rows
     journal = Journal(tell=lambda sentence: print("   ", sentence[:160], flush=True))
     with tempfile.TemporaryDirectory() as folder:
         if weights == "random":
@@ -77,6 +80,8 @@ def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dic
             seconds, began = time.perf_counter() - began, time.perf_counter()
             probs = classifier.predict_proba(splits.test.texts)
             predict_seconds = time.perf_counter() - began
+            said = classifier.predict_proba(splits.valid.texts)
+            valid = Predictions(splits.valid.ids, splits.valid.targets, said, splits.labels)
     predictions = Predictions(splits.test.ids, splits.test.targets, probs, splits.labels)
     return {
         "problem": describe(splits),
@@ -86,12 +91,26 @@ def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dic
         "fit_seconds": round(seconds, 1),
         "predict_rows_per_second": round(len(probs) / predict_seconds, 1),
         "facts": {name: value for name, value in journal.facts.items() if name != "train_rows"},
+        "policies": {} if valid is None else policies(valid, predictions, seed),
         "decisions": packed(decide(probs, splits.labels.multi)),
         "right": packed(exact(splits.test.targets, predictions.chosen)[:, None]),
         "versions": {name: version(name) for name in ("lasttoken", "torch", "transformers", "peft", "scikit-learn")},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "commit": git_commit(),
     }
+
+
+def policies(valid: Predictions, test: Predictions, seed: int) -> dict[str, Any]:
+    """What calibration, thresholds and sets made on validation rows come to on test rows: every metric, and what was promised."""
+    asked = {"auto": Decision(coverage=COVERAGE)}
+    if valid.labels.multi:
+        asked["micro_f1"] = Decision(thresholds="micro_f1")
+    found = {}
+    for name, decision in asked.items():
+        policy, told = fit_policy(decision, valid, seed=seed)
+        shipped = measured(policy.shipped(test))
+        found[name] = {"told": told, "metrics": shipped, "promises": judged(policy, test)}
+    return {"raw": measured(test), **found}
 
 
 def packed(decisions: np.ndarray) -> str:

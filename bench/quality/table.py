@@ -76,6 +76,38 @@ def table(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict
     return [*lines, ""]
 
 
+def decided(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The lines on what calibration, thresholds and sets of labels came to, of the results that tell; means over seeds."""
+    lines = []
+    for method in entries(experiment):
+        runs = [run for run in methods.get(method, []) if run.get("policies")]
+        if not runs:
+            continue
+
+        def mean(policy: str, metric: str, runs: list[dict[str, Any]] = runs) -> str:
+            found = [run["policies"][policy] for run in runs]
+            return figure(float(np.mean([one.get("metrics", one)[metric] for one in found])))
+
+        sets = [run["policies"]["auto"]["promises"]["sets"] for run in runs]
+        held = float(np.mean([one["had"]["estimate"] for one in sets]))
+        size = float(np.mean([one["size"] for one in sets]))
+        metrics = ("micro_f1", "macro_f1") if runs[0]["test"]["multi"] else ("macro_f1",)
+        cells = (
+            [f"{mean('raw', m)} → {mean('auto', m)}" for m in metrics]
+            if len(metrics) > 1
+            else [mean("raw", metrics[0])]
+        )
+        cells.append(f"{mean('raw', 'ece')} → {mean('auto', 'ece')}")
+        cells.append(f"{figure(held)} ({size:.1f} labels)")
+        lines.append(f"| {WORDS.get(method, method)} | " + " | ".join([*cells, str(len(runs))]) + " |")
+    if not lines:
+        return []
+    multi = next(iter(methods.values()))[0]["test"]["multi"]
+    names = ["micro-F1, .5 → tuned", "macro-F1, .5 → tuned"] if multi else ["macro-F1"]
+    head = ["method", *names, "ECE, raw → calibrated", "sets hold, .9 promised", "seeds"]
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines, ""]
+
+
 def right(run: dict[str, Any]) -> np.ndarray:
     """Which test rows a result decided exactly right, (N,) bool."""
     bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(run["right"])), dtype=np.uint8))
@@ -141,6 +173,7 @@ def main() -> None:
         if problem in found:
             lines += table(problem, experiment, found[problem])
             lines += differences(experiment, found[problem])
+            lines += decided(problem, experiment, found[problem])
         for method in entries(experiment):
             seeds = len(experiment[method].get("seeds", experiment["seeds"]))
             lacking = seeds - len(found.get(problem, {}).get(method, []))

@@ -129,6 +129,13 @@ class Long(Settings):
     most: PositiveInt = 16  # windows of a text; what lies behind them is cut
     combine: Literal["mean", "max", "attention"] = "mean"  # of the windows' logits; attention: over their embeddings
 
+    @model_validator(mode="after")
+    def only_windows_are_combined(self) -> Self:
+        """Where there is one piece of a text there is nothing to combine."""
+        if self.combine != "mean" and self.keep != "windows":
+            raise ValueError(f"combine = {self.combine} is for keep = windows; set that too, or leave combine out")
+        return self
+
 
 class Embedding(Settings):
     """A causal LM, LoRA, and a head on the final token's hidden state."""

@@ -188,8 +188,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return self.policy_.sets(self.predict_proba(texts, calibrated=False))
 
     def explain(self, text: str, labels: Sequence[str] | None = None, *, by: By = "auto") -> list[Explanation]:
-        """What each word of a text adds to the log-odds of each label; None: of those decided. See `lasttoken.explain`."""
+        """What each word of one text adds to the log-odds of each label; None: of those decided, or the most probable one.
+
+        See `lasttoken.explain`. Raises DataError on what is no text or an unknown label, ConfigError where gradients cannot
+        be had.
+        """
         check_is_fitted(self, "classifier_")
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"explain takes one text with words in it, got {text!r}; call it once a text")
+        if labels is None:
+            space = self.classifier_.labels
+            decided = self.policy_(self.classifier_.predict_proba([text]), space.multi)[1]
+            labels = list(space.decode_sets(decided)[0]) or None if space.multi else space.decode(decided)
         return explain(self.classifier_, text, labels, by=by)
 
     def abstains(self, texts: Sequence[str]) -> np.ndarray:

@@ -43,6 +43,7 @@ from lasttoken.train.world import join
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
 WARM_UP = 32  # rows predicted before the clock starts
+FEW = 20  # rows of a kind below which a score says little
 PART = 2048  # rows predicted between two signs of life
 
 
@@ -165,6 +166,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
             write_records(part, config, splits, metrics, shipped, raw, journal)
             wrong = mistakes(collect(part), config.explained)
             write_jsonl(part / "explained.jsonl", weighed(classifier, wrong, splits.test, journal))
+            write_json(part / "metrics.json", {**metrics, "notes": list(journal.notes)})
             views = [collect(part)]
             write_page(render(views, None, title=title(views)), part / "report.html")
     world.wait()
@@ -182,11 +184,13 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
 
 def weighed(classifier: Classifier, wrong: Sequence[Mistake], test: Dataset, journal: Journal) -> list[dict[str, Any]]:
     """The words of the surest mistakes, weighed; none, and a note, where that cannot be: a trained model is not lost for it."""
+    import torch
+
     place = {row: i for i, row in enumerate(test.ids)}
     asked = [(one.id, test.texts[place[one.id]], one.label) for one in wrong]
     try:
         return explained(classifier, asked)
-    except (UserError, MemoryError, RuntimeError) as error:  # RuntimeError: a device without the room for gradients
+    except (UserError, MemoryError, torch.OutOfMemoryError) as error:
         journal.note(f"mistakes are not explained: {str(error).splitlines()[0]}")
         return []
 
@@ -215,12 +219,12 @@ def predictions_of(
 
 
 def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:
-    """The score on rows that were cut and on the others, for metrics.json; None where not both are there.
+    """The score on rows that were cut and on the others, for metrics.json; None where there are few of either.
 
     lost: tokens that each row lost, (N,); empty for a method without a limit. The two kinds of rows may differ in more
     than that, so this is what to look at before another `long.keep` is tried, not what that would bring.
     """
-    if not lost.any() or lost.all():
+    if min((lost > 0).sum(), (lost == 0).sum()) < FEW:
         return None
     metric = METRICS["micro_f1" if test.labels.multi else "accuracy"]
     parts = {"cut": lost > 0, "whole": lost == 0}

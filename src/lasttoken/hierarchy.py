@@ -53,9 +53,15 @@ class Hierarchy:
 
 def by_separator(labels: Iterable[str], separator: str) -> Hierarchy:
     """The hierarchy that labels spell out. Raises DataError on an empty level and where no label holds the separator."""
+    if not separator:
+        raise DataError("hierarchy '': name what stands between the levels of a label, or a CSV file of label,parent")
     parents: dict[str, str | None] = {}
-    for label in sorted(set(labels)):
+    for label in sorted(set(map(str, labels))):
         levels = label.split(separator)
+        if any(level != level.strip() for level in levels) and all(level.strip() for level in levels):
+            raise DataError(
+                f"label {label!r} has blanks around its {separator!r}; name them too: --hierarchy {f' {separator} '!r}"
+            )
         if not all(level.strip() for level in levels):
             raise DataError(f"label {label!r} has an empty level between its {separator!r}; write it as A{separator}B")
         for depth in range(len(levels), 0, -1):
@@ -73,6 +79,10 @@ def read_hierarchy(path: Path) -> Hierarchy:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             lines = list(csv.reader(stream))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such file; a hierarchy is a CSV file of label,parent, or what stands between levels"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8") from error
     if not lines or lines[0] != HEADER:

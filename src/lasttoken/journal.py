@@ -16,7 +16,8 @@ class Truncation:
     tokens: int = 0  # of all rows, the lost ones included
     lost: int = 0  # tokens
     worst: int = 0  # tokens that one row lost
-    limit: int = 0  # tokens that a row may keep
+    limit: int = 0  # tokens that a row, or a window of it, may keep
+    windows: int = 1  # that a row may have
 
     def __add__(self, other: Truncation) -> Truncation:
         return Truncation(
@@ -26,6 +27,7 @@ class Truncation:
             self.lost + other.lost,
             max(self.worst, other.worst),
             max(self.limit, other.limit),
+            max(self.windows, other.windows),
         )
 
     def __bool__(self) -> bool:
@@ -33,7 +35,8 @@ class Truncation:
 
     def __str__(self) -> str:
         return (
-            f"{self.cut} of {self.rows} rows were truncated at {self.limit} tokens: "
+            f"{self.cut} of {self.rows} rows were truncated at "
+            f"{f'{self.windows} windows of ' if self.windows > 1 else ''}{self.limit} tokens: "
             f"{self.lost / self.tokens:.1%} of all tokens cut, {self.worst} of the longest row"
         )
 

@@ -7,6 +7,7 @@ another entry with a difference; `paper` is the score that the source reports.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lasttoken.config import METHOD_CONFIGS, Run, merge, override, parse
 from lasttoken.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "recipes"
+KEYS = ("about", "model", "metric", "data", "entries")
 TOLD = ("paper", "about", "like")  # of an entry, beside its settings
 
 
@@ -53,9 +55,15 @@ def read_recipe(name: str) -> Recipe:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError([f"--recipe {name}: not a TOML file ({error})"]) from error
+    unknown = sorted(values.keys() - set(KEYS))
+    if unknown:
+        raise ConfigError([f"--recipe {name}: {unknown[0]!r} is not among {', '.join(KEYS)}"])
     written = values.get("entries")
-    if not isinstance(written, dict) or not written:
+    if not isinstance(written, dict) or not written or not all(isinstance(own, dict) for own in written.values()):
         raise ConfigError([f"--recipe {name}: has no entries; write [entries.NAME] with method = ... for each"])
+    wrong = [entry for entry in written if not re.fullmatch(r"[\w.-]+", entry)]
+    if wrong:
+        raise ConfigError([f"--recipe {name}: entry {wrong[0]!r} names a folder; use letters, digits, - and _"])
     entries = {entry: settings_of(written, entry, name) for entry in written}
     return Recipe(
         name,

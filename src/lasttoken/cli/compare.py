@@ -209,7 +209,7 @@ def grid(configs: dict[str, Run], sizes: list[int | None], seeds: int) -> list[C
     for more in range(seeds):
         for size in sizes:
             for name, first in configs.items():
-                split_seed = first.seed if more else first.data.split_seed
+                split_seed = first.seed if more and first.data.split_seed is None else first.data.split_seed
                 data = first.data.model_copy(update={"train_rows": size, "split_seed": split_seed})
                 cells.append(Cell(name, first.model_copy(update={"seed": first.seed + more, "data": data})))
     return cells

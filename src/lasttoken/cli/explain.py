@@ -38,6 +38,10 @@ def explain(
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
     given = sys.stdin.read() if text == "-" else text
+    if Path(given).suffix and len(given) < 256 and Path(given).is_file():
+        say(
+            f"note: {given!r} is taken as the text itself, not as a file; for a file: lasttoken explain RUN - < {given}"
+        )
     if not given.strip():
         raise DataError("the text is empty; there is nothing to explain")
     classifier, policy = load(run, device=device), read_policy(run)
@@ -57,7 +61,7 @@ def explain(
                 typer.echo(f"  {score:+.2f}  {word}")
             unread = sum(score != score for score in one.scores)
             if unread:
-                say(f"{unread} of {len(one.words)} words were not read: they lie behind the length limit")
+                say(f"{unread} of {len(one.words)} words were not read: the model's limit left them out")
             if one.gap > 0.1:
                 say(
                     f"{one.gap:.0%} of the log-odds are not accounted for; more --steps bring the words nearer to the truth"

@@ -26,7 +26,7 @@ def write_splits(splits: Splits, path: Path) -> None:
 
 
 def data_digest(splits: Splits) -> str:
-    """SHA-256, in hexadecimal, over label names and over parts, ids, texts and targets in their order.
+    """SHA-256, in hexadecimal, over label names, what lies above them, and over parts, ids, texts and targets in their order.
 
     Every string is preceded by its length, so that no two data sets are the same bytes.
     """
@@ -40,6 +40,9 @@ def data_digest(splits: Splits) -> str:
     digest.update(bytes([space.multi]) + len(space).to_bytes(8, "little"))
     for name in space.names:
         add(name)
+    for label, parent in sorted(splits.hierarchy.parents.items()) if splits.hierarchy else ():
+        add(label)
+        add(parent or "")
     for name, part in parts_of(splits):
         add(name)
         digest.update(len(part).to_bytes(8, "little"))

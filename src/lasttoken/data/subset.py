@@ -29,7 +29,7 @@ def with_fewer(splits: Splits, rows: int, *, seed: int) -> Splits:
 def nested_order(train: Dataset, *, seed: int) -> tuple[np.ndarray, int]:
     """(rows (N,) in the order in which they join, how many it takes until every label is there).
 
-    First come rows that cover the labels, the rarest label first; then the others, so that at every size each label has
+    First come rows that cover the labels, in any order; then the others, so that at every size each label has
     about its share. A row of several labels counts for its rarest.
     """
     rng = generator(seed, "order of growing training sets")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from html.entities import name2codepoint
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ def wipo_table(source: str, wanted: Sequence[str]) -> Table:
         for place, data in files(path):
             record = parsed(place, data)
             if record is not None:
-                yield number, tuple(cell(record, place, name) for name in wanted)
+                yield number, tuple(cell(record, f"{path.absolute().name}/{place}", name) for name in wanted)
                 number += 1
 
     return Table(source, "record", records())
@@ -67,9 +68,9 @@ def inside(place: str, data: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 for name in sorted(archive.namelist()):
-                    if name.lower().endswith((".xml", ".zip")):
+                    if name.lower().endswith((".xml", ".zip")) and not name.startswith("__MACOSX/"):
                         yield from inside(f"{place}/{name}", archive.read(name), depth - 1)
-        except (zipfile.BadZipFile, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise DataError(f"{place}: no ZIP file that can be read ({error}); download it again") from error
 
 
@@ -105,12 +106,22 @@ def cell(record: Element, place: str, column: str) -> Any:
     if column == "id":
         return record.get("pn") or record.get("an") or place
     if column == "split":
-        parts = {part.lower() for part in PurePosixPath(place.replace("\\", "/")).parts}
-        return next((part for part in ("train", "test") if part in parts), "train")
+        return part_of(place)
     codes = codes_of(record, place)
     if column in LEVELS:
         return codes[0][: LEVELS[column]]
     return list(dict.fromkeys(code[: LEVELS[SETS[column]]] for code in codes))
+
+
+def part_of(place: str) -> str:
+    """train or test, whichever a folder or ZIP file on the way is named. Raises DataError where none is."""
+    names = {PurePosixPath(part).stem.lower() for part in PurePosixPath(place.replace("\\", "/")).parts[:-1]}
+    found = [part for part in ("train", "test") if part in names]
+    if len(found) != 1:
+        raise DataError(
+            f"{place}: neither in a folder or ZIP file named train nor in one named test; leave --split out"
+        )
+    return found[0]
 
 
 def codes_of(record: Element, place: str) -> list[str]:

@@ -239,7 +239,7 @@ def tested(
         p=p,
         p_mcnemar=mcnemar(gain > 0, gain < 0),
         p_holm=p,
-        mde=minimum_detectable_effect(difference.standard_error, alpha=ALPHA / family),
+        mde=minimum_detectable_effect(difference.standard_error or math.nan, alpha=ALPHA / family),
         only_a=int((gain > 0).sum()),
         only_b=int((gain < 0).sum()),
         seeds=(len(of_a), len(of_b)),

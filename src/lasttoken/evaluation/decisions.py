@@ -44,7 +44,8 @@ class Rule:
         if not multi:
             return probs.argmax(axis=1)
         if self.top:
-            order = np.argsort(-probs, axis=1, kind="stable")[:, : self.top]
+            depth = np.array([len(ups) for ups in self.above]) if self.above else np.zeros(probs.shape[1])
+            order = np.lexsort((np.broadcast_to(depth, probs.shape), -probs), axis=1)[:, : self.top]  # parents first
             chosen = np.zeros(probs.shape, dtype=bool)
             np.put_along_axis(chosen, order, values=True, axis=1)
             return consistent(chosen, self.above)
@@ -90,13 +91,14 @@ def fit_thresholds(
     false_cost: float = 1.0,
     missed_cost: float = 1.0,
     seed: int = 0,
+    above: Above = (),
 ) -> tuple[np.ndarray | None, str]:
     """(thresholds (C,) or None for one half, a sentence that says how they came about), from validation rows.
 
     probs (N, C), y (N, C) bool. objective: `micro_f1`, `macro_f1`, `samples_f1`, whose thresholds are kept only where they
     raise it on rows held out of their choice (five folds); `precision` or `recall`, the thresholds from which each label
     shows `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost a missed one.
-    Raises DataError on an unknown objective.
+    above: the columns above each label, without which it is not given. Raises DataError on an unknown objective.
     """
     if objective not in OBJECTIVES:
         raise DataError(f"thresholds for {objective!r}: choose from {', '.join(OBJECTIVES)}")
@@ -110,6 +112,10 @@ def fit_thresholds(
         return None, f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)}"
     if objective in ("precision", "recall"):
         limits = np.array([cut_for(p, true, objective, wanted) for p, true in zip(probs.T, y.T, strict=True)])
+        if objective == "recall":
+            for column, ups in enumerate(above):  # or else a parent that is not given takes its child with it
+                for up in ups:
+                    limits[up] = min(limits[up], limits[column])
         short = int((limits == (1.0 if objective == "precision" else 0.0)).sum())
         never = "are never given" if objective == "precision" else "are always given"
         told = f"thresholds for {wanted:.0%} {objective} of each label, at {SURE:.0%} confidence"
@@ -117,7 +123,7 @@ def fit_thresholds(
     metric, micro = METRICS[objective], METRICS["micro_f1"]
     before, scores = metric(y, probs), dict[float, float]()
     for shrink in SHRINKS if objective == "macro_f1" else (SHRINK,):
-        chosen = held_out(probs, y, objective, shrink, seed)
+        chosen = consistent(held_out(probs, y, objective, shrink, seed), above)
         if objective != "macro_f1" or micro(y, probs, chosen) >= micro(y, probs) - MICRO_LOSS:
             scores[shrink] = metric(y, probs, chosen)
     best = max(scores, key=scores.__getitem__, default=None)

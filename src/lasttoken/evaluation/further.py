@@ -50,7 +50,7 @@ def by_band(trained: np.ndarray) -> list[Metric]:
         if 0 < len(columns) < len(trained):
             words = f"{low}+" if high is None else f"up to {high}" if low == 0 else f"{low}-{high}"
             formula = Formula(counts_of(columns), macro)
-            told = f"macro-F1, {words} rows ({len(columns)} labels)"
+            told = f"macro-F1, {words} rows ({len(columns)} label{'' if len(columns) == 1 else 's'})"
             found.append(Metric(f"macro_f1_{low}", told, True, (0, 1), formula, formula))
     return found
 
@@ -100,6 +100,7 @@ def nodes(space: LabelSpace, hierarchy: Hierarchy) -> Callable[[np.ndarray, np.n
     above = np.zeros((len(space), len(names)), dtype=bool)  # (C, M): each label's nodes
     for j, name in enumerate(space.names):
         above[j, [place[node] for node in hierarchy.closed([name])]] = True
+    above = above[:, ~above.all(axis=0)]  # a root of all says nothing
 
     def sums(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
         true, said = (closed(values, above) for values in (y, chosen))

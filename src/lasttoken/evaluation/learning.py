@@ -123,8 +123,13 @@ def sentences(curves: Mapping[str, Curve], metric: Metric, *, goal: float | None
         )
         wanted, whose = (goal, "") if goal is not None else (best[0], f", the score of {best[1]}")
         if wanted > now + 5e-4:
-            reach = rows_words(*curve.rows_for(wanted), most=FARTHEST * largest)
+            needed = curve.rows_for(wanted)
+            reach = rows_words(*needed, most=FARTHEST * largest)
+            if needed[0] <= largest:
+                reach = "no more rows by the curve, which lies above what the last ones scored"
             sentence += f"; for {figure(wanted)}{whose}: {reach}"
+        elif goal is not None:
+            sentence += f"; the goal of {figure(goal)} is reached"
         said.append(sentence)
     return said
 

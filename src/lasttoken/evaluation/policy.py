@@ -90,6 +90,7 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
             false_cost=settings.false_cost,
             missed_cost=settings.missed_cost,
             seed=seed,
+            above=above,
         )
         rule = replace(rule, thresholds=limits)
         notes.append(told)

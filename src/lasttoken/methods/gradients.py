@@ -29,6 +29,7 @@ from lasttoken.model.depth import tapped
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import Encoded, around, kept, stride, window_places
 
+VOCABULARY = 16384  # embeddings at once
 TOKENS = 4096  # on the path at once; memory depends on it, the result does not
 Forward = Callable[[Tensor], Tensor]  # embeddings (B, T, H) of B copies of a text -> its logits (B, C)
 Differentiable = EmbeddingModel | EncoderModel | InstructionModel | ProbeModel
@@ -80,10 +81,13 @@ def attribute(model: Classifier, text: str, column: int, *, steps: int) -> Attri
 
 
 def neutral_of(layer: nn.Embedding) -> Tensor:
-    """The direction of the mean embedding, in the length of the mean embedding's tokens: (H,) float32."""
-    weight = layer.weight.float()
-    mean = weight.mean(dim=0)
-    return mean / mean.norm().clamp_min(1e-12) * weight.norm(dim=1).mean()
+    """The direction of the mean embedding of all tokens, in the mean length of theirs: (H,) float32."""
+    total, length, size = torch.zeros(()), 0.0, layer.num_embeddings
+    for ids in torch.arange(size, device=layer.weight.device).split(VOCABULARY):
+        found = layer(ids).float()  # through the layer: some scale what it gives
+        total, length = total.to(found.device) + found.sum(dim=0), length + float(found.norm(dim=1).sum())
+    mean = total / size
+    return mean / mean.norm().clamp_min(1e-12) * (length / size)
 
 
 def log_odds(logits: Tensor, column: int, multi: bool) -> Tensor:

@@ -91,7 +91,9 @@ def in_batches(
             continue
         if len(rows) == 1:
             tokens = int(lengths[rows[0]])
-            raise ConfigError([f"the device ran out of memory on a single row of {tokens} tokens; lower max_length"])
+            raise ConfigError(
+                [f"the device ran out of memory on a single row of {tokens} tokens; lower max_length, or long.most"]
+            )
         waiting = under_budget(np.concatenate(waiting), lengths, int(lengths[rows].sum()) // 2)
 
 

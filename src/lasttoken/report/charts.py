@@ -32,6 +32,8 @@ def logarithmic(values: Sequence[float], shown: Callable[[float], str]) -> Scale
     ticks = [place for place in places if low <= place <= high]
     if len(ticks) > 6:
         ticks = [tick for tick in ticks if tick == round(tick)]
+    if len(ticks) < 2:
+        ticks = sorted({min(finite), max(finite)})
     return Scale(low, high, tuple(ticks), tuple(shown(10**tick) for tick in ticks))
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lasttoken.evaluation.comparison import compare, score
+import numpy as np
+
+from lasttoken.evaluation.comparison import align, compare, score
 from lasttoken.evaluation.learning import fit_curve, sentences, to_dict
 from lasttoken.evaluation.metrics import Metric, named
-from lasttoken.report.collect import collect
+from lasttoken.report.collect import RunView, collect
 from lasttoken.report.entries import Entry, entries, told_apart
 from lasttoken.report.page import check_page, render, write_page
 from lasttoken.report.verdict import title
-from lasttoken.run import plain, verify
+from lasttoken.run import plain, read_json, verify
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def write_report(
     views = [collect(folder) for folder in folders]
     for view in views:
         named(metric, view.labels.multi)
+    views = in_one_order(views)
     found = told_apart(entries(views))
     shown = [entry.view() for entry in found]
     comparison = None
@@ -48,8 +51,24 @@ def write_report(
         comparison = compare(by_name, metric=metric, seed=seed).to_dict()
         comparison["learning"] = learning(found, named(metric, shown[0].labels.multi), goal=goal, seed=seed)
     write_page(render(shown, comparison, title=title(shown)), path)
-    dumped = [plain(view.measures.model_dump()) for view in shown]
+    dumped = [{**read_json(view.folder / "metrics.json"), **plain(view.measures.model_dump())} for view in shown]
     return Written(dumped, [view.folder for view in shown], comparison)
+
+
+def in_one_order(views: Sequence[RunView]) -> list[RunView]:
+    """The runs with their test rows in the order of the first. Raises DataError, naming folders, where rows differ."""
+    names = ["/".join(view.folder.absolute().parts[-2:]) for view in views]
+    align({name: [view.predictions] for name, view in zip(names, views, strict=True)})
+    first = views[0].predictions.ids
+    ordered = []
+    for view in views:
+        if list(view.predictions.ids) != list(first):
+            place = {row: i for i, row in enumerate(view.predictions.ids)}
+            order = np.array([place[row] for row in first], dtype=np.int64)
+            texts = None if view.texts is None else [view.texts[i] for i in order.tolist()]
+            view = replace(view, predictions=view.predictions.take(order), texts=texts, raw=view.raw[order])
+        ordered.append(view)
+    return ordered
 
 
 def learning(found: Sequence[Entry], metric: Metric, *, goal: float | None, seed: int) -> dict[str, Any] | None:

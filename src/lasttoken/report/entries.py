@@ -55,7 +55,9 @@ class Entry:
             name: Measure.model_validate(score(METRICS[name], self.predictions, seed=0, draws=DRAWS).to_dict())
             for name in first.test.metrics
         }
-        further = [mean_of([run.test.further[i] for run in self.runs]) for i in range(len(first.test.further))]
+        measured = [{(one.name, one.words): one for one in run.test.further} for run in self.runs]
+        common = [key for key in measured[0] if all(key in seed for seed in measured)]  # a seed's rows make its bands
+        further = [mean_of([seed[key] for seed in measured]) for key in common]
         test = first.test.model_copy(update={"metrics": found, "further": further})
         splits = {**first.measures.splits, "test": test}
         measures = first.measures.model_copy(update={"splits": splits, "cost": mean_cost(self.runs)})

@@ -67,10 +67,19 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         problems=tables.problems(runs),
         together=together(runs, comparison, metric),
         seeds=seeds(runs, comparison),
+        further_bands=any(words.startswith("macro") for words, _ in tables.further(runs)),
+        doubted=doubted(runs),
         runs_explain=any(run.explained for run in runs),
         further=tables.further(runs),
         disputed=tables.disputed(runs),
     )
+
+
+def doubted(runs: Sequence[RunView]) -> str:
+    """The first thing that looks wrong in the data, and how many more there are."""
+    doubts = list(dict.fromkeys(doubt for run in runs for doubt in run.environment.data.doubts))
+    more = f", and {len(doubts) - 1} more" if len(doubts) > 1 else ""
+    return doubts[0].partition(";")[0] + more if doubts else ""
 
 
 def seeds(runs: Sequence[RunView], comparison: Mapping[str, Any] | None) -> dict[str, str]:

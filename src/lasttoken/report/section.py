@@ -123,7 +123,7 @@ def interval_strip(run: RunView, metric: Metric, scale: figures.Scale, *, number
 
 def calibration(run: RunView) -> str:
     """The calibration error, and what it was before calibration."""
-    after = units.score(tables.measure(run, "ece").estimate)
+    after = units.score(METRICS["ece"](run.predictions.targets, run.predictions.probs))
     method = run.policy.calibration.method
     if method == "none":
         return f"{after}, not calibrated"

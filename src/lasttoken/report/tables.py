@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from lasttoken.evaluation.metrics import METRICS, Metric, confusion
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
 
+ORDERED = 300  # classes up to which their order is the best one, which takes seconds for many more
 CUT = 300  # characters of a text that are shown
 UNKNOWN = Measure(estimate=math.nan, low=math.nan, high=math.nan, level=math.nan)
 
@@ -177,7 +178,8 @@ def clustered(run: RunView) -> tuple[list[int], np.ndarray]:
     near = np.minimum(1, (shares + shares.T) / 2)
     np.fill_diagonal(near, 1)
     distances = squareform(1 - near, checks=False)
-    order = leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances)).tolist()
+    tree = linkage(distances, "average")
+    order = leaves_list(optimal_leaf_ordering(tree, distances) if len(matrix) <= ORDERED else tree).tolist()
     return order, matrix[np.ix_(order, order)]
 
 
@@ -207,7 +209,10 @@ def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
     else:
         true = names[int(seen.targets[row])]
     label, text = names[column], None if run.texts is None else cut(run.texts[row])
-    return Mistake(seen.ids[row], true, predicted, probability, text, label, weighed(run, seen.ids[row], label))
+    words = weighed(run, seen.ids[row], label)
+    if run.labels.multi and not seen.chosen[row, column]:  # what speaks for "not X" is what speaks against X
+        words = [(word, -weight) for word, weight in words]
+    return Mistake(seen.ids[row], true, predicted, probability, text, label, words)
 
 
 def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
@@ -244,7 +249,8 @@ def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
     else:
         column, surest = decided, np.where(agreed, said[np.arange(len(said)), decided], -1.0)
     rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
-    return [mistake(runs[0], i, int(column[i]), float(surest[i])) for i in rows]
+    found = [mistake(runs[0], i, int(column[i]), float(surest[i])) for i in rows]
+    return [replace(one, words=[]) for one in found]  # which words weighed is one method's own
 
 
 def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:

@@ -15,6 +15,7 @@ from lasttoken.report import charts, figures, tables, units
 from lasttoken.report.charts import Point
 from lasttoken.report.collect import RunView
 
+FEWEST = 50  # rows below which a curve of errors says little
 GRID = np.linspace(0.02, 0.98, 49)  # common thresholds that are tried
 
 
@@ -104,7 +105,9 @@ def pareto(runs: Sequence[RunView], metric: Metric) -> list[str]:
 
 
 def risk(runs: Sequence[RunView]) -> str:
-    """The share of wrong answers against the share of rows answered, the surest first."""
+    """The share of wrong answers against the share of rows answered, the surest first; nothing for a few rows."""
+    if len(runs[0].predictions) < FEWEST:
+        return ""
     series, said = {}, []
     for i, run in enumerate(runs):
         seen = run.predictions

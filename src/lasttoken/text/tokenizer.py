@@ -24,6 +24,8 @@ class Encoded:
     lost: np.ndarray  # (N,) int64 tokens cut off; 0 for a whole text
     limit: int  # tokens that a text, or a window of it, may keep
     windows: list[list[int]] | None = None  # tokens of each window of each text; None: every text is one
+    whole: int | None = None  # tokens of all texts before they were cut; None: those kept and those lost
+    most: int = 1  # windows that a text may have
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +57,8 @@ class Encoded:
         """What the limit cost."""
         lost, kept = int(self.lost.sum()), int(self.lengths.sum())
         worst = int(self.lost.max(initial=0))
-        return Truncation(len(self), int((self.lost > 0).sum()), lost + kept, lost, worst, self.limit)
+        total = lost + kept if self.whole is None else self.whole
+        return Truncation(len(self), int((self.lost > 0).sum()), total, lost, worst, self.limit, self.most)
 
 
 def encode(
@@ -113,7 +116,8 @@ def encode_windows(
         lost.append(cut)
         windows.append([len(piece) for piece in pieces])
         joined.append(np.array([token for piece in pieces for token in piece], dtype=np.int32))
-    encoded = Encoded(joined, np.array(lost, dtype=np.int64), limit, windows)
+    total = sum(max(1, len(ids)) for ids in whole)
+    encoded = Encoded(joined, np.array(lost, dtype=np.int64), limit, windows, total, most)
     if journal is not None:
         journal.cut(encoded.truncation(), encoded.lost)
     return encoded

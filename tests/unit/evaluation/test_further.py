@@ -19,7 +19,7 @@ def test_bands_are_macro_f1_of_their_labels() -> None:
     chosen = np.array([0, 0, 1, 0, 2, 1])
     probs = np.eye(3)[chosen]
     frequent, rare = by_band(np.array([500, 50, 40]))[::-1]
-    assert (rare.words, frequent.words) == ("macro-F1, 10-99 rows (2 labels)", "macro-F1, 100+ rows (1 labels)")
+    assert (rare.words, frequent.words) == ("macro-F1, 10-99 rows (2 labels)", "macro-F1, 100+ rows (1 label)")
     assert frequent(y, probs) == pytest.approx(0.8)  # class 0: precision 2/3, recall 1
     assert rare(y, probs) == pytest.approx((0.5 + 2 / 3) / 2)
     whole = METRICS["macro_f1"](y, probs)
