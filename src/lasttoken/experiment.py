@@ -302,6 +302,15 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another."""
     if not folder.exists():
         return None
+    check_same(config, splits, folder)
+    metrics = read_json(folder / "metrics.json")
+    if metrics["ended"] != "finished":
+        raise ArtifactError(f"{folder} holds a run that was cut short ({metrics['ended']}); delete it to run it again")
+    return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
+
+
+def check_same(config: Run, splits: Splits, folder: Path) -> None:
+    """Raises ArtifactError where `folder` holds another run than this one, or a damaged one."""
     verify(folder)
     others = differences(read_run(folder / "config.toml"), config)
     if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
@@ -309,10 +318,6 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
-    metrics = read_json(folder / "metrics.json")
-    if metrics["ended"] != "finished":
-        raise ArtifactError(f"{folder} holds a run that was cut short ({metrics['ended']}); delete it to run it again")
-    return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
 
 
 def differences(one: Run, other: Run) -> list[str]:

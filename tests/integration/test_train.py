@@ -95,7 +95,7 @@ def test_report_of_a_run_stands_alone(all_runs: dict[str, Path], method: str) ->
     page = (all_runs[method] / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert method in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # which sorts tables, and which the page's policy names by its digest
     assert "src=" not in page.replace('src="data:', "")
 
 

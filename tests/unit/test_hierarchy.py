@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from lasttoken import LinearClassifier, load
+from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.record import data_digest
 from lasttoken.errors import DataError
-from lasttoken.evaluation.decisions import Rule
+from lasttoken.evaluation.decisions import Rule, fit_thresholds
+from lasttoken.evaluation.further import further
 from lasttoken.hierarchy import by_separator, coherent, consistent, hierarchy_of, read_hierarchy, upwards
 from lasttoken.labels import LabelSpace
 
@@ -59,7 +62,7 @@ def test_files_without_a_header_or_missing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tree.csv").write_text("a,b\n")
     with pytest.raises(DataError, match="its first line must be label,parent; found a,b"):
         read_hierarchy(tmp_path / "tree.csv")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file; a hierarchy is a CSV file"):
         read_hierarchy(tmp_path / "other.csv")
 
 
@@ -112,3 +115,38 @@ def test_an_estimator_learns_the_levels_above_and_keeps_them(tmp_path: Path) -> 
 def test_an_estimator_with_a_hierarchy_wants_lists_of_names() -> None:
     with pytest.raises(DataError, match="hierarchy: give each text's labels as a list of names"):
         LinearClassifier(hierarchy="/").fit(["a", "b"], ["x/y", "z"])
+
+
+def test_the_most_probable_labels_are_parents_before_children() -> None:
+    rule = Rule(top=1, above=((1,), (), ()))  # column 0 lies below column 1
+    assert rule(np.array([[0.9, 0.9, 0.2]]), multi=True).tolist() == [[False, True, False]]
+
+
+def test_recall_that_is_promised_is_not_lost_to_parents() -> None:
+    rng = np.random.default_rng(0)
+    above = ((), (0,))
+    child = rng.random(2000) < 0.3
+    y = np.column_stack([child | (rng.random(2000) < 0.2), child])
+    probs = coherent(np.clip(y * 0.4 + rng.random((2000, 2)) * 0.6, 0, 1), above)
+    limits, _ = fit_thresholds(probs, y, objective="recall", wanted=0.9, above=above)
+    chosen = Rule(thresholds=limits, above=above)(probs, multi=True)
+    assert (chosen & y).sum(axis=0)[1] / y.sum(axis=0)[1] >= 0.9
+
+
+def test_separators_that_cannot_be() -> None:
+    with pytest.raises(DataError, match="hierarchy '': name what stands between"):
+        by_separator(["A/B"], "")
+    with pytest.raises(DataError, match="has blanks around its '/'; name them too: --hierarchy ' / '"):
+        by_separator(["A / B"], "/")
+
+
+def test_a_root_of_all_labels_makes_no_wrong_answer_half_right() -> None:
+    space = LabelSpace(("all/a", "all/b"))
+    metric = further(space, np.array([20, 20]), 40, by_separator(space.names, "/"))[-1]
+    assert metric(np.array([0, 0]), np.eye(2)[[1, 1]]) == 0
+
+
+def test_another_tree_is_another_problem() -> None:
+    data = Dataset(["0", "1"], ["a", "b"], np.array([0, 1]), LabelSpace(("x/a", "y/b")))
+    one = Splits(data, data, data, "given", hierarchy=by_separator(data.labels.names, "/"))
+    assert data_digest(one) != data_digest(Splits(data, data, data, "given"))

@@ -74,6 +74,9 @@ def test_a_recipe_without_data_asks_for_it() -> None:
         ("[entries.a]\nlike = 'b'", "'b' is not among the entries"),
         ("[entries.a]\nmethod = 'magic'", "a.method: 'magic' is not among"),
         ("[entries", "not a TOML file"),
+        ("[entries]\nlinear = 'x'", "has no entries; write"),
+        ("metrics = 'accuracy'\n[entries.a]\nmethod = 'linear'", "'metrics' is not among about, model, metric"),
+        ("[entries.'a/b']\nmethod = 'linear'", "entry 'a/b' names a folder"),
     ],
 )
 def test_recipes_that_cannot_be_read(tmp_path: Path, text: str, problem: str) -> None:

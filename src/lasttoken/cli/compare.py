@@ -90,6 +90,8 @@ def compare(
         drop_empty=drop_empty,
         hierarchy=hierarchy,
     )
+    if goal is not None and sizes is None:
+        raise ConfigError(["--goal: is asked of learning curves; name sizes too, such as --sizes 200,1000,all"])
     written = None if recipe is None else read_recipe(recipe)
     if written is None:
         if not source:
@@ -262,6 +264,7 @@ def run_all(
     from lasttoken.model.backbone import on_this_machine
     from lasttoken.report.compose import Written, write_report
     from lasttoken.report.page import check_page
+    from lasttoken.run import runs_in
 
     named(metric, splits.labels.multi)  # a wrong name or size is told before anything is trained
     check_page(out / "report.html")
@@ -270,6 +273,7 @@ def run_all(
         (rows, seed): splits if rows is None else with_fewer(splits, rows, seed=seed)
         for rows, seed in {(cell.run.data.train_rows, cell.run.seed) for cell in cells}
     }
+    check_kept(cells, parts, out, first_seed)
     folders, failed, last, missing = [], [], None, set[str]()
     for cell in cells:
         config, name = cell.run, cell.folder(first_seed)
@@ -304,9 +308,24 @@ def run_all(
     if not folders and last is not None:
         raise last
     written = Written([], [], None)
+    others = {path for path in runs_in(out) if path != out} - set(folders)
+    if others:
+        screen.note(
+            f"{out} holds {len(others)} more runs, which are not in this report: lasttoken report {out} has all"
+        )
     if screen.loud:
         written = write_report(folders, out / "report.html", metric=metric, goal=goal)
     return Compared(written.shown, written.comparison, failed, written.folders)
+
+
+def check_kept(cells: list[Cell], parts: dict[Any, Splits], out: Path, first_seed: int) -> None:
+    """Raises ArtifactError where a run that is there already is another than the one asked for: before any is trained."""
+    from lasttoken.experiment import check_same
+
+    for cell in cells:
+        folder = out / cell.folder(first_seed)
+        if folder.exists():
+            check_same(cell.run, parts[cell.run.data.train_rows, cell.run.seed], folder)
 
 
 def show(done: Compared, out: Path, *, metric: str, as_json: bool) -> None:

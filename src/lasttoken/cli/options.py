@@ -58,7 +58,10 @@ SetOf = Annotated[
     ),
 ]
 Goal = Annotated[
-    float | None, typer.Option("--goal", help="Score that more labels should bring, asked of learning curves")
+    float | None,
+    typer.Option(
+        "--goal", min=0, max=1, help="Score from 0 to 1 that more labels should bring, asked of learning curves"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]

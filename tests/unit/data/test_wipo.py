@@ -57,6 +57,21 @@ def test_records_of_folders_and_nested_zip_files(patents: Path) -> None:
     assert not rows.multi
 
 
+def test_the_part_is_that_of_a_folder_or_zip_file_on_the_way(tmp_path: Path) -> None:
+    columns = Columns(text=("title",), label=("section",), id="id", split="split")
+    folder = tmp_path / "w"
+    folder.mkdir()
+    for name in ("train", "test"):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            archive.writestr("a.xml", record(name, "A61K00731"))
+            archive.writestr("__MACOSX/._a.xml", b"junk")
+    assert read_rows(f"wipo:{folder}", columns=columns).splits == ["test", "train"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.xml").write_bytes(record("WO1", "A61K00731"))
+    with pytest.raises(DataError, match="neither in a folder or ZIP file named train nor in one named test"):
+        read_rows(f"wipo:{tmp_path / 'other'}", columns=columns)
+
+
 def test_all_codes_at_a_level(patents: Path) -> None:
     found = {
         level: read_rows(f"wipo:{patents}", columns=Columns(text=("claims",), label=(level,))).labels

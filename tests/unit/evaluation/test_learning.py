@@ -73,3 +73,10 @@ def test_seeds_that_differ_widen_the_answer() -> None:
     calm = fit_curve(ACCURACY, {100: [at(0.8), at(0.8)], 400: [at(0.9), at(0.9)]})
     wild = fit_curve(ACCURACY, {100: [at(0.7), at(0.9)], 400: [at(0.87), at(0.93)]})
     assert wild.at(800)[2] - wild.at(800)[1] > 1.5 * (calm.at(800)[2] - calm.at(800)[1])
+
+
+def test_a_goal_that_is_reached_and_a_curve_above_its_last_point() -> None:
+    good = {"linear": fit_curve(ACCURACY, {100: [at(0.8)], 400: [at(0.9)]})}
+    assert sentences(good, ACCURACY, goal=0.85)[0].endswith("; the goal of .850 is reached")
+    dipped = {"linear": fit_curve(ACCURACY, {n: [at(s)] for n, s in ((100, 0.6), (200, 0.8), (400, 0.85), (800, 0.8))})}
+    assert "for .820: no more rows by the curve, which lies above" in sentences(dipped, ACCURACY, goal=0.82)[0]

@@ -90,3 +90,10 @@ def test_a_comparison_of_fits_with_several_seeds() -> None:
     assert "mean of 3 seeds" in found.summary()
     assert only.only_a > only.only_b
     assert found.to_dict()["pairs"][0]["test"] == "t over rows and seeds"
+
+
+def test_a_perfect_score_of_every_seed_leaves_room() -> None:
+    rng = np.random.default_rng(5)
+    found = measure_mean(ACCURACY, [fit(1.0, n=40, rng=rng) for _ in range(2)], rng=generator(0, "a"), draws=50)
+    assert (found.estimate, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.912, abs=1e-3)  # that of one seed

@@ -13,7 +13,7 @@ from lasttoken.errors import DataError
 from lasttoken.experiment import run_method
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.report.collect import collect
+from lasttoken.report.collect import Further, collect
 from lasttoken.report.compose import write_report
 from lasttoken.report.entries import entries, told_apart
 
@@ -99,3 +99,22 @@ def test_seeds_judged_on_other_rows_are_refused(study: Path, tmp_path: Path) -> 
     run_method(run, other, tmp_path / "other", name="linear", journal=Journal())
     with pytest.raises(DataError, match="judged on different rows"):
         write_report([study / "linear-None-0", tmp_path / "other"], tmp_path / "page.html", metric="accuracy")
+
+
+def test_smaller_sizes_judged_on_other_rows_are_refused_too(study: Path, tmp_path: Path) -> None:
+    other = Splits(SPLITS.train.take(np.arange(60)), SPLITS.valid, rows(150, 9), "given")
+    run = Run(seed=3, data=Data(source="rows", train_rows=60), method=Linear(min_count=1, regularisation=(3.0,)))
+    run_method(run, other, tmp_path / "other", name="linear", journal=Journal())
+    with pytest.raises(DataError, match="linear-None-0 were judged on different rows"):
+        write_report([study / "linear-None-0", tmp_path / "other"], tmp_path / "page.html", metric="accuracy")
+
+
+def test_measures_that_only_some_seeds_have_are_not_averaged(study: Path) -> None:
+    entry = entries([collect(path) for path in sorted(study.iterdir())])[0]
+    first, second = entry.runs
+    kept = Further(name="a", words="a", estimate=0.5, low=0.4, high=0.6, level=0.95)
+    odd = kept.model_copy(update={"words": "b"})
+    for run, further in ((first, [odd, kept]), (second, [kept.model_copy(update={"estimate": 0.7})])):
+        run.measures.splits["test"] = run.test.model_copy(update={"further": further})
+    found = entry.view().test.further
+    assert [(one.words, one.estimate) for one in found] == [("a", pytest.approx(0.6))]
