@@ -98,7 +98,9 @@ def verify(folder: Path) -> None:
     report.html is no part of what is verified: it is made anew from the rest at any time.
     """
     if folder.is_file():
-        raise ArtifactError(f"{folder} is a file, not the folder of a run; name the folder that `lasttoken train` wrote")
+        raise ArtifactError(
+            f"{folder} is a file, not the folder of a run; name the folder that `lasttoken train` wrote"
+        )
     if not folder.is_dir():
         hint = (
             "; its .part folder is a run that never finished"

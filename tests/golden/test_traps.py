@@ -28,6 +28,7 @@ from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import packed_attention
 from lasttoken.model.backbone import Backbone, quantised_layers
 from lasttoken.model.device import choose_dtype
+from lasttoken.model.lora import POOL
 from lasttoken.model.pooling import Head
 from lasttoken.text.prompt import make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
@@ -409,3 +410,15 @@ def test_instruction_without_an_adapter_has_nothing_to_train(folder: Callable[..
     config = Instruction(model=str(folder("llama")), lora=Lora(r=0), train=QUICK)
     with pytest.raises(ConfigError, match=r"lora\.r"):
         fit(config)
+
+
+def test_what_was_trained_before_in_this_process_changes_nothing(folder: Callable[..., Path]) -> None:
+    data = dataset(24)
+    config = Embedding(model=str(folder("llama")), lora=LORA, train=QUICK)
+    found = []
+    for _ in range(2):
+        made = catalog.fit(config, data, data, seed=0, device="cpu", journal=Journal())
+        found.append(made.predict_proba(data.texts))
+        for dtype in (torch.float32, torch.bfloat16):  # as a fit with larger batches would: the pool of dropout grows
+            POOL.take(torch.Size((1 << 22,)), round(config.lora.dropout * 256), dtype)
+    assert (found[0] == found[1]).all()

@@ -81,7 +81,9 @@ def shared_texts(splits: Splits) -> Iterator[str]:
     remember(seen, splits.train)
     made = splits.origin.startswith("made here")
     remedy = (
-        "remove them, or keep equal texts in one part: --group and a column that is equal for them" if made else "remove them from {}"
+        "remove them, or keep equal texts in one part: --group and a column that is equal for them"
+        if made
+        else "remove them from {}"
     )
     for name, part, where in (("valid", splits.valid, "train"), ("test", splits.test, "train or valid")):
         again = [(text, label) for text, label in zip(part.texts, truth(part), strict=True) if text in seen]

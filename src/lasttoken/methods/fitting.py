@@ -19,6 +19,7 @@ from lasttoken.evaluation.wording import figure
 from lasttoken.journal import Journal
 from lasttoken.methods.memory import fit_into_memory
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
+from lasttoken.model.lora import POOL
 from lasttoken.seed import derive, generator
 from lasttoken.text.batch import epochs
 from lasttoken.train.loop import Step, keep_best, train
@@ -54,6 +55,7 @@ def fit_weights(
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = make_optimizer(settings.optimizer, weights, lr=rate, weight_decay=settings.weight_decay)
     rows = generator(seed, "order of the training rows")
+    POOL.clear()
     budget = fit_into_memory(
         modules[0],
         loss_and_count,

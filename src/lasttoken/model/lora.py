@@ -109,6 +109,10 @@ class KeepPool:
     def __init__(self) -> None:
         self.draws: dict[tuple[int, torch.dtype], Tensor] = {}
 
+    def clear(self) -> None:
+        """Begin anew, as each fit does: what an earlier one of this process needed would change where draws are taken from."""
+        self.draws.clear()
+
     def take(self, shape: torch.Size, threshold: int, dtype: torch.dtype) -> tuple[Tensor, float]:
         """(0 and 1 of `shape`, the rate of zeros: threshold / 256)."""
         pool = self.draws.get((threshold, dtype))
