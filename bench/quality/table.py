@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+
+from lasttoken.evaluation.seeds import over_seeds
 
 HERE = Path(__file__).parent
 WORDS = {
@@ -127,24 +128,16 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
         if method in methods and against in methods:
             own, other = (np.mean([right(run) for run in methods[name]], axis=0) for name in (against, method))
             gaps = own - other
-            mean, half = gaps.mean(), half_width(gaps, [methods[name] for name in (against, method)])
-            shown = "" if abs(mean) > half else ", no difference shown"
+            pair = [methods[name] for name in (against, method)]
+            shares = [np.array([right(run).mean() for run in runs]) for runs in pair if len(runs) > 1]
+            found, _ = over_seeds(float(gaps.mean()), float(gaps.var(ddof=1)) / len(gaps), len(gaps), shares)
+            shown = ", no difference shown" if found.low <= 0 <= found.high else ""
             lines.append(
-                f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {signed(mean)} "
-                f"[{signed(mean - half)}, {signed(mean + half)}]{shown}"
+                f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {signed(found.estimate)} "
+                f"[{signed(found.low)}, {signed(found.high)}]{shown}"
             )
     title = "Rows decided exactly right, paired over test rows, means over seeds; intervals count rows and seeds:"
     return [title, "", *lines, ""] if lines else []
-
-
-def half_width(gaps: np.ndarray, pair: list[list[dict[str, Any]]]) -> float:
-    """Half of the 95 % interval of a mean difference of rows (N,) between the runs of two methods."""
-    rows = gaps.var(ddof=1) / len(gaps)
-    shares = [np.array([right(run).mean() for run in runs]) for runs in pair if len(runs) > 1]
-    seeds = [share.var(ddof=1) / len(share) for share in shares]
-    whole = rows + sum(seeds)
-    spread = rows**2 / (len(gaps) - 1) + sum(s**2 / (len(x) - 1) for s, x in zip(seeds, shares, strict=True))
-    return float(t.ppf(0.975, whole**2 / spread) * np.sqrt(whole))
 
 
 def signed(value: float) -> str:

@@ -178,6 +178,9 @@ class Instruction(Settings):
     chat: Literal["auto", "off"] = "auto"  # auto: the tokenizer's chat template where it has one
     verbalizer: dict[str, str] = {}  # label -> answer text; a label's own name where it is missing
     decode: Literal["score", "generate"] = "score"
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # of a label's probability, one label a row; 0 scores every label to its end, more is faster with many labels
+    )
     contextual: bool = False  # take the labels' prior on texts without content out of the scores (arXiv:2102.09690)
     label_separator: str = ", "  # of a multi-label answer
     questions: PositiveInt = 16  # multi-label training: labels asked about per row and update

@@ -302,6 +302,7 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another."""
     if not folder.exists():
         return None
+    verify(folder)
     check_same(config, splits, folder)
     metrics = read_json(folder / "metrics.json")
     if metrics["ended"] != "finished":
@@ -310,8 +311,7 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
 
 
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
-    """Raises ArtifactError where `folder` holds another run than this one, or a damaged one."""
-    verify(folder)
+    """Raises ArtifactError where `folder` holds another run than this one, by its settings and its rows."""
     others = differences(read_run(folder / "config.toml"), config)
     if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         others.append("the rows")

@@ -55,8 +55,9 @@ def explain(
     else:
         columns = space.encode(list(labels)).tolist()
     way = method_for(classifier) if by == "auto" else by
-    make = by_gradients if way == "gradients" else by_removal
-    return [make(classifier, text, column, steps) for column in columns]
+    if way == "removal":
+        return [by_removal(classifier, text, column) for column in columns]
+    return [by_gradients(classifier, text, column, steps) for column in columns]
 
 
 def method_for(classifier: Classifier) -> Literal["gradients", "removal"]:
@@ -92,7 +93,7 @@ def by_gradients(classifier: Classifier, text: str, column: int, steps: int) -> 
     return Explanation(classifier.labels.names[column], text, words, scores, found.log_odds, "gradients", found.gap)
 
 
-def by_removal(classifier: Classifier, text: str, column: int, steps: int = 0) -> Explanation:
+def by_removal(classifier: Classifier, text: str, column: int) -> Explanation:
     """What the log-odds lose without each word, or without several where there are many."""
     words = words_of(text)
     size = max(1, -(-len(words) // PIECES))
@@ -111,7 +112,8 @@ def explained(
     for row, text, label in asked:
         found = explain(classifier, text, [label], steps=steps)[0]
         scores = [None if score != score else round(score, 4) for score in found.scores]
-        rows.append({"id": row, "label": label, "by": found.by, "words": text.split(), "scores": scores})
+        words = [text[start:end] for start, end in found.words]
+        rows.append({"id": row, "label": label, "by": found.by, "words": words, "scores": scores})
     return rows
 
 

@@ -125,6 +125,8 @@ def compare(
     check_not_run(folder)
     first = next(iter(configs.values()))
     with Screen(loud=leads(first.device)) as screen:
+        if written is not None and written.about:
+            screen.note(f"{written.name}: {written.about}")
         whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
         splits = load_data(whole, seed=first.seed, journal=screen.journal("data"))
         optional = set() if methods or encoder or written else {"encoder"}

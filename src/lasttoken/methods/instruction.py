@@ -26,6 +26,7 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, write_settings
+from lasttoken.methods.bounded import bounded_probs, remember, walk_of
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.packed import in_batches
@@ -66,7 +67,8 @@ class InstructionModel:
                 journal.invalid = (journal.invalid or 0) + int(wrong.sum())
             return probs
         encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
-        probs = label_probs(self.backbone, self.prompt, encoded, self.labels, budget=self.config.train.budget)
+        budget, tolerance = self.config.train.budget, self.config.tolerance
+        probs = label_probs(self.backbone, self.prompt, encoded, self.labels, budget=budget, tolerance=tolerance)
         return probs if self.prior is None else without_prior(probs, self.prior, multi=self.labels.multi)
 
     def answer(self, texts: Sequence[str], journal: Journal | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +125,8 @@ def fit(
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, config.merge):
-            return label_probs(backbone, prompt, asked, train.labels, budget=config.train.budget, world=world)
+            budget, tolerance = config.train.budget, config.tolerance
+            return label_probs(backbone, prompt, asked, train.labels, budget=budget, tolerance=tolerance, world=world)
 
     fit_weights(
         [backbone.whole],
@@ -230,9 +233,18 @@ def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
 
 
 def label_probs(
-    backbone: Backbone, prompt: Prompt, encoded: Encoded, labels: LabelSpace, *, budget: int, world: World = ALONE
+    backbone: Backbone,
+    prompt: Prompt,
+    encoded: Encoded,
+    labels: LabelSpace,
+    *,
+    budget: int,
+    tolerance: float = 0.0,
+    world: World = ALONE,
 ) -> np.ndarray:
-    """Exact probabilities (N, C) float64 in the order of `encoded`, the same in every process."""
+    """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
+    if tolerance and not labels.multi:
+        return tolerated_probs(backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world)
     tree = answer_tree(prompt, labels)
     scores = torch.zeros(len(encoded), tree.paths, dtype=torch.float64)
 
@@ -248,6 +260,25 @@ def label_probs(
     if not labels.multi:
         return scores.softmax(dim=1).numpy()
     return (scores[:, 0::2] - scores[:, 1::2]).sigmoid().numpy()
+
+
+def tolerated_probs(
+    backbone: Backbone, prompt: Prompt, encoded: Encoded, *, budget: int, tolerance: float, world: World
+) -> np.ndarray:
+    """Probabilities (N, C) float64 of one label a row, each within `tolerance` of the exact one (methods/bounded.py)."""
+    walk = walk_of(grow([((), answer) for answer in prompt.answers]))
+    header, footer = remember(backbone, prompt.header), np.array(prompt.footer, dtype=np.int64)
+    probs = torch.zeros(len(encoded), len(prompt.answers), dtype=torch.float64)
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        texts = [np.concatenate([encoded.ids[i], footer]) for i in rows]
+        return bounded_probs(backbone, walk, header, texts, tolerance=tolerance, budget=budget)
+
+    lengths = encoded.lengths + len(footer)
+    for rows, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
+        probs[torch.from_numpy(rows)] = torch.from_numpy(found)
+    world.add([probs])
+    return probs.numpy()
 
 
 def with_prior(model: InstructionModel) -> InstructionModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
@@ -62,12 +62,20 @@ def score(backbone: Backbone, batch: Scored, embeddings: Tensor | None = None) -
     assert head is not None, "loaded without its vocabulary head"
     inputs = batch.tokens if embeddings is None else embeddings
     hidden = backbone.hidden(inputs, batch.layout)[batch.places]  # (n, H)
-    chosen = []
-    for start in range(0, len(batch.places), CHUNK):
-        logits = head(hidden[start : start + CHUNK])  # (chunk, V) float32
-        mine = (batch.at >= start) & (batch.at < start + CHUNK)
-        local = batch.at[mine] - start
-        chosen.append(logits[local, batch.predicted[mine]] - logits.logsumexp(dim=1)[local])
-    predictions = torch.cat(chosen)  # (Q,), in their order: `at` never falls
+    predictions = log_probs(head, hidden, batch.at, batch.predicted)  # (Q,)
     totals = predictions.new_zeros(sum(batch.paths)).index_add(0, batch.path, predictions[batch.of])
     return list(totals.split(batch.paths))
+
+
+def log_probs(head: nn.Module, hidden: Tensor, at: Tensor, predicted: Tensor) -> Tensor:
+    """log p(predicted | what stands up to there), (Q,) float32, of tokens (Q,) at hidden states `at` (Q,), which never falls.
+
+    hidden: (n, H). No more than CHUNK rows of vocabulary logits exist at once.
+    """
+    found = []
+    for start in range(0, len(hidden), CHUNK):
+        logits = head(hidden[start : start + CHUNK])  # (chunk, V) float32
+        mine = (at >= start) & (at < start + CHUNK)
+        local = at[mine] - start
+        found.append(logits[local, predicted[mine]] - logits.logsumexp(dim=1)[local])
+    return torch.cat(found)

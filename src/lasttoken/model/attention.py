@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -131,6 +131,21 @@ def similar(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.n
     return [np.array(group) for group in groups]
 
 
+class OtherLayout(Protocol):
+    """A layout that attends in its own way (model/recall.py)."""
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,) int64."""
+        ...
+
+    def attention(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None
+    ) -> Tensor:
+        """As `packed_attention`: (1, T, heads, d)."""
+        ...
+
+
 class Pad(torch.autograd.Function):
     """A packed row (T, W) into blocks (B * L, W) each; backward is one gather, because each real token stands once."""
 
@@ -170,7 +185,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    layout: Layout | None = None,
+    layout: Layout | OtherLayout | None = None,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d) under `layout`."""
@@ -182,20 +197,20 @@ def packed_attention(
         )
     heads, width = query.shape[1], query.shape[-1]
     scale = scaling if scaling is not None else width**-0.5
+    if not isinstance(layout, Layout):
+        return layout.attention(module, query, key, value, scale=scale, window=sliding_window), None
     prefix, rate = layout.prefix, dropout if module.training else 0.0
     q, k, v = (
         states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
     )  # (T, heads * d), (T, key heads * d)
     first, outputs = [states[:prefix] for states in (q, k, v)], []
+    shared = shared_heads(first[1], first[2], width) if prefix else None
     for number, parts in enumerate(zip(*(Pad.apply(states[prefix:], layout) for states in (q, k, v)), strict=True)):
         count, length = layout.blocks[number].positions.shape
         own = [split_heads(states.view(count, length, -1), width) for states in parts]  # (B, heads, L, d)
-        if prefix:
-            shared = [split_heads(states[None], width).expand(count, -1, -1, -1) for states in first[1:]]
-            own[1:] = [torch.cat(pair, dim=2) for pair in zip(shared, own[1:], strict=True)]  # (B, heads, P + L, d)
         plain = layout.blocks[number].plain and not prefix and sliding_window is None
         mask = block_mask(layout, number, sliding_window)
-        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate)  # (B, heads, L, d)
+        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate, shared=shared)
         outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
     out = Unpad.apply(layout, *outputs) if outputs else q[:0]
     if prefix:
@@ -211,14 +226,33 @@ def split_heads(states: Tensor, width: int) -> Tensor:
     return states.unflatten(2, (-1, width)).transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, plain: bool, scale: float, dropout: float) -> Tensor:
+def shared_heads(key: Tensor, value: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (P, key heads * d) that every segment sees, as (key heads, P, d) each."""
+    return split_heads(key[None], width)[0], split_heads(value[None], width)[0]
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    *,
+    plain: bool,
+    scale: float,
+    dropout: float,
+    shared: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """softmax(q k' * scale) v, whichever of two ways is faster here: (B, heads, L, d).
 
-    q: (B, heads, L, d). k, v: (B, key heads, K, d). mask: (B or 1, 1, L, K) bool. plain: the mask is causal and nothing else.
+    q: (B, heads, L, d). k, v: (B, key heads, K, d). shared: keys and values (key heads, P, d) that stand before all of them.
+    mask: (B or 1, 1, L, P + K) bool. plain: the mask is causal and nothing else.
     """
     count, heads, length, width = q.shape
     groups = heads // k.shape[1]
-    if q.device.type != "cpu" or k.shape[2] >= FUSED_FROM:
+    prefix = 0 if shared is None else shared[0].shape[1]
+    if q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM:
+        if shared is not None:
+            k, v = (torch.cat([x.expand(count, -1, -1, -1), y], dim=2) for x, y in zip(shared, (k, v), strict=True))
         if groups > 1 and not plain:  # with a mask, few kernels know heads that share keys
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
             groups = 1
@@ -226,11 +260,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, plain: bool, scale:
             q, k, v, None if plain else mask, dropout, is_causal=plain, scale=scale, enable_gqa=groups > 1
         )
     q = (q * scale).reshape(count, -1, groups * length, width)  # heads that share keys, one below the other
-    scores = (q @ k.transpose(-1, -2)).view(count, heads, length, -1)  # (B, heads, L, K)
+    scores = q @ k.transpose(-1, -2)  # (B, key heads, groups * L, K)
+    if shared is not None:
+        scores = torch.cat([times_shared(q, shared[0].transpose(-1, -2)), scores], dim=-1)
+    scores = scores.view(count, heads, length, -1)  # (B, heads, L, P + K)
     weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
     if dropout:
         weights = F.dropout(weights, dropout)
-    return (weights.view(count, -1, groups * length, k.shape[2]) @ v).view(count, heads, length, width)
+    weights = weights.view(count, -1, groups * length, prefix + k.shape[2])
+    mixed = weights[..., prefix:] @ v
+    if shared is not None:
+        mixed = mixed + times_shared(weights[..., :prefix], shared[1])
+    return mixed.view(count, heads, length, width)
+
+
+def times_shared(rows: Tensor, shared: Tensor) -> Tensor:
+    """rows (B, key heads, n, m) @ shared (key heads, m, p) -> (B, key heads, n, p): one product a head, shared not copied B times."""
+    count, heads, size, _ = rows.shape
+    return (rows.transpose(0, 1).reshape(heads, count * size, -1) @ shared).view(heads, count, size, -1).transpose(0, 1)
 
 
 def block_mask(layout: Layout, number: int, window: int | None) -> Tensor:

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lasttoken.errors import ModelError
-from lasttoken.model.attention import NAME, Layout, lay_out
+from lasttoken.model.attention import NAME, Layout, OtherLayout, lay_out
 from lasttoken.model.device import choose_dtype
 
 TINY = Path(__file__).parent / "tiny"
@@ -72,7 +72,7 @@ class Backbone:
         """Tokens the model was made for; 1,024 where its config does not say."""
         return int(getattr(self.config, "max_position_embeddings", None) or 1024) - self.offset
 
-    def hidden(self, inputs: Tensor, layout: Layout) -> Tensor:
+    def hidden(self, inputs: Tensor, layout: Layout | OtherLayout) -> Tensor:
         """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H)."""
         out = self.module(
             **{"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs[None]},

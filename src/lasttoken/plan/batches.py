@@ -107,7 +107,7 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
     """`rows` as the method packs them. Raises ModelError where the prompt leaves no room for text."""
     limit = min(config.max_length, backbone.window)
     if not isinstance(config, Instruction):
-        if config.long.keep == "windows":  # counted as one stretch of as many tokens, which needs a little more memory
+        if config.long.keep == "windows":  # counted as one stretch: an upper bound, for windows attend to less
             whole, limit = limit, limit * config.long.most
             rows = replace(
                 rows,

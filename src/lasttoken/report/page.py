@@ -38,7 +38,7 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
     differences = difference_scale(pairs)
     rows = tables.class_rows(runs)
     level = f"{100 * tables.measure(runs[0], metric.name).level:g} %"
-    script = SCRIPT.read_text(encoding="utf-8")
+    script, further = SCRIPT.read_text(encoding="utf-8"), tables.further(runs)
     return template().render(
         title=title,
         units=units,
@@ -67,10 +67,10 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         problems=tables.problems(runs),
         together=together(runs, comparison, metric),
         seeds=seeds(runs, comparison),
-        further_bands=any(words.startswith("macro") for words, _ in tables.further(runs)),
+        further_bands=any(words.startswith("macro") for words, _ in further),
         doubted=doubted(runs),
         runs_explain=any(run.explained for run in runs),
-        further=tables.further(runs),
+        further=further,
         disputed=tables.disputed(runs),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lasttoken.evaluation.further import label_counts
 from lasttoken.evaluation.metrics import METRICS, Metric, confusion
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
@@ -287,7 +288,7 @@ def most_frequent(run: RunView) -> str:
 def most_frequent_label(run: RunView) -> tuple[int, str]:
     """Column and name of the label that most test rows have."""
     targets, names = run.predictions.targets, run.labels.names
-    counts = targets.sum(axis=0) if run.labels.multi else np.bincount(targets, minlength=len(names))
+    counts = label_counts(targets, len(names))
     return int(counts.argmax()), names[int(counts.argmax())]
 
 
