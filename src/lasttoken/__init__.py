@@ -6,8 +6,10 @@
     clf.predict_proba(["Arrived broken, twice."])  # (1, C)
     clf.save("runs/stars")
 
-The same from the command line: `lasttoken compare reviews.csv --text body --label stars`. A run folder is read by
-`load(folder)`, two or more are judged by `compare({name: Predictions, ...})`. Every name below is loaded on first use.
+Several methods on the same rows, one report: `study(Data(source="reviews.csv"), {"linear": Linear(), ...}, "runs/reviews")`,
+or from the command line `lasttoken compare reviews.csv --text body --label stars`. A run folder is read by `load(folder)`;
+predictions from anywhere are judged by `compare({name: Predictions, ...})`. What is told on the way goes to the logger
+"lasttoken". Every name below is loaded on first use.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lasttoken.catalog import fit
-    from lasttoken.config import Decision, Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
+    from lasttoken.config import Data, Decision, Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
     from lasttoken.data.dataset import Dataset, Splits
     from lasttoken.data.read import Columns, read_rows
     from lasttoken.data.split import make_splits
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
     from lasttoken.evaluation.metrics import METRICS
     from lasttoken.evaluation.predictions import Predictions
     from lasttoken.labels import LabelSpace
+    from lasttoken.studies import Study, study
 
 HOME = {
     "catalog": ("fit",),
-    "config": ("Decision", "Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
+    "config": ("Data", "Decision", "Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
     "data.dataset": ("Dataset", "Splits"),
     "data.read": ("Columns", "read_rows"),
     "data.split": ("make_splits",),
@@ -55,6 +58,7 @@ HOME = {
     "evaluation.metrics": ("METRICS",),
     "evaluation.predictions": ("Predictions",),
     "labels": ("LabelSpace",),
+    "studies": ("Study", "study"),
 }
 
 __all__ = [
@@ -62,6 +66,7 @@ __all__ = [
     "ArtifactError",
     "Columns",
     "ConfigError",
+    "Data",
     "DataError",
     "Dataset",
     "Decision",
@@ -82,6 +87,7 @@ __all__ = [
     "ProbeClassifier",
     "Run",
     "Splits",
+    "Study",
     "Training",
     "UserError",
     "compare",
@@ -89,6 +95,7 @@ __all__ = [
     "load",
     "make_splits",
     "read_rows",
+    "study",
 ]
 
 

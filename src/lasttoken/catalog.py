@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lasttoken.config import Method
+from lasttoken.config import MethodConfig
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ArtifactError, ConfigError
 from lasttoken.journal import Journal
@@ -37,7 +37,7 @@ def family(name: str) -> Family:
 
 
 def fit(
-    config: Method,
+    config: MethodConfig,
     train: Dataset,
     valid: Dataset,
     *,

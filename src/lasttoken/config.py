@@ -188,6 +188,13 @@ class Instruction(Settings):
     long: Ends = Ends()
     train: Training = Training(epochs=5.0, schedule="cosine", optimizer="paged_adamw32bit")
 
+    @model_validator(mode="after")
+    def what_is_generated_has_no_scores(self) -> Self:
+        """A tolerance is of scores."""
+        if self.tolerance and self.decode == "generate":
+            raise ValueError("tolerance is for decode = score; leave it out, or leave decode out")
+        return self
+
 
 class Encoder(Settings):
     """An encoder with a head, all of it trained."""
@@ -273,8 +280,10 @@ class Decision(Settings):
     coverage: Part | None = None  # also give sets of labels that hold the truth in this share of rows
 
 
-Method = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
-METHOD_CONFIGS: dict[str, type[Settings]] = {kind.model_fields["method"].default: kind for kind in get_args(Method)}
+MethodConfig = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
+METHOD_CONFIGS: dict[str, type[Settings]] = {
+    kind.model_fields["method"].default: kind for kind in get_args(MethodConfig)
+}
 
 
 class Run(Settings):
@@ -285,7 +294,7 @@ class Run(Settings):
     data: Data = Data()
     decision: Decision = Decision()
     explained: Count = 5  # of the surest mistakes on test rows, those whose words the report weighs
-    method: Annotated[Method, Field(discriminator="method")] = Embedding()
+    method: Annotated[MethodConfig, Field(discriminator="method")] = Embedding()
 
 
 def learning_rate(lr: float | str, width: int) -> float:
@@ -347,6 +356,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in values.items():
         pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
     return pairs
+
+
+def settings_line(config: Run) -> str:
+    """Every setting of the method in one line, defaults too."""
+    return "settings: " + ", ".join(f"{name}={value}" for name, value in flat(config.method.model_dump(mode="json")))
 
 
 def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import load as load_classifier
 from lasttoken.explain import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
-from lasttoken.journal import Journal
+from lasttoken.journal import LOGGER, Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.run import writing
 from lasttoken.seed import generator
@@ -169,7 +169,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, texts: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
         """Probabilities (N, C) float64; column j is `classes_[j]`."""
         check_is_fitted(self, "classifier_")
-        raw = self.classifier_.predict_proba(as_texts(texts))
+        journal = Journal()
+        raw = self.classifier_.predict_proba(as_texts(texts), journal)
+        if journal.truncation:
+            LOGGER.warning("%s", journal.truncation)
         return self.policy_.calibrated(raw) if calibrated else raw
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:

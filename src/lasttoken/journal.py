@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -41,8 +43,16 @@ class Truncation:
         )
 
 
+LOGGER = logging.getLogger("lasttoken")
+
+
 def unheard(*told: object) -> None:
     """Nobody watches. A function with a name, so that a fitted estimator can be pickled."""
+
+
+def told(name: str) -> Callable[[str], None]:
+    """A way to tell notes: to the logger "lasttoken", at INFO, under a name."""
+    return partial(LOGGER.info, "%s: %s", name)
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Journal:
     The one value of the package that is written to while it is passed around: a method appends, its caller reads.
     """
 
-    tell: Callable[[str], None] = unheard  # each note, as it comes
+    tell: Callable[[str], None] = LOGGER.info  # each note, as it comes
     progress: Callable[[str, int, int], None] = unheard  # what, done, total; of something that takes a while
     notes: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)  # update, loss, lr, grad_norm, rows, seconds, valid

@@ -28,19 +28,21 @@ def check_free(folder: Path) -> None:
     """Raises ArtifactError where a run cannot be written to `folder`: before hours of training, not after."""
     if folder.exists():
         raise ArtifactError(f"{folder} exists; name another folder with --out, or delete it first")
-    if not nearest(folder).is_dir():
-        raise ArtifactError(f"{folder}: {nearest(folder)} is not a folder; name another with --out")
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ArtifactError where nothing can be written in `folder`, or where it is not there, in the closest one above it."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ArtifactError(f"{folder}: {place} is not a folder; name another with --out")
     try:
-        with tempfile.TemporaryDirectory(dir=nearest(folder)):  # permissions alone do not tell of a read-only disk
+        with tempfile.TemporaryDirectory(dir=place):  # permissions alone do not tell of a read-only disk
             pass
     except OSError as error:
-        why = error.strerror or error
-        raise ArtifactError(f"{folder}: cannot write in {nearest(folder)} ({why}); name another with --out") from error
-
-
-def nearest(folder: Path) -> Path:
-    """The closest parent that exists."""
-    return next(parent for parent in folder.absolute().parents if parent.exists())
+        raise ArtifactError(
+            f"{folder}: cannot write in {place} ({error.strerror or error}); name another with --out"
+        ) from error
 
 
 @contextmanager

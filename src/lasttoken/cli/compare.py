@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +14,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.evaluation.metrics import HEADLINE
 
 if TYPE_CHECKING:
-    from lasttoken.cli.screen import Screen
-    from lasttoken.data.dataset import Splits
+    from lasttoken.studies import Study
 
 
 QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
@@ -74,6 +72,7 @@ def compare(
     from lasttoken.experiment import leads, load_data
     from lasttoken.recipe import beside, read_recipe, runs_of
     from lasttoken.run import check_not_run, write_text
+    from lasttoken.studies import grid, run_cells
 
     data = o.data_values(
         source,
@@ -129,14 +128,23 @@ def compare(
             screen.note(f"{written.name}: {written.about}")
         whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
         splits = load_data(whole, seed=first.seed, journal=screen.journal("data"))
-        optional = set() if methods or encoder or written else {"encoder"}
+        optional = frozenset() if methods or encoder or written else frozenset({"encoder"})
         cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds)
-        done = run_all(cells, splits, folder, metric=metric, goal=goal, optional=optional, screen=screen)
+        done = run_cells(
+            cells,
+            splits,
+            folder,
+            metric=metric,
+            goal=goal,
+            optional=optional,
+            journal_of=screen.journal,
+            tell=screen.note,
+        )
     if leads(first.device):
         if written is not None:
             scores = {run["name"]: score_of(run, done.comparison, metric) for run in done.runs}
             write_text(folder / "reproduced.md", beside(written, scores) + "\n")
-        show(done, folder, metric=metric, as_json=as_json)
+        show(done, metric=metric, as_json=as_json)
 
 
 def asked_for(context: typer.Context, option: str) -> bool:
@@ -191,34 +199,6 @@ def method_configs(
     return configs
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of a comparison: a method or a recipe's entry, with so many training rows, from a seed."""
-
-    name: str
-    run: Run
-
-    def folder(self, first_seed: int) -> str:
-        """embedding; embedding-200 with 200 training rows; embedding-200-seed1 with another than the first seed."""
-        rows, seed = self.run.data.train_rows, self.run.seed
-        return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
-
-
-def grid(configs: dict[str, Run], sizes: list[int | None], seeds: int) -> list[Cell]:
-    """Every method at every size from every seed; the first seed of everything comes first, then small sizes, then quick methods.
-
-    The rows are divided by the first seed whatever the seed of a run is, so that all are judged on the same test rows.
-    """
-    cells = []
-    for more in range(seeds):
-        for size in sizes:
-            for name, first in configs.items():
-                split_seed = first.seed if more and first.data.split_seed is None else first.data.split_seed
-                data = first.data.model_copy(update={"train_rows": size, "split_seed": split_seed})
-                cells.append(Cell(name, first.model_copy(update={"seed": first.seed + more, "data": data})))
-    return cells
-
-
 def sizes_of(text: str | None, given: int | None) -> list[int | None]:
     """`200,1000,all` as numbers, ascending, None for all; `given` alone where nothing is asked. Raises ConfigError."""
     if text is None:
@@ -233,104 +213,7 @@ def sizes_of(text: str | None, given: int | None) -> list[int | None]:
     return [*numbers, *([None] if "all" in words else [])]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What came of several methods on the same rows."""
-
-    runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
-    comparison: dict[str, Any] | None  # None for a single run
-    failed: list[str]  # a sentence each: methods that could not run, or were cut short
-    folders: list[Path]  # of each of `runs`, that of its first seed
-
-
-def run_all(
-    cells: list[Cell],
-    splits: Splits,
-    out: Path,
-    *,
-    metric: str,
-    optional: set[str],
-    screen: Screen,
-    goal: float | None = None,
-) -> Compared:
-    """Every run fitted, or kept from before; writes out/NAME of each and out/report.html.
-
-    A method that cannot run does not take the others with it: it is told and left out. An optional method is left out
-    in silence where its model is not on this machine. Raises the last UserError where no method could run.
-    """
-    from lasttoken.cli.show import settings_line
-    from lasttoken.data.subset import with_fewer
-    from lasttoken.errors import UserError
-    from lasttoken.evaluation.metrics import named
-    from lasttoken.experiment import finished, run_method
-    from lasttoken.model.backbone import on_this_machine
-    from lasttoken.report.compose import Written, write_report
-    from lasttoken.report.page import check_page
-    from lasttoken.run import runs_in
-
-    named(metric, splits.labels.multi)  # a wrong name or size is told before anything is trained
-    check_page(out / "report.html")
-    first_seed = cells[0].run.seed
-    parts = {
-        (rows, seed): splits if rows is None else with_fewer(splits, rows, seed=seed)
-        for rows, seed in {(cell.run.data.train_rows, cell.run.seed) for cell in cells}
-    }
-    check_kept(cells, parts, out, first_seed)
-    folders, failed, last, missing = [], [], None, set[str]()
-    for cell in cells:
-        config, name = cell.run, cell.folder(first_seed)
-        asked = getattr(config.method, "model", "")
-        if cell.name in optional and not on_this_machine(asked):
-            if cell.name not in missing:
-                screen.note(
-                    f"{cell.name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
-                )
-            missing.add(cell.name)
-            continue
-        journal = screen.journal(name)
-        try:
-            part = parts[config.data.train_rows, config.seed]
-            outcome = finished(config, part, out / name, cell.name)
-            if outcome is None:
-                screen.note(f"{name}: {settings_line(config)}")  # kept in config.toml
-                outcome = run_method(config, part, out / name, name=cell.name, journal=journal)
-            else:
-                journal.note(f"kept from before, {out / name}")
-        except UserError as error:
-            last = error
-            failed.append(f"{name} left out: {error}")
-            journal.note(f"left out: {error}")
-            continue
-        if isinstance(outcome.failure, KeyboardInterrupt):
-            raise outcome.failure
-        if outcome.failure is not None:
-            failed.append(f"{name} was cut short: {outcome.failure}")
-        folders.append(outcome.folder)
-        del outcome  # and the model with it: the next one needs the memory
-    if not folders and last is not None:
-        raise last
-    written = Written([], [], None)
-    others = {path for path in runs_in(out) if path != out} - set(folders)
-    if others:
-        screen.note(
-            f"{out} holds {len(others)} more runs, which are not in this report: lasttoken report {out} has all"
-        )
-    if screen.loud:
-        written = write_report(folders, out / "report.html", metric=metric, goal=goal)
-    return Compared(written.shown, written.comparison, failed, written.folders)
-
-
-def check_kept(cells: list[Cell], parts: dict[Any, Splits], out: Path, first_seed: int) -> None:
-    """Raises ArtifactError where a run that is there already is another than the one asked for: before any is trained."""
-    from lasttoken.experiment import check_same
-
-    for cell in cells:
-        folder = out / cell.folder(first_seed)
-        if folder.exists():
-            check_same(cell.run, parts[cell.run.data.train_rows, cell.run.seed], folder)
-
-
-def show(done: Compared, out: Path, *, metric: str, as_json: bool) -> None:
+def show(done: Study, *, metric: str, as_json: bool) -> None:
     """The table, the verdicts and the next command; exit 2 where a method failed."""
     from lasttoken.cli.screen import say
     from lasttoken.cli.show import best_first, table, verdicts
@@ -344,7 +227,7 @@ def show(done: Compared, out: Path, *, metric: str, as_json: bool) -> None:
             typer.echo("\n" + "\n".join([summary, "", *rest]).rstrip())
     best = best_first(done.runs, metric)[0]
     folder = dict(zip((run["name"] for run in done.runs), done.folders, strict=True))[best["name"]]
-    say(f"report: {out / 'report.html'}")
+    say(f"report: {done.report}")
     say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv")
     if done.failed:
         say("lasttoken: " + "; ".join(done.failed))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.evaluation.metrics import HEADLINE
 
 # What fits six minutes on two cores; everything else is a default.
 SETTINGS = [
@@ -37,12 +38,13 @@ def demo(
     as_json: o.Json = False,
 ) -> None:
     """Which library does a docstring come from? Five methods, no GPU, nothing downloaded."""
-    from lasttoken.cli.compare import chosen, grid, method_configs, run_all, show
+    from lasttoken.cli.compare import chosen, method_configs, show
     from lasttoken.cli.screen import Screen
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
     from lasttoken.model.backbone import installed_minilm
     from lasttoken.run import check_free
+    from lasttoken.studies import grid, run_cells
 
     check_free(out)
     encoder = encoder or installed_minilm()
@@ -62,6 +64,13 @@ def demo(
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
         splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
         journal.note(splits.summary)
-        optional = set() if methods or encoder else {"encoder"}
-        done = run_all(grid(configs, [None], 1), splits, out, metric="macro_f1", optional=optional, screen=screen)
-    show(done, out, metric="macro_f1", as_json=as_json)
+        done = run_cells(
+            grid(configs, [None], 1),
+            splits,
+            out,
+            metric=HEADLINE,
+            optional=frozenset() if methods or encoder else frozenset({"encoder"}),
+            journal_of=screen.journal,
+            tell=screen.note,
+        )
+    show(done, metric=HEADLINE, as_json=as_json)

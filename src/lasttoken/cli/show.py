@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lasttoken.config import Run, flat
 from lasttoken.evaluation.metrics import HEADLINE, METRICS
 from lasttoken.evaluation.wording import figure
 from lasttoken.report.units import data_size, duration, size
-
-
-def settings_line(config: Run) -> str:
-    """Every setting of the method in one line, defaults too."""
-    return "settings: " + ", ".join(f"{name}={value}" for name, value in flat(config.method.model_dump(mode="json")))
 
 
 def interval(measured: Mapping[str, Any]) -> str:

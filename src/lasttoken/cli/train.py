@@ -37,7 +37,8 @@ def train(
 ) -> None:
     """Train one method and write its run folder."""
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.cli.show import brief, settings_line
+    from lasttoken.cli.show import brief
+    from lasttoken.config import settings_line
     from lasttoken.experiment import leads, load_data, run_method
     from lasttoken.run import check_free
 

@@ -46,6 +46,7 @@ from lasttoken.train.world import ALONE, World, join
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
 TINIEST = 1e-12
+MANY = 4  # times the tokens of a text that answers may take before a faster way is named
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,12 @@ def fit(
         journal.note(
             f"the prompt does not list its {len(train.labels)} labels, which would fill half of max_length or more"
         )
+    if config.tolerance and train.labels.multi:
+        raise ConfigError(
+            ["tolerance: with several labels a row each is asked by itself and scored exactly; leave it at 0"]
+        )
+    if advice := many_labels(config, backbone, prompt, train):
+        journal.note(advice)
     if not config.train_model:
         no_training([backbone.whole], journal)
         return with_prior(InstructionModel(config, train.labels, backbone, None, prompt))
@@ -190,6 +197,20 @@ def encode_texts(
             "raise max_length, shorten the prompt or the answers, or use --method embedding"
         )
     return encode(backbone.tokenizer, texts, limit=limit, special=False, keep=config.long.keep, journal=journal)
+
+
+def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> str | None:
+    """The sentence for labels whose scoring costs several times what the texts do; None where it does not, or is bounded."""
+    if train.labels.multi or config.tolerance or config.decode == "generate":
+        return None
+    some = encode_texts(backbone, prompt, train.texts[:100], config)
+    text, answers = some.lengths.mean() + len(prompt.footer), len(answer_tree(prompt, train.labels).tokens)
+    if answers < MANY * text:
+        return None
+    return (
+        f"scoring {len(train.labels)} labels to their end takes {answers:,} tokens a row beside {text:.0f} of its text; "
+        "method.tolerance = 0.001 follows only what can change a probability by that much"
+    )
 
 
 def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lasttoken.cli.show import brief, interval, settings_line, table
-from lasttoken.config import Linear, Long, Probe, Run, flat
+from lasttoken.cli.show import brief, interval, table
+from lasttoken.config import Linear, Long, Probe, Run, flat, settings_line
 
 
 def measure(estimate: float) -> dict[str, Any]:

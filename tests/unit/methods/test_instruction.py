@@ -1,14 +1,18 @@
-"""Contextual calibration: what a text without content is said to be is taken out, stored, and loaded again."""
+"""Untrained instruction models: contextual calibration and probabilities to a tolerance, as told, stored and loaded."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import dataset
 
-from lasttoken.config import Instruction
+from lasttoken.config import Instruction, parse
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
 from lasttoken.methods import instruction
 from lasttoken.methods.instruction import WITHOUT_CONTENT, InstructionModel, without_prior
 
@@ -47,3 +51,36 @@ def test_the_prior_itself_becomes_even() -> None:
     np.testing.assert_allclose(without_prior(prior[None], prior, multi=True), np.full((1, 3), 0.5))
     certain = without_prior(np.array([[1.0, 0.0, 0.0]]), np.array([0.0, 0.5, 0.5]), multi=False)
     assert certain.tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_a_tolerance_is_kept_and_holds(fit: Callable[..., InstructionModel], tmp_path: Path) -> None:
+    exact, near = fit(), fit(tolerance=0.05)
+    texts = dataset(6).texts
+    said = near.predict_proba(texts)
+    assert 0 < np.abs(said - exact.predict_proba(texts)).max() <= 0.05
+    near.save(tmp_path)
+    np.testing.assert_array_equal(instruction.load(tmp_path, device="cpu").predict_proba(texts), said)
+
+
+def test_a_tolerance_is_refused_where_it_would_do_nothing(folder: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="tolerance is for decode = score"):
+        parse(Instruction, {"tolerance": 0.01, "decode": "generate"})
+    config = Instruction(model=str(folder("llama")), train_model=False, tolerance=0.01)
+    rows = dataset(12, multi=True)
+    with pytest.raises(ConfigError, match="with several labels a row each is asked by itself"):
+        instruction.fit(config, rows, rows, seed=0, device="cpu", journal=Journal())
+
+
+def test_answers_that_cost_several_times_their_texts_are_told(folder: Callable[..., Path]) -> None:
+    def notes(rows: Dataset, **settings: float) -> str:
+        journal = Journal()
+        config = Instruction(model=str(folder("llama")), train_model=False, **settings)  # type: ignore[arg-type]
+        instruction.fit(config, rows, rows, seed=0, device="cpu", journal=journal)
+        return "\n".join(journal.notes)
+
+    few = dataset(40)
+    names = tuple(f"{i} {text[:30]}" for i, text in enumerate(few.texts))
+    many = replace(few, labels=LabelSpace(names), targets=np.arange(40))
+    assert "labels to their end takes" not in notes(few)
+    assert "scoring 40 labels to their end takes" in notes(many)
+    assert "labels to their end takes" not in notes(many, tolerance=0.01)
