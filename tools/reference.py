@@ -17,7 +17,7 @@ from typer.main import get_command
 
 import lasttoken
 from lasttoken.cli.main import app
-from lasttoken.config import METHOD_CONFIGS, Data, Decision, Lora, Run, Settings, Training
+from lasttoken.config import METHOD_CONFIGS, Data, Decision, Ends, Long, Lora, Run, Settings, Training
 from lasttoken.errors import UserError
 from lasttoken.estimator import TextClassifier
 
@@ -45,7 +45,7 @@ def settings_page() -> str:
     lines = ["# Settings", "", "Made by `make docs` from `src/lasttoken/config.py`.", ""]
     lines += ["In config.toml, and on the command line as `--set data.encoding=latin-1`, `--set method.lora.r=16`;", ""]
     lines += ["in `compare` also for one method alone: `--set embedding.train.epochs=5`.", ""]
-    for kind in (Run, Data, Decision, *METHOD_CONFIGS.values(), Lora, Training):
+    for kind in (Run, Data, Decision, *METHOD_CONFIGS.values(), Lora, Long, Ends, Training):
         lines += [
             f"## {kind.__name__}",
             "",

@@ -91,7 +91,7 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         test_fraction=data.test_share,
     )
     splits = replace(splits, hierarchy=hierarchy)
-    splits = replace(splits, doubts=doubts(splits, data.separator))
+    splits = replace(splits, doubts=doubts(splits, data.separator, data.label))
     if data.train_rows is not None:
         splits = with_fewer(splits, data.train_rows, seed=seed)
     for sentence in (splits.summary, *splits.doubts):

@@ -19,7 +19,6 @@ from lasttoken.errors import ArtifactError, ConfigError, UserError
 from lasttoken.evaluation.metrics import HEADLINE, named
 from lasttoken.experiment import check_same, finished, leads, load_data, run_method
 from lasttoken.journal import Journal, told
-from lasttoken.model.backbone import on_this_machine
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
 from lasttoken.run import MANIFEST, check_not_run, check_writable, runs_in
@@ -132,7 +131,7 @@ def run_cells(
     for cell in cells:
         config, name = cell.run, cell.folder(first_seed)
         asked = getattr(config.method, "model", "")
-        if cell.name in optional and not on_this_machine(asked):
+        if cell.name in optional and not at_hand(asked):
             if cell.name not in missing:
                 tell(
                     f"{cell.name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
@@ -168,6 +167,13 @@ def run_cells(
     if leads(cells[0].run.device):
         written = write_report(folders, page, metric=metric, goal=goal)
     return Study(written.shown, written.comparison, failed, written.folders, page)
+
+
+def at_hand(model: str) -> bool:
+    """Whether a model loads without a download. Asked of few methods: linear ones need not wait for transformers."""
+    from lasttoken.model.backbone import on_this_machine
+
+    return on_this_machine(model)
 
 
 def check_kept(cells: Sequence[Cell], parts: Mapping[Any, Splits], out: Path, first_seed: int) -> None:

@@ -49,9 +49,7 @@ def lora_state(adapted: PeftModel) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}])
-@pytest.mark.parametrize(
-    ("name", "vocabulary"), [("llama", False), ("llama", True), ("gpt2", False), ("gpt-neox", True), ("gemma3", True)]
-)
+@pytest.mark.parametrize(("name", "vocabulary"), [("llama", False), *((name, True) for name in sorted(DECODERS))])
 def test_a_saved_adapter_gives_the_same_hidden_states_in_plain_peft(
     name: str,
     vocabulary: bool,
@@ -160,7 +158,19 @@ def test_an_adapter_of_another_model_is_refused(load_fresh: Callable[..., Backbo
 
 
 @pytest.mark.parametrize(
-    ("name", "linears"), [("llama", 14), ("llama-96", 14), ("mistral", 14), ("gpt-neox", 8), ("phi3", 8)]
+    ("name", "linears"),
+    [
+        ("llama", 14),
+        ("llama-96", 14),
+        ("qwen3", 14),
+        ("mistral", 14),
+        ("gemma2", 14),
+        ("gemma3", 14),
+        ("gpt-neox", 8),
+        ("phi3", 8),
+        ("olmo2", 14),
+        ("smollm3", 14),
+    ],
 )
 def test_every_linear_layer_is_in_nf4_and_computes_what_bitsandbytes_stored(
     name: str, linears: int, folder: Callable[..., Path], load_fresh: Callable[..., Backbone]

@@ -184,7 +184,7 @@ def test_a_layout_lost_on_the_way_is_refused(name: str, load_shared: Callable[..
         backbone.module(input_ids=torch.tensor([[5, 6, 7]]))
 
 
-@pytest.mark.parametrize("unknown", [{"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(2)}, {"softcap": 30.0}])
+@pytest.mark.parametrize("unknown", [{"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(2)}])
 def test_an_attention_that_packing_does_not_know_is_refused(
     unknown: dict, load_shared: Callable[..., Backbone]
 ) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from lasttoken.cli.compare import method_configs
+from lasttoken.cli.demo import SETTINGS
+from lasttoken.config import METHOD_CONFIGS
+
 
 def test_demo_compares_methods_on_docstrings(command: Callable[..., Any], tmp_path: Path) -> None:
     out = tmp_path / "demo"
@@ -32,3 +36,19 @@ def test_demo_can_be_used_at_once(command: Callable[..., Any], tmp_path: Path) -
     labelled = command("predict", tmp_path / "demo/linear", tmp_path / "new.csv")
     assert labelled.code == 0, labelled.err
     assert labelled.out.startswith("text,predicted_label,predicted_probability\n")
+
+
+def test_the_settings_of_every_method_are_ones_it_has() -> None:
+    configs = method_configs(
+        tuple(METHOD_CONFIGS),
+        {"source": "docstrings"},
+        model="tiny",
+        encoder="anything",
+        quantize=None,
+        seed=0,
+        device="auto",
+        settings=list(SETTINGS),
+    )
+    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 3
+    assert configs["instruction"].method.model_dump()["max_length"] == 320
+    assert configs["encoder"].method.model_dump()["train"]["epochs"] == 2

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from tiny import dataset
 
 from lasttoken import (
+    ArtifactError,
     ConfigError,
     DataError,
     EmbeddingClassifier,
@@ -330,3 +331,21 @@ def test_abstaining_is_asked_for() -> None:
     assert not FITTED.abstains(TEXTS).any()
     never = LinearClassifier(min_count=1, decision_most_wrong=0.01).fit(TEXTS, NAMES)  # six rows promise nothing
     assert never.abstains(TEXTS).all()
+
+
+def test_a_saved_estimator_has_nothing_to_report(tmp_path: Path) -> None:
+    from lasttoken.report.compose import write_report
+
+    texts = ["good fine", "bad poor"] * 20
+    LinearClassifier().fit(texts, ["yes", "no"] * 20).save(tmp_path / "saved")
+    with pytest.raises(ArtifactError, match=r"saved: a saved estimator, never judged on test rows"):
+        write_report([tmp_path / "saved"], tmp_path / "report.html", metric="macro_f1")
+
+
+def test_what_prediction_cuts_off_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["good fine", "bad poor"] * 20
+    fitted = ProbeClassifier("tiny", max_length=8).fit(texts, ["yes", "no"] * 20)
+    caplog.clear()
+    fitted.predict(["good " * 50])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith("1 of 1 rows were truncated at 8 tokens")

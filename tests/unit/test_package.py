@@ -45,9 +45,7 @@ def test_names_that_only_describe_stay_light() -> None:
 
 def test_what_runs_a_method_loads_no_other() -> None:
     """A comparison of linear models must not wait for peft and transformers."""
-    assert not {"peft", "transformers", "bitsandbytes"} & set(
-        loaded("import lasttoken.experiment, lasttoken.cli.compare")
-    )
+    assert not {"peft", "transformers", "bitsandbytes"} & set(loaded("import lasttoken.studies, lasttoken.cli.compare"))
 
 
 def test_a_method_is_loaded_when_it_is_named() -> None:

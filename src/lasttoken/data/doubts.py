@@ -15,10 +15,10 @@ from lasttoken.data.dataset import Dataset, Splits
 SEPARATORS = (";", "|", ",")
 
 
-def doubts(splits: Splits, separator: str | None = None) -> tuple[str, ...]:
-    """The sentences about a problem whose labels were read with `separator`; none where nothing looks wrong."""
+def doubts(splits: Splits, separator: str | None = None, columns: Sequence[str] = ()) -> tuple[str, ...]:
+    """The sentences about a problem whose labels were read from `columns` with `separator`; none where nothing looks wrong."""
     names = splits.labels.names
-    told = [alike(names)]
+    told = [alike(names), empty(columns, names)]
     if splits.labels.multi and separator:
         told.append(unused(splits, separator))
     if not splits.labels.multi and splits.hierarchy is None:
@@ -38,6 +38,15 @@ def alike(names: Sequence[str]) -> str | None:
     return (
         f"labels that differ by white space, case or spelling of a number only: {shown}; are they one? Write them alike"
     )
+
+
+def empty(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The sentence about label columns of 0 and 1 in which no row has a 1."""
+    without = [column for column in columns if column not in names] if len(columns) > 1 else []
+    if not without:
+        return None
+    what = "label columns hold" if len(without) > 1 else "label column holds"
+    return f"{len(without)} {what} no 1 and {'are' if len(without) > 1 else 'is'} left out: {', '.join(map(repr, without[:5]))}"
 
 
 def bare(name: str) -> str:

@@ -47,6 +47,7 @@ class Pair:
     difference: Interval
     p: float  # randomisation test; Student's t where there are several seeds
     p_mcnemar: float  # of being right; with many labels, of having the whole set right
+    p_mcnemar_holm: float  # adjusted for all pairs
     p_holm: float  # p, adjusted over the family
     mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2
     only_a: int = 0  # rows that only a has exactly right; with several seeds, more of its seeds: McNemar's effect size
@@ -92,6 +93,7 @@ class Pair:
             "test": "randomisation" if max(self.seeds) == 1 else "t over rows and seeds",
             "p": self.p,
             "p_mcnemar": self.p_mcnemar,
+            "p_mcnemar_holm": self.p_mcnemar_holm,
             "p_holm": self.p_holm,
             "mde": None if math.isnan(self.mde) else self.mde,
             "only_a": self.only_a,
@@ -191,8 +193,8 @@ def compare(
     order = sorted(scores, key=lambda name: (chosen.place(scores[name].estimate), name))  # however they were given
     names = [pair for pair in itertools.combinations(order, 2) if reference is None or reference in pair]
     pairs = [tested(chosen, fits, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
-    adjusted = holm([pair.p for pair in pairs])
-    pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
+    adjusted = zip(holm([pair.p for pair in pairs]), holm([pair.p_mcnemar for pair in pairs]), strict=True)
+    pairs = [replace(pair, p_holm=p, p_mcnemar_holm=q) for pair, (p, q) in zip(pairs, adjusted, strict=True)]
     by_seed = {name: values(chosen, one).tolist() for name, one in fits.items()}
     return Comparison(metric, len(first), level, draws, seed, reference, scores, by_seed, pairs)
 
@@ -230,6 +232,7 @@ def tested(
     else:
         difference, p = compare_means(metric, of_a, of_b, rng=rng, draws=draws, level=level)
     gain = right_share(of_a) - right_share(of_b)
+    p_mcnemar = mcnemar(gain > 0, gain < 0)
     return Pair(
         *names,
         metric=metric.name,
@@ -237,7 +240,8 @@ def tested(
         family=family,
         difference=difference,
         p=p,
-        p_mcnemar=mcnemar(gain > 0, gain < 0),
+        p_mcnemar=p_mcnemar,
+        p_mcnemar_holm=p_mcnemar,
         p_holm=p,
         mde=minimum_detectable_effect(difference.standard_error or math.nan, alpha=ALPHA / family),
         only_a=int((gain > 0).sum()),

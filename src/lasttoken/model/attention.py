@@ -140,7 +140,15 @@ class OtherLayout(Protocol):
         ...
 
     def attention(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        cap: float | None,
     ) -> Tensor:
         """As `packed_attention`: (1, T, heads, d)."""
         ...
@@ -191,14 +199,12 @@ def packed_attention(
     """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d) under `layout`."""
     if layout is None:
         raise RuntimeError(f"{type(module).__name__} did not hand on the layout: packed texts would see each other")
-    if unused.get("s_aux") is not None or unused.get("position_bias") is not None or softcap is not None:
-        raise RuntimeError(
-            f"{type(module).__name__} uses an attention that packing does not know (sink, bias or soft cap)"
-        )
+    if unused.get("s_aux") is not None or unused.get("position_bias") is not None:
+        raise RuntimeError(f"{type(module).__name__} uses an attention that packing does not know (sink or bias)")
     heads, width = query.shape[1], query.shape[-1]
     scale = scaling if scaling is not None else width**-0.5
     if not isinstance(layout, Layout):
-        return layout.attention(module, query, key, value, scale=scale, window=sliding_window), None
+        return layout.attention(module, query, key, value, scale=scale, window=sliding_window, cap=softcap), None
     prefix, rate = layout.prefix, dropout if module.training else 0.0
     q, k, v = (
         states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
@@ -210,13 +216,14 @@ def packed_attention(
         own = [split_heads(states.view(count, length, -1), width) for states in parts]  # (B, heads, L, d)
         plain = layout.blocks[number].plain and not prefix and sliding_window is None
         mask = block_mask(layout, number, sliding_window)
-        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate, shared=shared)
+        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate, shared=shared, cap=softcap)
         outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
     out = Unpad.apply(layout, *outputs) if outputs else q[:0]
     if prefix:
         head = prefix_mask(layout, sliding_window)
         own = [split_heads(states[None], width) for states in first]
-        mixed = attend(own[0], own[1], own[2], head, plain=sliding_window is None, scale=scale, dropout=rate)
+        plain = sliding_window is None
+        mixed = attend(own[0], own[1], own[2], head, plain=plain, scale=scale, dropout=rate, cap=softcap)
         out = torch.cat([mixed[0].transpose(0, 1).flatten(1), out])
     return out.view(1, -1, heads, width), None
 
@@ -241,16 +248,18 @@ def attend(
     scale: float,
     dropout: float,
     shared: tuple[Tensor, Tensor] | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """softmax(q k' * scale) v, whichever of two ways is faster here: (B, heads, L, d).
 
     q: (B, heads, L, d). k, v: (B, key heads, K, d). shared: keys and values (key heads, P, d) that stand before all of them.
-    mask: (B or 1, 1, L, P + K) bool. plain: the mask is causal and nothing else.
+    mask: (B or 1, 1, L, P + K) bool. plain: the mask is causal and nothing else. cap: scores s become cap * tanh(s / cap),
+    as in Gemma 2, which no fused kernel of torch knows.
     """
     count, heads, length, width = q.shape
     groups = heads // k.shape[1]
     prefix = 0 if shared is None else shared[0].shape[1]
-    if q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM:
+    if cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM):
         if shared is not None:
             k, v = (torch.cat([x.expand(count, -1, -1, -1), y], dim=2) for x, y in zip(shared, (k, v), strict=True))
         if groups > 1 and not plain:  # with a mask, few kernels know heads that share keys
@@ -264,6 +273,8 @@ def attend(
     if shared is not None:
         scores = torch.cat([times_shared(q, shared[0].transpose(-1, -2)), scores], dim=-1)
     scores = scores.view(count, heads, length, -1)  # (B, heads, L, P + K)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
     if dropout:
         weights = F.dropout(weights, dropout)

@@ -57,7 +57,15 @@ class Further:
         return Past(self.past.shared if shared is None else shared, positions, self.states)
 
     def attention(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        window: int | None,
+        cap: float | None,
     ) -> Tensor:
         """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d), which are kept."""
         heads, width = query.shape[1], query.shape[-1]
@@ -76,7 +84,7 @@ class Further:
             )
             mask = self.mask(number, window)
             mixed = attend(
-                ours, keys, values, mask, plain=False, scale=scale, dropout=0.0, shared=shared
+                ours, keys, values, mask, plain=False, scale=scale, dropout=0.0, shared=shared, cap=cap
             )  # (B, heads, L, d)
             outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
         return torch.cat(outputs).index_select(0, self.order).view(1, -1, heads, width)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import align, compare, score
 from lasttoken.evaluation.learning import fit_curve, sentences, to_dict
 from lasttoken.evaluation.metrics import Metric, named
@@ -39,6 +40,7 @@ def write_report(
     check_page(path)
     for folder in folders:
         verify(folder)
+        check_judged(folder)
     views = [collect(folder) for folder in folders]
     for view in views:
         named(metric, view.labels.multi)
@@ -53,6 +55,15 @@ def write_report(
     write_page(render(shown, comparison, title=title(shown)), path)
     dumped = [{**read_json(view.folder / "metrics.json"), **plain(view.measures.model_dump())} for view in shown]
     return Written(dumped, [view.folder for view in shown], comparison)
+
+
+def check_judged(folder: Path) -> None:
+    """Raises ArtifactError on a whole folder that holds a saved estimator alone, as `save` writes from Python."""
+    if not (folder / "metrics.json").exists():
+        raise ArtifactError(
+            f"{folder}: a saved estimator, never judged on test rows, so there is nothing to report; "
+            "`lasttoken train` or `lasttoken.study` judges what it fits"
+        )
 
 
 def in_one_order(views: Sequence[RunView]) -> list[RunView]:

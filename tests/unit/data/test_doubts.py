@@ -102,3 +102,11 @@ def test_what_to_do_depends_on_who_made_the_split() -> None:
 def test_a_text_that_train_has_under_both_labels_clashes_with_neither() -> None:
     (found,) = doubts(problem(["a", "b", "a", "b", "a"], ["x", "x", "y", "z", "x"], "tttve"))
     assert "under another label" not in found
+
+
+def test_label_columns_in_which_no_row_has_a_1_are_told() -> None:
+    asked = problem([("red",), ("blue",), ("red", "blue"), ()], parts="ttve")
+    assert doubts(asked, None, ("red", "blue")) == ()
+    assert doubts(asked, None, ("red", "grey", "blue")) == ("1 label column holds no 1 and is left out: 'grey'",)
+    (found,) = doubts(asked, None, ("red", "grey", "blue", "gold"))
+    assert found == "2 label columns hold no 1 and are left out: 'grey', 'gold'"

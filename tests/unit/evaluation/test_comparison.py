@@ -25,7 +25,7 @@ def run(wrong: int, start: int = 0) -> Predictions:
 
 
 def pair(difference: Interval, p: float, **other: Any) -> Pair:
-    plain = Pair("embedding", "linear", "macro_f1", 500, 3, difference, p, p, p, 0.021)
+    plain = Pair("embedding", "linear", "macro_f1", 500, 3, difference, p, p, p, p, 0.021)
     return replace(plain, **other)
 
 

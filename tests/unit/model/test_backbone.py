@@ -11,7 +11,17 @@ from torch import nn
 
 from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME
-from lasttoken.model.backbone import Backbone, VocabularyHead, close, fingerprint, load, load_config, locate
+from lasttoken.model.backbone import (
+    TINY,
+    Backbone,
+    VocabularyHead,
+    close,
+    fingerprint,
+    load,
+    load_config,
+    locate,
+    quantisation,
+)
 
 CPU = torch.device("cpu")
 
@@ -116,3 +126,19 @@ def test_fingerprint_is_of_names_sizes_and_content(folder: Callable[..., Path], 
     (place / "model.safetensors").write_bytes(data)
     assert fingerprint(str(place)) != before
     assert fingerprint("org/name") is None
+
+
+def test_how_much_of_a_model_is_in_4_bits_is_told(load_shared: Callable[..., Backbone]) -> None:
+    assert quantisation(load_shared("llama", quantize="nf4")) == "14 of 14 linear layers in 4-bit NF4"
+    with pytest.raises(ModelError, match="none of its 14 linear layers took 4-bit NF4; use --quantize none"):
+        quantisation(load_shared("llama"))
+
+
+def test_the_embedded_model_fits_the_wheel_and_bitsandbytes() -> None:
+    files = {path.name: path.stat().st_size for path in TINY.iterdir() if path.is_file()}
+    assert sum(files.values()) <= 20 * 10**6
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files.keys()
+    model = load("tiny", kind="decoder", device=CPU)
+    inside = {layer.in_features for layer in model.module.modules() if isinstance(layer, nn.Linear)}
+    assert all(size % 64 == 0 for size in inside), inside
+    assert load_config("tiny").vocab_size == len(model.tokenizer)
