@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from lasttoken.methods.head import fit_head
 from lasttoken.methods.instruction import InstructionModel
 from lasttoken.model.adapter import adapt
 from lasttoken.model.lora import merge
+from lasttoken.text.prompt import make_prompt
 from lasttoken.train.world import ALONE
 
 WORDS = {"nf4": "NF4", "none": "bf16"}
 PROMPT_LIMIT = 1024  # tokens of an instruction row, on both sides
+TOLERANCE = 0.001  # of a probability, where there are many labels
 
 
 def once_over(batch: int) -> Training:
@@ -117,6 +120,19 @@ def instruction_model(folder: Path, labels: LabelSpace) -> InstructionModel:
     adapter = adapt(backbone, **LORA.model_dump(), seed=0)
     merge(backbone.whole, config.merge)
     return InstructionModel(config, labels, backbone, adapter, prompt)
+
+
+def taught_to_answer(folder: Path, train: Dataset, *, epochs: float) -> InstructionModel:
+    """A model that has been trained to answer, and scores to a tolerance."""
+    learning = Training(epochs=epochs, lr=2e-3, schedule="cosine", batch=32, optimizer="adamw")
+    config = Instruction(model=str(folder), max_length=PROMPT_LIMIT, tolerance=TOLERANCE, train=learning)
+    return instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=Journal())
+
+
+def with_labels(model: InstructionModel, labels: LabelSpace) -> InstructionModel:
+    """The same weights, asked for other labels, scored to their end."""
+    prompt = make_prompt(model.backbone.tokenizer, labels)
+    return replace(model, config=model.config.model_copy(update={"tolerance": 0.0}), labels=labels, prompt=prompt)
 
 
 def features(folder: Path, part: Slice) -> Contender:

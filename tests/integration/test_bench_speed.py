@@ -19,7 +19,7 @@ TASKS = {
     "embedding-inference.toy.short": ("best", "paper"),
     "instruction-training.toy.short": ("best",),
     "instruction-scoring.toy.short": ("one", "batched"),
-    "label-count.toy.short": ("four",),
+    "label-count.toy.questions": ("four",),
     "probe.toy.short": ("best",),
     "scale.toy.short": ("predict_seconds_a_token", "predict_memory", "train_seconds_a_token", "train_memory"),
     "startup": ("help_seconds", "import_seconds"),

@@ -162,7 +162,7 @@ def test_every_asked_bar_stands_in_the_experiments() -> None:
         ("instruction-scoring", "short", "batched"): 5.0,
         ("instruction-scoring", "long", "one"): 15.0,
         ("instruction-scoring", "long", "batched"): 5.0,
-        ("label-count", "short", "four"): {"at_most": 2.0},
+        ("label-count", "questions", "four"): {"at_most": 2.0},
         ("probe", "short", "best"): 2.0,
         ("probe", "long", "best"): 1.8,
     }
