@@ -259,9 +259,11 @@ def attend(
     count, heads, length, width = q.shape
     groups = heads // k.shape[1]
     prefix = 0 if shared is None else shared[0].shape[1]
-    if cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM):
-        if shared is not None:
-            k, v = (torch.cat([x.expand(count, -1, -1, -1), y], dim=2) for x, y in zip(shared, (k, v), strict=True))
+    fused = cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM)
+    if shared is not None and (fused or heads * length > k.shape[1] * width):  # else scores are less to copy than keys
+        k, v = behind(shared, k, v)
+        prefix, shared = 0, None
+    if fused:
         if groups > 1 and not plain:  # with a mask, few kernels know heads that share keys
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
             groups = 1
@@ -283,6 +285,12 @@ def attend(
     if shared is not None:
         mixed = mixed + times_shared(weights[..., :prefix], shared[1])
     return mixed.view(count, heads, length, width)
+
+
+def behind(shared: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, key heads, P + K, d) with the shared ones (key heads, P, d) before each segment's own."""
+    first, second = (torch.cat([x.expand(len(y), -1, -1, -1), y], dim=2) for x, y in zip(shared, (k, v), strict=True))
+    return first, second
 
 
 def times_shared(rows: Tensor, shared: Tensor) -> Tensor:

@@ -58,8 +58,23 @@ class Masks:
         return pool[: x.numel()].view(x.shape), rate
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, plain: bool, scale: float, dropout: float) -> Tensor:
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    *,
+    plain: bool,
+    scale: float,
+    dropout: float,
+    shared: tuple[Tensor, Tensor] | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """`attention.attend` on a GPU: torch's fused kernels keep no weights, but where heads share keys in float32 none fits."""
+    if cap is not None:
+        return plainly(q, k, v, mask, plain=plain, scale=scale, dropout=dropout, shared=shared, cap=cap)
+    if shared is not None:
+        k, v = attention.behind(shared, k, v)
     groups = q.shape[1] // k.shape[1]
     if plain and (groups == 1 or q.dtype != torch.float32):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout, True, False, scale=scale)[0]
