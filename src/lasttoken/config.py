@@ -189,10 +189,12 @@ class Instruction(Settings):
     train: Training = Training(epochs=5.0, schedule="cosine", optimizer="paged_adamw32bit")
 
     @model_validator(mode="after")
-    def what_is_generated_has_no_scores(self) -> Self:
-        """A tolerance is of scores."""
+    def tolerance_holds(self) -> Self:
+        """What is generated has no scores, and a prior taken out of them stretches small ones beyond any tolerance."""
         if self.tolerance and self.decode == "generate":
             raise ValueError("tolerance is for decode = score; leave it out, or leave decode out")
+        if self.tolerance and self.contextual:
+            raise ValueError("tolerance does not hold once a prior is taken out; leave it out, or leave contextual out")
         return self
 
 

@@ -52,11 +52,13 @@ def walk_of(tree: Tree) -> Walk:
         row[: len(inner)] = inner
         before[path[1:]], depth[path], arrives[inner] = path[:-1], np.arange(len(path)), path[:-1]
         labels[inner] += 1
+    parents, made = (
+        node[arrives],
+        np.bincount(node + 1, minlength=size + 1),
+    )  # made: predictions at ROOT, then at each node
+    only = (parents != ROOT) & (made[parents + 1] == 1) & (labels == labels[parents])
     forced = np.full(size, -1)
-    for child in range(size):
-        parent = node[arrives[child]]
-        if parent != ROOT and (node == parent).sum() == 1 and labels[child] == labels[parent]:
-            forced[parent] = child
+    forced[parents[only]] = np.flatnonzero(only)
     return Walk(tree, node, before, depth, nodes, np.array([path[-1] for path in steps]), arrives, labels, forced)
 
 
