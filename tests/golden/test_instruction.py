@@ -169,11 +169,11 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time(
     assert backbone.whole.config._attn_implementation == NAME  # packed attention is back
 
 
-def test_more_than_a_thousand_labels_in_bounded_memory(
+def test_thousands_of_labels_in_bounded_memory(
     folder: Callable[..., Path], load_shared: Callable[..., Backbone]
 ) -> None:
-    """Scores of 1,200 labels in one pass: exact for a sample of them, and within 200 MiB of what the process had."""
-    names = tuple(f"{a} {b}{i}" for i, (a, b) in enumerate([(x, y) for x in "abcdefghij" for y in "klmnopqrst"] * 12))
+    """Scores of 4,800 labels: exact for a sample, within 400 MiB of what the process had (in one tree they take 1.3 GiB)."""
+    names = tuple(f"{a} {b}{i}" for i, (a, b) in enumerate([(x, y) for x in "abcdefghij" for y in "klmnopqrst"] * 48))
     backbone, labels = load_shared("llama", vocabulary=True), LabelSpace(names)
     prompt = make_prompt(backbone.tokenizer, labels, room=100)
     assert not prompt.listed
@@ -181,9 +181,9 @@ def test_more_than_a_thousand_labels_in_bounded_memory(
     reset_peak(torch.device("cpu"))
     before = peak_resident()
     probs = label_probs(backbone, prompt, encoded, labels, budget=8192)
-    assert peak_resident() - before < 200 * 2**20
+    assert peak_resident() - before < 400 * 2**20
     plain = AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32).eval()
-    chosen = [0, 7, 599, 1199]
+    chosen = [0, 7, 599, 1199, 4799]
     for row, text in enumerate(rows_before(backbone, prompt)[:2]):
         wanted = [log_probability(plain, [*text, *prompt.footer], prompt.answers[j]) for j in chosen]
         found = np.log(probs[row, chosen])

@@ -41,12 +41,13 @@ from lasttoken.seed import derive, generator
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.text.tree import Path as TreePath
-from lasttoken.text.tree import Tree, grow
+from lasttoken.text.tree import Tree, grow, in_groups
 from lasttoken.train.world import ALONE, World, join
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
 TINIEST = 1e-12
 MANY = 4  # times the tokens of a text that answers may take before a faster way is named
+MOST = 1024  # nodes of a tree of answers: attention among them grows with their square
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +247,25 @@ def lesson(
     return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), stands_for)]
 
 
-def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
-    """The tree that every row is scored with: all labels, or for every label yes (path 2j) and no (path 2j + 1)."""
+def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:
+    """The paths that every row is scored on: all labels, or for every label yes (path 2j) and no (path 2j + 1)."""
     if not labels.multi:
-        return grow([prompt.answer_path(j) for j in range(len(labels))])
-    return grow([prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)])
+        return [prompt.answer_path(j) for j in range(len(labels))]
+    return [prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)]
+
+
+def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
+    """The paths that every row is scored on in one tree, however large."""
+    return grow(answer_paths(prompt, labels))
+
+
+def answer_trees(prompt: Prompt, labels: LabelSpace) -> list[tuple[np.ndarray, Tree]]:
+    """The trees that every row is scored with: the numbers of their paths (n,), and a tree of at most MOST nodes.
+
+    One for all labels as long as it stays that small; with more, the text is read again for every further one.
+    """
+    paths = answer_paths(prompt, labels)
+    return [(group, grow([paths[i] for i in group])) for group in in_groups(paths, MOST)]
 
 
 def label_probs(
@@ -266,17 +281,19 @@ def label_probs(
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
     if tolerance and not labels.multi:
         return tolerated_probs(backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world)
-    tree = answer_tree(prompt, labels)
-    scores = torch.zeros(len(encoded), tree.paths, dtype=torch.float64)
+    trees, count = answer_trees(prompt, labels), len(encoded)
+    scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
 
-    def compute(rows: np.ndarray) -> Tensor:
-        batch: Scored = lay_out_trees(backbone, prompt.header, [encoded.ids[i] for i in rows], [tree] * len(rows))
+    def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count
+        texts, asked = [encoded.ids[k % count] for k in jobs], [trees[k // count][1] for k in jobs]
+        batch: Scored = lay_out_trees(backbone, prompt.header, texts, asked)
         with backbone.autocast():
-            return torch.stack(score(backbone, batch)).cpu().double()
+            return list(torch.cat(score(backbone, batch)).cpu().double().split(batch.paths))
 
-    lengths = encoded.lengths + len(tree.tokens)
-    for rows, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
-        scores[torch.from_numpy(rows)] = found
+    lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
+    for jobs, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
+        for k, one in zip(jobs, found, strict=True):
+            scores[k % count, trees[k // count][0]] = one
     world.add([scores])
     if not labels.multi:
         return scores.softmax(dim=1).numpy()

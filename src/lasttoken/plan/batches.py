@@ -14,7 +14,7 @@ import numpy as np
 
 from lasttoken.config import Embedding, Encoder, Instruction, Probe, Training
 from lasttoken.errors import ModelError
-from lasttoken.methods.instruction import answer_tree, lesson, longest_paths
+from lasttoken.methods.instruction import answer_trees, lesson, longest_paths
 from lasttoken.model.backbone import Backbone
 from lasttoken.plan.rehearsal import Micro
 from lasttoken.plan.rows import Rows
@@ -46,7 +46,7 @@ class Texts:
     header: int = 0  # tokens that a micro-batch shares
     counted: int = 0  # tokens behind a text that count when an update is cut
     taught: Callable[[int], Tree] | None = None  # what stands behind a training row
-    asked: Tree | None = None  # what stands behind a row to predict
+    asked: tuple[Tree, ...] = ()  # what a row to predict is scored with, each in its turn behind the text
 
     def lengths(self, part: str) -> np.ndarray:
         """Tokens of the texts of a part, (N,)."""
@@ -89,17 +89,19 @@ class Texts:
 
     def predicting(self, part: str, budget: int) -> Work:
         """One pass over a part without training, longest rows first."""
-        lengths, tree = self.lengths(part), 0 if self.asked is None else len(self.asked.tokens)
-        if not len(lengths):
+        texts = self.lengths(part)
+        if not len(texts):
             return Work(Micro((1,)), 0, 0)
+        behind = np.array([len(tree.tokens) for tree in self.asked] or [0])
+        lengths = (behind[:, None] + texts).ravel()  # job k: text k % N behind tree k // N, as label_probs has it
         if self.rows.data is None:
-            each = max(1, min(len(lengths), budget // (self.limit + tree)))
-            first, count = [self.limit] * each, math.ceil(len(lengths) * (int(lengths[0]) + tree) / budget)
+            each = max(1, min(len(texts), budget // (self.limit + int(behind.max()))))
+            first, jobs, count = [self.limit] * each, np.full(each, behind.argmax()), math.ceil(lengths.sum() / budget)
         else:
-            groups = by_length(lengths + tree, budget)
-            first, count = lengths[groups[0]].tolist(), len(groups)
-        trees = None if self.asked is None else (self.asked,) * len(first)
-        total = float(lengths.sum()) + tree * len(lengths) + count * self.header
+            groups = by_length(lengths, budget)
+            first, jobs, count = texts[groups[0] % len(texts)].tolist(), groups[0] // len(texts), len(groups)
+        trees = tuple(self.asked[k] for k in jobs) if self.asked else None
+        total = float(lengths.sum()) + count * self.header
         return Work(Micro(tuple(first), self.header, trees), count, total)
 
 
@@ -130,7 +132,7 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
             return lesson(prompt, backbone, rows.data, row, config.questions, pick)[0]
         return grow([max((prompt.answer_path(j) for j in range(len(prompt.answers))), key=lambda path: len(path[1]))])
 
-    asked = answer_tree(prompt, rows.labels)
+    asked = tuple(tree for _, tree in answer_trees(prompt, rows.labels))
     return Texts(rows, limit - around, len(prompt.header), len(prompt.footer), taught, asked)
 
 

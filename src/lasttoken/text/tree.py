@@ -29,6 +29,21 @@ class Tree:
     paths: int
 
 
+def in_groups(paths: Sequence[Path], most: int) -> list[np.ndarray]:
+    """The numbers of `paths` in groups of which each grows a tree of `most` nodes at most, or is one path; alike stays together."""
+    whole = [(*context, *answer) for context, answer in paths]
+    groups: list[list[int]] = []
+    nodes: set[tuple[int, ...]] = set()  # of the last group's tree, each by the tokens that lead to it
+    for i in sorted(range(len(whole)), key=whole.__getitem__):
+        own = {whole[i][:n] for n in range(1, len(whole[i]))}
+        if not groups or len(nodes) + len(own - nodes) > most:
+            groups.append([])
+            nodes = set()
+        groups[-1].append(i)
+        nodes |= own
+    return [np.sort(group) for group in groups]
+
+
 def grow(paths: Sequence[Path]) -> Tree:
     """The tree of `paths`. The last token of an answer is predicted but is no node, unless a longer path goes through it."""
     children: dict[tuple[int, int], int] = {}  # (parent, token) -> node
