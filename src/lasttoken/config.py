@@ -281,6 +281,20 @@ class Decision(Settings):
     most_wrong: Part | None = None  # abstain from so many rows that at most this share of the answers is wrong
     coverage: Part | None = None  # also give sets of labels that hold the truth in this share of rows
 
+    @model_validator(mode="after")
+    def asked_of_thresholds(self) -> Self:
+        """What thresholds are to reach is told only where they are to reach it, and top takes their place."""
+        if self.top and self.thresholds != "auto":
+            raise ValueError("top takes the place of thresholds; leave one of the two out")
+        for name, modes in (
+            ("wanted", ("precision", "recall")),
+            ("false_cost", ("cost",)),
+            ("missed_cost", ("cost",)),
+        ):
+            if getattr(self, name) != type(self).model_fields[name].default and self.thresholds not in modes:
+                raise ValueError(f"{name} is for thresholds = {' or '.join(modes)}; set that too, or leave {name} out")
+        return self
+
 
 MethodConfig = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
 METHOD_CONFIGS: dict[str, type[Settings]] = {

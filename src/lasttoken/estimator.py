@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
-        tree = None
+        run, tree = self._run(), None
         if self.hierarchy is not None:
             tree, labels, valid = self._lifted(labels, valid)
         classes, targets = encoded(labels)
@@ -118,7 +118,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             if truth.shape[1:] != targets.shape[1:]:
                 raise DataError(f"validation labels have the shape {truth.shape}, training labels {targets.shape}")
             train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
-        config, decision = self._config(), self._decision()
+        config, decision = run.method, run.decision
         check_decision(decision, multi=space.multi, classes=len(space), rows=len(chosen))
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
@@ -136,13 +136,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: Path | str) -> None:
         """Write a run folder that `lasttoken.load` and `lasttoken predict` read. It must not exist. Raises ArtifactError."""
         check_is_fitted(self, "classifier_")
-        run = Run(
-            seed=self.seed,
-            device=cast("Any", self.device),
-            data=Data(source="rows given from Python", valid_share=self.valid_share, hierarchy=self.hierarchy),
-            decision=self._decision(),
-            method=self._config(),
-        )
+        run = self._run()
         with writing(Path(folder)) as part:
             self.classifier_.save(part)
             write_policy(self.policy_, part)
@@ -157,14 +151,21 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         first, *rest = [[tree.closed(row) for row in part] for part in rows]
         return tree, first, None if valid is None else (valid[0], rest[0])
 
-    def _config(self) -> Any:
-        """The method's config that the parameters describe. Raises ConfigError."""
+    def _run(self) -> Run:
+        """The run that the parameters describe. Raises ConfigError with every one that will not do."""
+        rows = {"source": "rows given from Python", "valid_share": self.valid_share, "hierarchy": self.hierarchy}
         settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
-        return parse(METHOD_CONFIGS[self._method], nested(settings))
-
-    def _decision(self) -> Decision:
-        """How to calibrate and decide, as the parameters say. Raises ConfigError."""
-        return parse(Decision, {name: getattr(self, f"decision_{name}") for name in Decision.model_fields})
+        values = {
+            "seed": self.seed,
+            "device": self.device,
+            "data": rows,
+            "decision": {name: getattr(self, f"decision_{name}") for name in Decision.model_fields},
+            "method": {"method": self._method, **nested(settings)},
+        }
+        try:
+            return parse(Run, values)
+        except ConfigError as error:
+            raise ConfigError([as_parameter(problem) for problem in error.problems]) from error
 
     def predict_proba(self, texts: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
         """Probabilities (N, C) float64; column j is `classes_[j]`."""
@@ -190,7 +191,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise ConfigError(["decision_coverage: not set, so no sets were made; fit with decision_coverage=0.9"])
         return self.policy_.sets(self.predict_proba(texts, calibrated=False))
 
-    def explain(self, text: str, labels: Sequence[str] | None = None, *, by: By = "auto") -> list[Explanation]:
+    def explain(self, text: str, labels: Sequence[Any] | None = None, *, by: By = "auto") -> list[Explanation]:
         """What each word of one text adds to the log-odds of each label; None: of those decided, or the most probable one.
 
         See `lasttoken.explain`. Raises DataError on what is no text or an unknown label, ConfigError where gradients cannot
@@ -203,7 +204,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             space = self.classifier_.labels
             decided = self.policy_(self.classifier_.predict_proba([text]), space.multi)[1]
             labels = list(space.decode_sets(decided)[0]) or None if space.multi else space.decode(decided)
-        return explain(self.classifier_, text, labels, by=by)
+        names = None if labels is None else [str(label) for label in labels]
+        return explain(self.classifier_, text, names, by=by)
 
     def abstains(self, texts: Sequence[str]) -> np.ndarray:
         """The texts (N,) bool that are better left to a person; none unless `decision_most_wrong` was set."""
@@ -271,6 +273,12 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
     estimator.policy_ = read_policy(Path(folder))
     estimator.classes_ = np.array(classifier.labels.names)
     return estimator
+
+
+def as_parameter(problem: str) -> str:
+    """The problem of a setting under the name that it has as a parameter: method.lora.r is lora_r."""
+    name, colon, rest = problem.partition(":")
+    return name.removeprefix("method.").removeprefix("data.").replace(".", "_") + colon + rest
 
 
 def as_texts(texts: Any) -> list[str]:

@@ -91,6 +91,12 @@ def test_value_that_cannot_be_is_refused_at_fit_with_all_others() -> None:
     assert sorted(problem.partition(":")[0] for problem in caught.value.problems) == ["class_weights", "min_count"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("valid_share", 1.5), ("device", "gpu"), ("seed", "a")])
+def test_what_every_estimator_has_is_checked_too(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        LinearClassifier(**{name: value}).fit(TEXTS, NAMES)
+
+
 def test_clone_has_the_parameters_and_nothing_learnt() -> None:
     copy = clone(LinearClassifier(min_count=1, seed=7).fit(TEXTS, NAMES))
     assert copy.get_params() == LinearClassifier(min_count=1, seed=7).get_params()
@@ -325,6 +331,12 @@ def test_settings_of_rows_with_several_labels_are_refused_for_one() -> None:
     with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature"):
         never.fit(TEXTS, NAMES)
     assert not hasattr(never, "classifier_")  # told before training
+
+
+def test_labels_to_explain_are_named_as_they_were_given() -> None:
+    numbers = np.unique(NAMES, return_inverse=True)[1]
+    found = LinearClassifier().fit(TEXTS, numbers).explain(TEXTS[0], labels=[1])
+    assert [one.label for one in found] == ["1"]
 
 
 def test_abstaining_is_asked_for() -> None:

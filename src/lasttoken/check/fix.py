@@ -10,27 +10,34 @@ from lasttoken.check.finding import Finding
 from lasttoken.data.dataset import Rows
 from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table, format_of
-from lasttoken.predict import chunks, header_of, opened_file, writer
+from lasttoken.data.write import chunks, header_of, opened_file, writer
 
 SAFE = ("empty", "duplicates")  # findings whose rows can go
 
 
 def write_fixed(
-    source: Path, target: Path, rows: Rows, findings: Sequence[Finding], *, columns: Columns, encoding: str = "utf-8"
+    source: Path,
+    target: Path,
+    rows: Rows,
+    findings: Sequence[Finding],
+    *,
+    columns: Columns,
+    encoding: str = "utf-8",
+    overwrite: bool = False,
 ) -> tuple[int, int]:
     """(rows left out, texts that lost control characters) of a copy of `source` with all its columns at `target`.
 
-    rows: those of `source`, in its order. Raises ArtifactError where the target exists or cannot be written.
+    rows: those of `source`, in its order. Raises ArtifactError where the target is there already or cannot be written.
     """
     dropped = {place.id for finding in findings if finding.kind in SAFE for place in finding.places}
     table = file_table(source, columns.wanted, format=None, encoding=encoding, whole=True)
     header, done, cleaned = list[str](), 0, 0
     with (
-        opened_file(target, overwrite=False) as stream,
-        writer(format_of(target), stream, table=table, multi=False) as write,
+        opened_file(target, overwrite=overwrite) as stream,
+        writer(format_of(target), stream, table=table) as write,
     ):
         for records in chunks(table, 4096):
-            header = header or header_of(table, records, added=())
+            header = header or header_of(table, records)
             kept = []
             for i, (_, row) in enumerate(records, start=done):
                 if rows.ids[i] in dropped:

@@ -35,6 +35,7 @@ def check(
     split: o.Split = None,
     encoding: o.Encoding = "utf-8",
     seed: o.Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out and --fix name")] = False,
     as_json: o.Json = False,
 ) -> None:
     """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
@@ -42,12 +43,12 @@ def check(
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
     from lasttoken.data.read import Columns, read_rows
+    from lasttoken.data.write import check_target
     from lasttoken.plan.rows import Estimate, tokenizer_here
-    from lasttoken.predict import check_target
 
     columns = Columns(o.listed(text), template, o.listed(label), separator, id, None, split)
     for target in filter(None, (out, fix)):
-        check_target(target, overwrite=False)
+        check_target(target, overwrite=overwrite)
     if fix is not None and source.startswith("hub:"):
         raise DataError(f"--fix: {source} is no file; save it as one first")
     rows = read_rows(source, columns=columns, encoding=encoding, keep_empty=True)
@@ -69,10 +70,12 @@ def check(
     else:
         typer.echo(page(source, len(rows), findings))
     if out is not None:
-        write_places(out, findings)
+        write_places(out, findings, overwrite=overwrite)
         say(f"rows of every finding: {out}")
     if fix is not None:
-        dropped, cleaned = write_fixed(Path(source), fix, rows, findings, columns=columns, encoding=encoding)
+        dropped, cleaned = write_fixed(
+            Path(source), fix, rows, findings, columns=columns, encoding=encoding, overwrite=overwrite
+        )
         say(f"{fix}: {dropped} rows left out, {cleaned} texts without their control characters")
 
 
@@ -89,16 +92,16 @@ def page(source: str, count: int, findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def write_places(path: Path, findings: list[Finding]) -> None:
+def write_places(path: Path, findings: list[Finding], *, overwrite: bool) -> None:
     """A CSV file of kind, id and detail of every row of every finding, written whole or not at all."""
     import csv
     import io
 
-    from lasttoken.predict import opened_file
+    from lasttoken.data.write import opened_file
 
     text = io.StringIO(newline="")
     pen = csv.writer(text)
     pen.writerow(["finding", "id", "detail"])
     pen.writerows([finding.kind, place.id, place.detail] for finding in findings for place in finding.places)
-    with opened_file(path, overwrite=False) as stream:
+    with opened_file(path, overwrite=overwrite) as stream:
         stream.write(text.getvalue().encode())

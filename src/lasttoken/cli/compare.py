@@ -34,8 +34,9 @@ def compare(
         str | None, typer.Option("--methods", help="Names with commas; default: all that can run, the quickest first")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny", rich_help_panel=o.METHOD)
-    ] = "tiny",
+        str | None,
+        typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny (default)", rich_help_panel=o.METHOD),
+    ] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
     quantize: o.Quantize = None,
     metric: Annotated[
@@ -105,7 +106,7 @@ def compare(
             device=device,
             settings=settings or [],
         )
-        folder = out or o.default_folder(source, model)
+        folder = out or o.default_folder(source, model or "tiny")
     else:
         if encoder is not None:
             raise ConfigError(["--encoder: a recipe names its encoders; set one with --set ENTRY.model=NAME"])
@@ -113,7 +114,7 @@ def compare(
             written,
             {name: value for name, value in data.items() if asked_for(context, name)},
             None if methods is None else o.listed(methods),
-            model=model if asked_for(context, "model") else None,
+            model=model,
             quantize=quantize,
             seed=seed,
             device=device,
@@ -173,7 +174,7 @@ def method_configs(
     names: tuple[str, ...],
     data: dict[str, Any],
     *,
-    model: str,
+    model: str | None,
     encoder: str | None,
     quantize: str | None,
     seed: int,
@@ -181,6 +182,11 @@ def method_configs(
     settings: list[str],
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
+    away = [assigned for assigned in settings if assigned.partition(".")[0] in METHOD_CONFIGS.keys() - set(names)]
+    if away:
+        raise ConfigError([f"--set {away[0]}: that method is not compared; --methods names {', '.join(names)}"])
+    if encoder is not None and "encoder" not in names:
+        raise ConfigError([f"--encoder: the encoder is not compared; --methods names {', '.join(names)}"])
     configs = {}
     for name in names:
         known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
@@ -196,6 +202,8 @@ def method_configs(
             settings=mine,
         )
     o.check_used(names, [] if quantize is None else ["quantize"])  # the names are known to be methods by now
+    if model is not None and not {"embedding", "instruction", "probe"} & set(names):
+        raise ConfigError([f"--model: {', '.join(names)} use no causal LM; --encoder names the model of an encoder"])
     return configs
 
 

@@ -66,6 +66,8 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
         raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out")
+    if settings.top > classes:
+        raise DataError(f"decision.top: {settings.top} labels of {classes} are asked for; ask for {classes} at most")
     check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
 
 

@@ -128,9 +128,24 @@ def test_quantize_among_several_methods() -> None:
 
 def test_encoder_has_a_model_of_its_own() -> None:
     configs: Any = method_configs(
-        ("encoder",), DATA, model="some/model", encoder=None, quantize=None, seed=0, device="cpu", settings=[]
+        ("encoder",), DATA, model=None, encoder=None, quantize=None, seed=0, device="cpu", settings=[]
     )
     assert configs["encoder"].method.model == "answerdotai/ModernBERT-base"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": "some/model"}, "--model: linear, encoder use no causal LM; --encoder names the model of an encoder"),
+        ({"settings": ["embedding.lora.r=4"]}, "--set embedding.lora.r=4: that method is not compared"),
+        ({"names": ("linear",), "encoder": "some/encoder"}, "--encoder: the encoder is not compared"),
+    ],
+)
+def test_what_no_compared_method_would_use_is_refused(given: dict[str, Any], said: str) -> None:
+    names = given.pop("names", ("linear", "encoder"))
+    rest: Any = {"model": None, "encoder": None, "quantize": None, "seed": 0, "device": "cpu", "settings": []} | given
+    with pytest.raises(ConfigError, match=said):
+        method_configs(names, DATA, **rest)
 
 
 def test_note_that_tells_how_training_ended() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lasttoken.config import Decision
-from lasttoken.errors import ArtifactError, DataError
+from lasttoken.config import Decision, parse
+from lasttoken.errors import ArtifactError, ConfigError, DataError
 from lasttoken.evaluation.calibration import sigmoid, softmax
 from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
 from lasttoken.evaluation.metrics import METRICS
@@ -27,6 +28,24 @@ def said(n: int, *, multi: bool, seed: int = 0, classes: int = 5) -> Predictions
         return Predictions(ids, random.random((n, classes)) < sigmoid(scores), sigmoid(2 * scores), space)
     y = (scores + random.gumbel(size=scores.shape)).argmax(axis=1)
     return Predictions(ids, y, softmax(3 * scores), space)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top": 2, "thresholds": "half"}, "top takes the place of thresholds"),
+        ({"wanted": 0.8}, "wanted is for thresholds = precision or recall"),
+        ({"thresholds": "half", "missed_cost": 2.0}, "missed_cost is for thresholds = cost"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(Decision, settings)
+
+
+def test_more_labels_than_there_are_cannot_be_asked_for() -> None:
+    with pytest.raises(DataError, match=r"decision\.top: 6 labels of 5 are asked for"):
+        fit_policy(Decision(top=6), said(100, multi=True))
 
 
 @pytest.mark.parametrize("multi", [False, True])
