@@ -21,11 +21,12 @@ from lasttoken.methods.embedding import EmbeddingModel
 from lasttoken.methods.head import fit_head
 from lasttoken.methods.instruction import InstructionModel
 from lasttoken.model.adapter import adapt
+from lasttoken.model.device import choose_dtype
 from lasttoken.model.lora import merge
 from lasttoken.text.prompt import make_prompt
 from lasttoken.train.world import ALONE
 
-WORDS = {"nf4": "NF4", "none": "bf16"}
+WORDS = {"nf4": "NF4", "none": str(choose_dtype(CPU)).removeprefix("torch.")}  # of weights, as names have it
 PROMPT_LIMIT = 1024  # tokens of an instruction row, on both sides
 TOLERANCE = 0.001  # of a probability, where there are many labels
 
@@ -146,4 +147,4 @@ def features(folder: Path, part: Slice) -> Contender:
             found = probe.pooled(backbone, part.texts, config, [depth])[0]
         return Pass(seconds(), found)
 
-    return Contender("lasttoken, bf16", part.part(part.size), run, ours=True)
+    return Contender(f"lasttoken, {WORDS['none']}", part.part(part.size), run, ours=True)

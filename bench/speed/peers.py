@@ -42,7 +42,7 @@ def under_attentions(name: str, model: Any, rows: np.ndarray, work: Callable[[],
 
 
 def classification(folder: Path, part: Slice, head: Tensor, batches: Sequence[int], least: int) -> list[Contender]:
-    """The pipeline and the sorted loop in bf16 with the adapter merged, and the paper's way: NF4, LoRA, batches as they come."""
+    """The pipeline and the sorted loop with the adapter merged, and the paper's way: NF4, LoRA, batches as they come."""
     tokenizer, labels = tokenizer_of(folder), len(part.data.labels)
     merged = classifier(folder, labels, head, quantize="none", lora=False)
     paper = classifier(folder, labels, head, quantize="nf4", lora=True)
@@ -56,13 +56,15 @@ def classification(folder: Path, part: Slice, head: Tensor, batches: Sequence[in
             said = pipe(texts, batch_size=batch, top_k=None, truncation=True, max_length=part.limit)
             return by_column(said, labels)
 
-        found += under_attentions(f"pipeline, bf16, merged, batch {batch}", merged, rows, piped)
+        found += under_attentions(f"pipeline, {WORDS['none']}, merged, batch {batch}", merged, rows, piped)
         if batch > 1:
 
             def looped(texts=texts, batch=batch) -> np.ndarray:
                 return padded_loop(merged, tokenizer, texts, batch=batch, limit=part.limit, grouped=True)
 
-            found += under_attentions(f"sorted padded loop, bf16, merged, batch {batch}", merged, rows, looped)
+            found += under_attentions(
+                f"sorted padded loop, {WORDS['none']}, merged, batch {batch}", merged, rows, looped
+            )
     rows = part.part(max(8, least))
     texts = list(part.data.take(np.random.default_rng(0).permutation(rows)).texts)  # unsorted, as a file is
 
@@ -131,12 +133,12 @@ def generation(folder: Path, part: Slice, batches: Sequence[int], least: int) ->
 
         return under_attentions(name, model, rows, work, tags=tags)
 
-    found = contenders("generate, bf16, merged, one by one", merged, 1, None, ("one",))
+    found = contenders(f"generate, {WORDS['none']}, merged, one by one", merged, 1, None, ("one",))
     found += contenders(
         f"generate, NF4, LoRA, one by one, {PAPER_TOKENS} tokens", paper, 1, PAPER_TOKENS, ("one", "paper")
     )
     for batch in batches:
-        found += contenders(f"generate, bf16, merged, batch {batch}", merged, batch, None, ("batched",))
+        found += contenders(f"generate, {WORDS['none']}, merged, batch {batch}", merged, batch, None, ("batched",))
     return found
 
 

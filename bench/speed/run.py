@@ -40,13 +40,16 @@ from lasttoken.labels import LabelSpace
 
 HERE = Path(__file__).parent
 TOY: dict[str, Any] = {"model": "toy", "groups": 1, "size": 4, "least": 4}
-TOY_WAYS = {"embedding-training": ["nf4 8", "bf16 8 grouped"], "instruction-training": ["nf4 8"]}  # TRL takes its time
+TOY_WAYS = {
+    "embedding-training": ["nf4 8", "native 8 grouped"],
+    "instruction-training": ["nf4 8"],
+}  # TRL takes its time
 TOY_SCALE = {"sizes": [40, 80], "repeats": [1, 1]}
 NEEDED = {"instruction-training": "trl", "probe": "sentence_transformers"}  # without it, the task has no peer
 
 
 def ways(words: list[str]) -> list[trainers.Way]:
-    """ "bf16 32 grouped" as (precision, rows an update, grouped by length)."""
+    """ "native 32 grouped" as (precision, rows an update, grouped by length)."""
     found = []
     for one in words:
         precision, batch, *grouped = one.split()
@@ -67,7 +70,7 @@ def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: P
     """predict_proba against the pipeline and a sorted loop."""
     model = ours.embedding_model(folder, part)
     head: Any = model.head.layers
-    found = [ours.prediction("lasttoken, bf16, merged", model, part)]
+    found = [ours.prediction(f"lasttoken, {ours.WORDS['none']}, merged", model, part)]
     return found + peers.classification(folder, part, head.weight, case["peers"], case.get("least", part.size))
 
 
@@ -82,7 +85,7 @@ def instruction_training(case: dict[str, Any], part: Slice, folder: Path, work: 
 def instruction_scoring(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Every label scored against generation."""
     model = ours.instruction_model(folder, part.data.labels)
-    found = [ours.prediction("lasttoken, bf16, merged", model, part)]
+    found = [ours.prediction(f"lasttoken, {ours.WORDS['none']}, merged", model, part)]
     return found + peers.generation(folder, part, case["peers"], case.get("least", part.size))
 
 

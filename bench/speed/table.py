@@ -27,7 +27,7 @@ AGAINST = {
     "one": "generate, one by one",
     "batched": "generate, batched",
     "four": "4 labels, time",
-    "share": "the bf16 peak, share",
+    "share": "the matrix-product peak, share",
     "predict_seconds_a_token": "seconds a token, predicting",
     "predict_memory": "peak memory, predicting",
     "train_seconds_a_token": "seconds a token, training",
@@ -44,6 +44,7 @@ INTRODUCTION = """# Speed, measured
 Made by `make docs` from `bench/speed/results`; each file there holds every round's figures, versions, commit and machine.
 Repeat with `make bench-speed`, on a machine that does nothing else. Ours and the peers run in one process and take turns,
 in an order drawn anew each round, with the same rows, weights, precision and LoRA (r 8 on the seven linears of a block).
+Weights are in bfloat16 where the processor computes in it and in float32 elsewhere, on both sides; each table says which.
 A rate is rows really processed by the second, without warm-up, loading, logging, saving or evaluation; a figure is the
 median over rounds with the lowest and highest in brackets. A ratio is the median of the ratios of single rounds.
 
@@ -90,7 +91,7 @@ def bars(case: dict[str, Any], result: dict[str, Any]) -> dict[str, dict[str, An
     if "share" in case and "flops_a_row" in result and own is not None:
         shares = shares_of(result, own)
         found[f"{result['case']}.share"] = {
-            **entry(shares, case["share"], "at least", "of the bf16 peak"),
+            **entry(shares, case["share"], "at least", f"of the {result['machine']['dtype']} peak"),
             "ours": own["name"],
         }
     return found
@@ -138,14 +139,15 @@ def spread(values: Sequence[float]) -> str:
 
 def table(case: dict[str, Any], result: dict[str, Any]) -> list[str]:
     """The lines of one comparison: every contender, and how many times as fast ours is."""
-    rows, own = result["rows"], fastest(result, ours=True)
+    rows, about, own = result["rows"], result["machine"], fastest(result, ours=True)
     assert own is not None
     lines = [
         f"### {MODELS.get(case['model'], case['model'])}, {case['rows']} rows",
         "",
         f"{rows['slice']} rows of {rows['tokens_a_row']:g} tokens on average (the set: {rows['pool_tokens_a_row']:g}), the longest "
         f"{rows['longest']:,}; {rows['labels']} labels; {result['rounds']} rounds; matrix products reach "
-        f"{figure(median(result['peak_flops']) / 1e12)} TFLOP/s.{agreed(result)}",
+        f"{figure(median(result['peak_flops']) / 1e12)} TFLOP/s in {about['dtype']} ({about['cpu']}, {about['device']})."
+        f"{agreed(result)}",
         "",
         "| | rows/s | our best is x times as fast | our same batch |" + (" share of peak |" if "share" in case else ""),
         "|---|---|---|---|" + ("---|" if "share" in case else ""),
