@@ -37,6 +37,28 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert "exists; name another file" in again.err
 
 
+def test_files_of_their_own_for_the_parts(command: Callable[..., Any], tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("text,label\none is here,x\ntwo is here,y\n", encoding="utf-8")
+    test.write_text("text,label\none is here,x\nsomething else,z\n", encoding="utf-8")
+    said = command("check", train, "--test", test, "--json")
+    assert said.code == 0, said.err
+    found = {finding["kind"]: finding for finding in json.loads(said.out)}
+    assert found["copies-across-splits"]["places"] == [
+        {"id": "0", "detail": "train: one is here"},
+        {"id": "test:0", "detail": "test: one is here"},
+    ]
+    assert found["unseen-labels"]["places"] == [{"id": "test:1", "detail": "test: 'z'"}]
+    again = command("check", train, "--test", test, "--fix", tmp_path / "fixed.csv")
+    assert (again.code, "mend each by itself" in again.err) == (2, True)
+
+
+def test_a_label_that_every_row_has_is_a_finding(command: Callable[..., Any], tmp_path: Path) -> None:
+    source = tmp_path / "rows.csv"
+    source.write_text("text,label\none is here,x\ntwo is here,x\n", encoding="utf-8")
+    assert "! one-label: every row has the label 'x'" in command("check", source).out
+
+
 def test_json(command: Callable[..., Any], table: Path) -> None:
     said = command("check", table, "--max-length", 20, "--json")
     assert said.code == 0, said.err

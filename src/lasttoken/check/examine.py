@@ -21,7 +21,7 @@ def examine(
     """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out."""
     steps: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("texts", lambda: [*texts.empty(rows), *texts.copies(rows)]),
-        ("labels", lambda: [*labels.names(rows), *labels.balance(rows)]),
+        ("labels", lambda: [*labels.names(rows), *labels.balance(rows), *labels.unseen(rows)]),
         ("near-duplicates", lambda: texts.near(rows)),
         ("mislabelled rows", lambda: labels.mislabelled(rows, seed=seed)),
         ("characters", lambda: [*texts.characters(rows), *texts.leakage(rows)]),

@@ -35,6 +35,10 @@ def balance(rows: Rows) -> Iterator[Finding]:
     counts = Counter(name for labels in rows.labels or () for name in labels)
     if not counts:
         return
+    if len(counts) == 1 and not rows.multi:
+        told = f"every row has the label {next(iter(counts))!r}"
+        yield Finding("one-label", told, (), "there is nothing to tell apart; check which column --label names")
+        return
     rare = sorted((name for name, count in counts.items() if count < FEW), key=lambda name: counts[name])
     if rare:
         told = [f"{name} ({counts[name]})" for name in rare]
@@ -52,6 +56,23 @@ def balance(rows: Rows) -> Iterator[Finding]:
             (),
             "judge by macro-F1; try class_weights = balanced or loss = logit_adjusted",
             serious=False,
+        )
+
+
+def unseen(rows: Rows) -> Iterator[Finding]:
+    """Labels of valid and test that no training row has, where a split is given."""
+    if rows.splits is None or rows.labels is None:
+        return
+    learnt = {name for names, part in zip(rows.labels, rows.splits, strict=True) if part == "train" for name in names}
+    found = {i: [name for name in names if name not in learnt] for i, names in enumerate(rows.labels)}
+    places = tuple(Place(rows.ids[i], f"{rows.splits[i]}: {shown(names)}") for i, names in found.items() if names)
+    if places:
+        unknown = sorted({name for names in found.values() for name in names})
+        yield Finding(
+            "unseen-labels",
+            f"{len(unknown)} labels stand in {len(places)} rows of valid or test and in none of train: {shown(unknown)}",
+            places,
+            "train refuses that: move some of their rows to train, or remove them",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,8 @@ def check(
     template: o.Template = None,
     id: o.Id = None,
     split: o.Split = None,
+    valid: o.Valid = None,
+    test: o.Test = None,
     encoding: o.Encoding = "utf-8",
     seed: o.Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out and --fix name")] = False,
@@ -43,6 +46,7 @@ def check(
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
     from lasttoken.data.read import Columns, read_rows
+    from lasttoken.data.split import canonical, joined
     from lasttoken.data.write import check_target
     from lasttoken.plan.rows import Estimate, tokenizer_here
 
@@ -51,7 +55,18 @@ def check(
         check_target(target, overwrite=overwrite)
     if fix is not None and source.startswith("hub:"):
         raise DataError(f"--fix: {source} is no file; save it as one first")
-    rows = read_rows(source, columns=columns, encoding=encoding, keep_empty=True)
+    if fix is not None and (valid or test):
+        raise DataError("--fix writes one file; mend each by itself, and check them together without --fix")
+    given = {"train": source, "valid": valid, "test": test}
+    parts = {
+        name: read_rows(
+            place, columns=columns, encoding=encoding, keep_empty=True, prefix="" if name == "train" else f"{name}:"
+        )
+        for name, place in given.items()
+        if place is not None
+    }
+    rows = joined(parts) if len(parts) > 1 else parts["train"]
+    rows = rows if rows.splits is None else replace(rows, splits=canonical(rows.splits))
     tokenizer = tokenizer_here(model, revision=None, trust_remote_code=False)
     if isinstance(tokenizer, Estimate):
         raise DataError(
@@ -68,7 +83,7 @@ def check(
     if as_json:
         typer.echo(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
     else:
-        typer.echo(page(source, len(rows), findings))
+        typer.echo(page(", ".join(filter(None, given.values())), len(rows), findings))
     if out is not None:
         write_places(out, findings, overwrite=overwrite)
         say(f"rows of every finding: {out}")

@@ -133,4 +133,4 @@ def test_tokens() -> None:
 
 @pytest.mark.parametrize("labels", [None, ["x"] * 3])
 def test_few_rows_and_no_labels(labels: list[str] | None) -> None:
-    assert [f.kind for f in examine(rows(["a", "b", "c"], labels))] in ([], ["rare-labels"])
+    assert [f.kind for f in examine(rows(["a", "b", "c"], labels))] == ([] if labels is None else ["one-label"])
