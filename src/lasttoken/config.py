@@ -323,10 +323,12 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        problems = [sentence(kind, dict(problem)) for problem in error.errors()]
         named: dict[str, str] = {}
-        for problem in problems:  # a setting of several types has a problem with each; one line is enough
-            named.setdefault(problem.partition(":")[0], problem)
+        for problem in error.errors():  # a setting of several types has a problem with each; one line is enough
+            told = sentence(kind, dict(problem))
+            first = named.setdefault(told.partition(":")[0], told)
+            if problem["type"] == "tuple_type":
+                named[told.partition(":")[0]] = first + listing(problem["input"])
         raise ConfigError(list(named.values())) from error
 
 
@@ -346,8 +348,13 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
         near += difflib.get_close_matches(name, sorted(tables | set(known)), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
-    hint = "; write it as ['a', 'b']" if problem["type"] == "tuple_type" else ""
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}{hint}"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def listing(given: Any) -> str:
+    """How to write what should have been a list: q_proj,v_proj as ['q_proj', 'v_proj']."""
+    parts = [part.strip() for part in given.split(",")] if isinstance(given, str) else f"[{given!r}, ...]"
+    return f"; several are written as {parts}"
 
 
 def names(kind: type[Settings], prefix: str = "") -> set[str]:

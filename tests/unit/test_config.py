@@ -1,6 +1,7 @@
 """Configs: defaults that stand, TOML there and back, and every problem told at once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -184,3 +185,15 @@ def test_a_setting_of_another_method_is_said_to_be_one() -> None:
     )
     with pytest.raises(ConfigError, match=r"^train: no such setting; did you mean 'method.train'\?$"):
         parse(Run, {"train": {"epochs": 2}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"method": "embedding", "lora": {"targets": "q_proj,v_proj"}}, r"lora\.targets: .*\['q_proj', 'v_proj'\]$"),
+        ({"method": "linear", "words": 1}, r"words: .*\[1, \.\.\.\]$"),
+    ],
+)
+def test_a_list_that_was_not_written_as_one_is_shown(settings: dict[str, Any], shown: str) -> None:
+    with pytest.raises(ConfigError, match=shown):
+        parse(Run, {"method": settings})
