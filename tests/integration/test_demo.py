@@ -49,6 +49,6 @@ def test_the_settings_of_every_method_are_ones_it_has() -> None:
         device="auto",
         settings=list(SETTINGS),
     )
-    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 3
+    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 2
     assert configs["instruction"].method.model_dump()["max_length"] == 320
     assert configs["encoder"].method.model_dump()["train"]["epochs"] == 2

@@ -12,7 +12,7 @@ from lasttoken.evaluation.metrics import HEADLINE
 
 # What fits six minutes on two cores; everything else is a default.
 SETTINGS = [
-    "embedding.train.epochs=3",
+    "embedding.train.epochs=2",
     "embedding.train.batch=16",
     "embedding.pooling=mean",
     "embedding.max_length=256",
@@ -29,7 +29,7 @@ SETTINGS = [
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist")] = Path("demo"),
-    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 2000,
+    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 1700,
     methods: Annotated[
         str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
     ] = None,
@@ -47,17 +47,18 @@ def demo(
     from lasttoken.studies import grid, run_cells
 
     check_free(out)
-    encoder = encoder or installed_minilm()
+    names = chosen(methods)
+    found = encoder or (installed_minilm() if "encoder" in names else None)
     data = {"source": "docstrings of installed libraries", "group": "module"}
     configs = method_configs(
-        chosen(methods),
+        names,
         data,
-        model="tiny",
-        encoder=encoder,
+        model=None,
+        encoder=found,
         quantize=None,
         seed=seed,
         device="auto",
-        settings=list(SETTINGS),
+        settings=[setting for setting in SETTINGS if setting.partition(".")[0] in names],
     )
     with Screen() as screen:
         journal = screen.journal("data")
@@ -69,7 +70,7 @@ def demo(
             splits,
             out,
             metric=HEADLINE,
-            optional=frozenset() if methods or encoder else frozenset({"encoder"}),
+            optional=frozenset() if methods or found else frozenset({"encoder"}),
             journal_of=screen.journal,
             tell=screen.note,
         )
