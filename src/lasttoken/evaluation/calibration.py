@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
+from scipy.special import expit as sigmoid
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.metrics import METRICS
@@ -236,29 +237,30 @@ def odds(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.log(held), np.log1p(-held)
 
 
-def sigmoid(scores: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -scores))
-
-
 def logistic(features: np.ndarray, true: np.ndarray, towards: np.ndarray, weight: float) -> np.ndarray:
     """Coefficients (C, F) of C logistic regressions at once, by Newton's method with halved steps.
 
     features (N, C, F), true (N, C). Each is drawn to `towards` (F,), which weighs as much as `weight` rows.
     """
     classes, width = features.shape[1:]
+    x = np.ascontiguousarray(features.transpose(1, 2, 0))  # (C, F, N)
+    said = true.T.astype(np.float64)  # (C, N)
     found = np.repeat(towards[None], classes, axis=0)
     pull = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
 
+    def scores(coefficients: np.ndarray) -> np.ndarray:  # (C, N)
+        return (coefficients[:, None] @ x)[:, 0]
+
     def loss(coefficients: np.ndarray) -> np.ndarray:  # (C,)
-        scores = np.einsum("ncf,cf->nc", features, coefficients)
+        claims = scores(coefficients)
         away = (pull * (coefficients - towards) ** 2).sum(axis=1) / 2
-        return (np.logaddexp(0, scores) - true * scores).sum(axis=0) + away
+        return (np.logaddexp(0, claims) - said * claims).sum(axis=1) + away
 
     now = loss(found)
     for _ in range(100):
-        probs = sigmoid(np.einsum("ncf,cf->nc", features, found))
-        gradient = np.einsum("ncf,nc->cf", features, probs - true) + pull * (found - towards)
-        curvature = np.einsum("ncf,nc,ncg->cfg", features, probs * (1 - probs), features) + pull * np.eye(width)
+        probs = sigmoid(scores(found))
+        gradient = (x @ (probs - said)[..., None])[..., 0] + pull * (found - towards)
+        curvature = (x * (probs * (1 - probs))[:, None]) @ x.transpose(0, 2, 1) + pull * np.eye(width)
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         size, moved, after = np.ones(classes), found - step, loss(found - step)
         for _ in range(40):  # far from its optimum a full step overshoots
