@@ -103,10 +103,19 @@ def test_comparison_keeps_the_runs_that_were_finished(
     folder: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    words = ("--model", folder("llama"), "--device", "cpu", "--out", tmp_path / "out")
+    words = ("--device", "cpu", "--out", tmp_path / "out")
     slow = settings(*(setting.replace("method", "embedding") for setting in ENDLESS), "embedding.train.batch=70")
     code, said = interrupted(
-        "compare", table, "--methods", "linear,embedding", *words, *slow, seen="embedding: training:", after=0.0
+        "compare",
+        table,
+        "--methods",
+        "linear,embedding",
+        "--model",
+        folder("llama"),
+        *words,
+        *slow,
+        seen="embedding: training:",
+        after=0.0,
     )
     assert code == 2, said
     assert "Traceback" not in said
