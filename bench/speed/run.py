@@ -53,7 +53,7 @@ def ways(words: list[str]) -> list[trainers.Way]:
     found = []
     for one in words:
         precision, batch, *grouped = one.split()
-        found.append(("nf4" if precision == "nf4" else "none", int(batch), bool(grouped)))
+        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(grouped)))
     return found
 
 

@@ -44,7 +44,8 @@ INTRODUCTION = """# Speed, measured
 Made by `make docs` from `bench/speed/results`; each file there holds every round's figures, versions, commit and machine.
 Repeat with `make bench-speed`, on a machine that does nothing else. Ours and the peers run in one process and take turns,
 in an order drawn anew each round, with the same rows, weights, precision and LoRA (r 8 on the seven linears of a block).
-Weights are in bfloat16 where the processor computes in it and in float32 elsewhere, on both sides; each table says which.
+Weights that are not in NF4 are in bfloat16 where the processor computes in it and in float32 elsewhere, on both sides; the
+names of the contenders say which.
 A rate is rows really processed by the second, without warm-up, loading, logging, saving or evaluation; a figure is the
 median over rounds with the lowest and highest in brackets. A ratio is the median of the ratios of single rounds.
 

@@ -15,7 +15,6 @@ predictions from anywhere are judged by `compare({name: Predictions, ...})`. Wha
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # takes as long as everything else here
+
         return version("lasttoken")
     for module, names in HOME.items():
         if name in names:

@@ -281,20 +281,6 @@ class Decision(Settings):
     most_wrong: Part | None = None  # abstain from so many rows that at most this share of the answers is wrong
     coverage: Part | None = None  # also give sets of labels that hold the truth in this share of rows
 
-    @model_validator(mode="after")
-    def asked_of_thresholds(self) -> Self:
-        """What thresholds are to reach is told only where they are to reach it, and top takes their place."""
-        if self.top and self.thresholds != "auto":
-            raise ValueError("top takes the place of thresholds; leave one of the two out")
-        for name, modes in (
-            ("wanted", ("precision", "recall")),
-            ("false_cost", ("cost",)),
-            ("missed_cost", ("cost",)),
-        ):
-            if getattr(self, name) != type(self).model_fields[name].default and self.thresholds not in modes:
-                raise ValueError(f"{name} is for thresholds = {' or '.join(modes)}; set that too, or leave {name} out")
-        return self
-
 
 MethodConfig = Union[Embedding, Instruction, Encoder, Probe, Linear]  # noqa: UP007 - pydantic reads it at run time
 METHOD_CONFIGS: dict[str, type[Settings]] = {
@@ -348,6 +334,8 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
         near += difflib.get_close_matches(name, sorted(tables | set(known)), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such setting; {hint}"
+    if problem["type"] == "value_error":  # of a validator here, which says all there is to say
+        return f"{name}: {problem['ctx']['error']}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 

@@ -104,14 +104,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
-        run, tree = self._run(), None
+        run = self._run()
+        tree = None
         if self.hierarchy is not None:
             tree, labels, valid = self._lifted(labels, valid)
         classes, targets = encoded(labels)
         space = LabelSpace(tuple(str(name) for name in classes), multi=targets.ndim == 2)
         whole = dataset(as_texts(texts), targets, space)
         if valid is None:
-            held = held_out(targets, self.valid_share, self.seed)
+            held = held_out(targets, run.data.valid_share, run.seed)
             train, chosen = whole.take(np.flatnonzero(~held)), whole.take(np.flatnonzero(held))
         else:
             truth = encoded(valid[1], classes)[1]
@@ -121,12 +122,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         config, decision = run.method, run.decision
         check_decision(decision, multi=space.multi, classes=len(space), rows=len(chosen))
         self.journal_ = Journal()
-        self.classifier_ = catalog.fit(config, train, chosen, seed=self.seed, device=self.device, journal=self.journal_)
+        self.classifier_ = catalog.fit(config, train, chosen, seed=run.seed, device=run.device, journal=self.journal_)
         self.classes_ = classes
         said = self.classifier_.predict_proba(chosen.texts)
         raw = Predictions(chosen.ids, chosen.targets, said, space)
         above = tree.columns(space) if tree and space.multi else ()
-        self.policy_, notes = fit_policy(decision, raw, seed=self.seed, above=above)
+        self.policy_, notes = fit_policy(decision, raw, seed=run.seed, above=above)
         for sentence in notes:
             self.journal_.note(sentence)
         if self.journal_.failure is not None:  # the best weights up to then are in classifier_
@@ -153,12 +154,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def _run(self) -> Run:
         """The run that the parameters describe. Raises ConfigError with every one that will not do."""
-        rows = {"source": "rows given from Python", "valid_share": self.valid_share, "hierarchy": self.hierarchy}
+        data = {"source": "rows given from Python", "valid_share": self.valid_share, "hierarchy": self.hierarchy}
         settings = {dotted: getattr(self, name) for name, dotted in flat_names(self._method).items()}
         values = {
             "seed": self.seed,
             "device": self.device,
-            "data": rows,
+            "data": data,
             "decision": {name: getattr(self, f"decision_{name}") for name in Decision.model_fields},
             "method": {"method": self._method, **nested(settings)},
         }

@@ -18,7 +18,7 @@ from lasttoken import catalog
 from lasttoken.config import Data, Run, flat, read_run, to_toml
 from lasttoken.data.dataset import Dataset, Rows, Splits
 from lasttoken.data.doubts import doubts
-from lasttoken.data.read import Columns, read_rows, without_empty
+from lasttoken.data.read import Columns, read_parts, without_empty
 from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import splits_from
 from lasttoken.data.subset import with_fewer
@@ -64,26 +64,26 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
 
     seed: of the run, which draws the training rows where `data` asks for fewer than there are.
     """
-    columns = columns_of(data)
-    given = {"": data.source, "valid": data.valid, "test": data.test}
-    rows = {}
-    for part, source in given.items():
-        if source is None:
-            continue
-        prefix = f"{part}:" if part else ""
-        read = read_rows(source, columns=columns, encoding=data.encoding, prefix=prefix, keep_empty=data.drop_empty)
-        if data.drop_empty:
-            read, dropped = without_empty(read)
-            if dropped:
-                journal.note(f"{source}: {dropped} rows without text left out")
-        rows[part] = read
+    rows = read_parts(
+        data.source,
+        data.valid,
+        data.test,
+        columns=columns_of(data),
+        encoding=data.encoding,
+        keep_empty=data.drop_empty,
+    )
+    for part, read in rows.items() if data.drop_empty else ():
+        rows[part], dropped = without_empty(read)
+        if dropped:
+            source = data.source if part == "train" else getattr(data, part)
+            journal.note(f"{source}: {dropped} rows without text left out")
     hierarchy = None
     if data.hierarchy is not None:
         known = sorted({name for read in rows.values() for names in read.labels or () for name in names})
         hierarchy = hierarchy_of(data.hierarchy, known)
         rows = {part: with_ancestors(read, hierarchy) for part, read in rows.items()}
     splits = splits_from(
-        rows[""],
+        rows["train"],
         rows.get("valid"),
         rows.get("test"),
         seed=seed if data.split_seed is None else data.split_seed,

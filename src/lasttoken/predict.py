@@ -3,9 +3,6 @@
 Rows are read, predicted and written `chunk` at a time, so that memory does not grow with the file.
 """
 
-# pyarrow has no type stubs, so whatever it returns is unknown here
-# pyright: basic
-
 from __future__ import annotations
 
 import os
@@ -14,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,9 +23,6 @@ from lasttoken.evaluation.policy import Policy
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
-
-if TYPE_CHECKING:
-    pass
 
 LABEL, PROBABILITY = "predicted_label", "predicted_probability"
 ABSTAINED, SET = "abstained", "predicted_set"

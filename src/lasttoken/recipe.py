@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def runs_of(
     unknown = [name for name in chosen or () if name not in recipe.entries]
     if unknown:
         raise ConfigError([f"--methods: {unknown[0]!r} is not among the entries {', '.join(recipe.entries)}"])
+    check_compared(settings, recipe.entries, chosen)
     given = {**recipe.data, **{name: value for name, value in data.items() if value is not None}}
     if not given.get("source"):
         raise ConfigError(
@@ -131,6 +132,15 @@ def runs_of(
         mine = [f"method.{s.removeprefix(f'{name}.')}" if s.startswith(f"{name}.") else s for s in mine]
         runs[name] = parse(Run, override({"seed": seed, "device": device, "data": given, "method": values}, mine))
     return runs
+
+
+def check_compared(settings: Sequence[str], known: Iterable[str], chosen: Sequence[str] | None) -> None:
+    """Raises ConfigError on a setting of one of the `known` that is not `chosen`; None: all are."""
+    away = set(known) - set(known if chosen is None else chosen)
+    for setting in settings:
+        name = setting.partition(".")[0]
+        if name in away:
+            raise ConfigError([f"--set {setting}: {name} is not compared; add it to --methods, or leave that out"])
 
 
 def beside(recipe: Recipe, scores: Mapping[str, str]) -> str:

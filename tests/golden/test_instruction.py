@@ -10,7 +10,7 @@ from tiny import DECODERS, NESTED, dataset, sentences
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lasttoken.labels import LabelSpace
-from lasttoken.methods import scoring
+from lasttoken.methods import instruction, scoring
 from lasttoken.methods.generation import generate
 from lasttoken.methods.instruction import answer_tree, label_probs, lesson
 from lasttoken.methods.scoring import lay_out_trees, score
@@ -65,7 +65,7 @@ def test_scores_equal_one_forward_per_label(
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2"])
 def test_yes_and_no_of_every_label_equal_one_forward_each(
-    name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
+    name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES, multi=True)
     prompt = make_prompt(backbone.tokenizer, labels)
@@ -82,9 +82,12 @@ def test_yes_and_no_of_every_label_equal_one_forward_each(
     )
     np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
-    probs = label_probs(backbone, prompt, encoded, labels, budget=100)
     expected = 1 / (1 + np.exp(wanted[:, 1::2] - wanted[:, 0::2]))  # yes against no, label by label
-    np.testing.assert_allclose(probs, expected, rtol=0, atol=5e-5)
+    for most in (instruction.MOST, 8):  # in one tree, and in several
+        monkeypatch.setattr(instruction, "MOST", most)
+        assert (len(instruction.answer_trees(prompt, labels)) > 1) == (most == 8)
+        probs = label_probs(backbone, prompt, encoded, labels, budget=100)
+        np.testing.assert_allclose(probs, expected, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 150, 100_000])

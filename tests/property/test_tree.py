@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasttoken.model.attention import block_mask, lay_out
-from lasttoken.text.tree import ROOT, Path, Tree, grow
+from lasttoken.text.tree import ROOT, Path, Tree, grow, in_groups
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4)
 PATHS = st.lists(st.tuples(TOKENS, TOKENS.filter(bool)), min_size=1, max_size=8)
@@ -109,3 +109,22 @@ def test_a_token_of_the_tree_sees_the_prefix_the_text_and_its_ancestors(
     wanted |= {(q, k) for part in (first, second) for q in part for k in part if k <= q and k < part[0] + text}
     wanted |= {(prefix + text + q, prefix + text + k) for q in range(size) for k in range(size) if tree.ancestors[q, k]}
     assert seen == Counter(wanted)
+
+
+@MANY
+@given(PATHS, TOKENS, st.integers(1, 8))
+def test_groups_hold_every_path_once_and_grow_small_trees(paths: list[Path], opening: list[int], most: int) -> None:
+    """What all paths begin with is in every tree, however long it is, and does not count."""
+    paths = [([*opening, *context], answer) for context, answer in paths]
+    groups = in_groups(paths, most)
+    assert sorted(i for group in groups for i in group) == list(range(len(paths)))
+    common = sum(
+        len({tuple(whole[:n]) for whole in ([*c, *a] for c, a in paths)}) == 1 for n in range(1, len(opening) + 1)
+    )
+    for group in groups:
+        mine = [paths[i] for i in group]
+        size = len(beginnings(mine))
+        assert len(grow(mine).tokens) == size
+        assert size - common <= most or len({(*c, *a) for c, a in mine}) == 1
+    if len(beginnings(paths)) <= most:
+        assert [group.tolist() for group in groups] == [list(range(len(paths)))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -23,9 +24,9 @@ HEAVY = [
 ]
 
 
-def loaded(code: str) -> list[str]:
-    """The heavy libraries that a fresh interpreter has loaded after `code`."""
-    show = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+def loaded(code: str, among: Sequence[str] = tuple(HEAVY)) -> list[str]:
+    """The libraries, the heavy ones if none are named, that a fresh interpreter has loaded after `code`."""
+    show = f"import sys; print([name for name in {among!r} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, timeout=60, check=True
     )
@@ -34,6 +35,11 @@ def loaded(code: str) -> list[str]:
 
 def test_import_is_light() -> None:
     assert loaded("import lasttoken") == []
+
+
+def test_help_waits_for_nothing_but_typer() -> None:
+    """Three tenths of a second is what `--help` may take; numpy alone takes half of that."""
+    assert loaded("import lasttoken.cli.main", ["numpy", "pydantic", "importlib.metadata", "typer"]) == ["typer"]
 
 
 def test_names_that_only_describe_stay_light() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from lasttoken.plan.skeleton import Skeleton, build
 from lasttoken.seed import generator
 from lasttoken.text.batch import Budget, epochs
 from lasttoken.text.tokenizer import Encoded
+from lasttoken.text.tree import grow
 from lasttoken.train.loss import class_loss
 from lasttoken.train.optimizer import make_optimizer
 
@@ -289,6 +291,11 @@ def test_the_fullest_micro_batch_is_that_of_the_real_order() -> None:
     assert (work.tokens, work.several) == (cut.sum(), True)
     longest = texts.predicting("valid", 400)
     assert longest.fullest.lengths[0] == cut[:9].max()
+    trees = tuple(grow([([], [1] * size)]) for size in (31, 101))  # of 30 and of 100 nodes
+    twice = replace(texts, asked=trees).predicting("valid", 400)
+    assert twice.tokens == 2 * cut[:9].sum() + 9 * (30 + 100)
+    assert twice.fullest.trees is not None
+    assert (twice.fullest.trees[0], twice.fullest.lengths[0]) == (trees[1], cut[:9].max())
 
 
 def test_tokens_are_counted_or_estimated(folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def write_fixed(
 ) -> tuple[int, int]:
     """(rows left out, texts that lost control characters) of a copy of `source` with all its columns at `target`.
 
-    rows: those of `source`, in its order. Raises ArtifactError where the target is there already or cannot be written.
+    rows: those of `source`, in its order. Raises ArtifactError where the target may not or cannot be written.
     """
     dropped = {place.id for finding in findings if finding.kind in SAFE for place in finding.places}
     table = file_table(source, columns.wanted, format=None, encoding=encoding, whole=True)

@@ -31,12 +31,12 @@ def names(rows: Rows) -> Iterator[Finding]:
 
 
 def balance(rows: Rows) -> Iterator[Finding]:
-    """Small classes, and one that outnumbers the others."""
+    """Small classes, one that outnumbers the others, and one that is alone."""
     counts = Counter(name for labels in rows.labels or () for name in labels)
     if not counts:
         return
-    if len(counts) == 1 and not rows.multi:
-        told = f"every row has the label {next(iter(counts))!r}"
+    if len(counts) == 1:
+        told = f"there is one label, {next(iter(counts))!r}"
         yield Finding("one-label", told, (), "there is nothing to tell apart; check which column --label names")
         return
     rare = sorted((name for name, count in counts.items() if count < FEW), key=lambda name: counts[name])
@@ -61,7 +61,7 @@ def balance(rows: Rows) -> Iterator[Finding]:
 
 def unseen(rows: Rows) -> Iterator[Finding]:
     """Labels of valid and test that no training row has, where a split is given."""
-    if rows.splits is None or rows.labels is None:
+    if rows.splits is None or rows.labels is None or "train" not in rows.splits:
         return
     learnt = {name for names, part in zip(rows.labels, rows.splits, strict=True) if part == "train" for name in names}
     found = {i: [name for name in names if name not in learnt] for i, names in enumerate(rows.labels)}
@@ -70,7 +70,7 @@ def unseen(rows: Rows) -> Iterator[Finding]:
         unknown = sorted({name for names in found.values() for name in names})
         yield Finding(
             "unseen-labels",
-            f"{len(unknown)} labels stand in {len(places)} rows of valid or test and in none of train: {shown(unknown)}",
+            f"labels of valid or test that no training row has: {shown(unknown)}; rows with them: {len(places)}",
             places,
             "train refuses that: move some of their rows to train, or remove them",
         )

@@ -42,7 +42,7 @@ def copies(rows: Rows) -> Iterator[Finding]:
             "duplicates",
             f"{count} rows repeat the text and label of an earlier row",
             tuple(Place(rows.ids[i], f"as {rows.ids[group[0]]}") for group in same for i in group[1:]),
-            "drop them with --fix, or keep equal texts in one part of the split with --group",
+            "drop them (--fix does, in one file), or keep equal texts in one part of the split with --group",
         )
     clashing = [group for group in several if len({truth[i] for i in group}) > 1]
     if clashing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,28 +44,23 @@ def check(
     from lasttoken.check.examine import examine
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.data.read import Columns, read_rows
-    from lasttoken.data.split import canonical, joined
+    from lasttoken.data.read import Columns, read_parts
+    from lasttoken.data.split import joined
     from lasttoken.data.write import check_target
     from lasttoken.plan.rows import Estimate, tokenizer_here
 
     columns = Columns(o.listed(text), template, o.listed(label), separator, id, None, split)
     for target in filter(None, (out, fix)):
         check_target(target, overwrite=overwrite)
+    if out is not None and out.absolute() in {Path(place).absolute() for place in (fix, source, valid, test) if place}:
+        raise DataError(f"--out {out}: that file is named twice; give the findings a file of their own")
     if fix is not None and source.startswith("hub:"):
         raise DataError(f"--fix: {source} is no file; save it as one first")
     if fix is not None and (valid or test):
         raise DataError("--fix writes one file; mend each by itself, and check them together without --fix")
-    given = {"train": source, "valid": valid, "test": test}
-    parts = {
-        name: read_rows(
-            place, columns=columns, encoding=encoding, keep_empty=True, prefix="" if name == "train" else f"{name}:"
-        )
-        for name, place in given.items()
-        if place is not None
-    }
+    given = [place for place in (source, valid, test) if place is not None]
+    parts = read_parts(source, valid, test, columns=columns, encoding=encoding, keep_empty=True)
     rows = joined(parts) if len(parts) > 1 else parts["train"]
-    rows = rows if rows.splits is None else replace(rows, splits=canonical(rows.splits))
     tokenizer = tokenizer_here(model, revision=None, trust_remote_code=False)
     if isinstance(tokenizer, Estimate):
         raise DataError(
@@ -83,7 +77,7 @@ def check(
     if as_json:
         typer.echo(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
     else:
-        typer.echo(page(", ".join(filter(None, given.values())), len(rows), findings))
+        typer.echo(page(", ".join(given), len(rows), findings))
     if out is not None:
         write_places(out, findings, overwrite=overwrite)
         say(f"rows of every finding: {out}")

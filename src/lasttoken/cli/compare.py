@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lasttoken.cli import options as o
-from lasttoken.config import METHOD_CONFIGS, Run
 from lasttoken.errors import ConfigError
-from lasttoken.evaluation.metrics import HEADLINE
 
 if TYPE_CHECKING:
+    from lasttoken.config import Run
     from lasttoken.studies import Study
 
 
@@ -70,6 +69,7 @@ def compare(
 ) -> None:
     """Fit several methods on the same splits and say which is best, and whether that is shown."""
     from lasttoken.cli.screen import Screen
+    from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.experiment import leads, load_data
     from lasttoken.recipe import beside, read_recipe, runs_of
     from lasttoken.run import check_not_run, write_text
@@ -182,11 +182,9 @@ def method_configs(
     settings: list[str],
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
-    away = [assigned for assigned in settings if assigned.partition(".")[0] in METHOD_CONFIGS.keys() - set(names)]
-    if away:
-        raise ConfigError([f"--set {away[0]}: that method is not compared; --methods names {', '.join(names)}"])
-    if encoder is not None and "encoder" not in names:
-        raise ConfigError([f"--encoder: the encoder is not compared; --methods names {', '.join(names)}"])
+    from lasttoken.config import METHOD_CONFIGS
+    from lasttoken.recipe import check_compared
+
     configs = {}
     for name in names:
         known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
@@ -202,8 +200,13 @@ def method_configs(
             settings=mine,
         )
     o.check_used(names, [] if quantize is None else ["quantize"])  # the names are known to be methods by now
-    if model is not None and not {"embedding", "instruction", "probe"} & set(names):
-        raise ConfigError([f"--model: {', '.join(names)} use no causal LM; --encoder names the model of an encoder"])
+    check_compared(settings, METHOD_CONFIGS, names)
+    if encoder is not None and "encoder" not in names:
+        raise ConfigError(["--encoder: the encoder is not compared; add encoder to --methods, or leave --encoder out"])
+    if model is not None and not any(
+        "model" in METHOD_CONFIGS[name].model_fields for name in names if name != "encoder"
+    ):
+        raise ConfigError([f"--model: none of {', '.join(names)} takes a causal LM; leave it out"])
     return configs
 
 

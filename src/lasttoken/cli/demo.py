@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from lasttoken.cli import options as o
-from lasttoken.evaluation.metrics import HEADLINE
 
 # What fits six minutes on two cores; everything else is a default.
 SETTINGS = [
@@ -42,6 +41,7 @@ def demo(
     from lasttoken.cli.screen import Screen
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
+    from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.model.backbone import installed_minilm
     from lasttoken.run import check_free
     from lasttoken.studies import grid, run_cells

@@ -6,12 +6,14 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lasttoken.config import METHOD_CONFIGS, Run, override, parse
 from lasttoken.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lasttoken.config import Run  # what reads settings is imported once there are some: --help need not wait
 
 DATA = "Data"
 METHOD = "Method"
@@ -114,6 +116,8 @@ def data_values(
 
 def check_used(methods: Iterable[str], chosen: Iterable[str]) -> None:
     """Raises ConfigError where an option sets what none of the methods has."""
+    from lasttoken.config import METHOD_CONFIGS
+
     for name in chosen:
         if not any(name in METHOD_CONFIGS[method].model_fields for method in methods):
             having = [method for method, kind in METHOD_CONFIGS.items() if name in kind.model_fields]
@@ -131,6 +135,8 @@ def run_config(
     settings: list[str],
 ) -> Run:
     """The Run of one method; None leaves a setting to the method. Raises ConfigError."""
+    from lasttoken.config import METHOD_CONFIGS, Run, override, parse
+
     if method not in METHOD_CONFIGS:
         near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

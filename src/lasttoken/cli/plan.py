@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lasttoken.cli import options as o
-from lasttoken.config import Run
 from lasttoken.errors import ConfigError
 from lasttoken.report.units import data_size, duration, size
 
 if TYPE_CHECKING:
+    from lasttoken.config import Run
     from lasttoken.plan.advice import Advice
     from lasttoken.plan.forecast import Forecast
 

@@ -119,6 +119,30 @@ def read_rows(
     return rows
 
 
+def read_parts(
+    train: Source,
+    valid: Source | None,
+    test: Source | None,
+    *,
+    columns: Columns,
+    encoding: str = "utf-8",
+    keep_empty: bool = False,
+) -> dict[str, Rows]:
+    """The rows of each part that has a source, by its name. Row numbers that serve as ids begin with it, but train's."""
+    given = {"train": train, "valid": valid, "test": test}
+    return {
+        name: read_rows(
+            source,
+            columns=columns,
+            encoding=encoding,
+            prefix="" if name == "train" else f"{name}:",
+            keep_empty=keep_empty,
+        )
+        for name, source in given.items()
+        if source is not None
+    }
+
+
 def without_empty(rows: Rows) -> tuple[Rows, int]:
     """The rows that have text, and how many were dropped. Ids stay as they were."""
     kept = [i for i, text in enumerate(rows.texts) if text.strip()]

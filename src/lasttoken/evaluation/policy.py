@@ -66,9 +66,22 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
         raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out")
+    check_used(settings)
     if settings.top > classes:
         raise DataError(f"decision.top: {settings.top} labels of {classes} are asked for; ask for {classes} at most")
     check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
+
+
+def check_used(settings: Decision) -> None:
+    """Raises DataError on a setting that another one leaves without effect."""
+    if settings.top and (settings.thresholds != "auto" or settings.at_least_one):
+        other = "at_least_one" if settings.at_least_one else "thresholds"
+        raise DataError(f"decision.top: gives so many labels whatever they score; leave it or decision.{other} out")
+    for name, modes in (("wanted", ("precision", "recall")), ("false_cost", ("cost",)), ("missed_cost", ("cost",))):
+        if getattr(settings, name) != Decision.model_fields[name].default and settings.thresholds not in modes:
+            raise DataError(
+                f"decision.{name}: is for decision.thresholds = {' or '.join(modes)}; set that too, or leave it out"
+            )
 
 
 def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Above = ()) -> tuple[Policy, list[str]]:

@@ -205,11 +205,12 @@ def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: 
     if train.labels.multi or config.tolerance or config.decode == "generate":
         return None
     some = encode_texts(backbone, prompt, train.texts[:100], config)
-    text, answers = some.lengths.mean() + len(prompt.footer), len(answer_tree(prompt, train.labels).tokens)
+    text, trees = some.lengths.mean(), answer_trees(prompt, train.labels)
+    answers = sum(len(tree.tokens) for _, tree in trees) + text * (len(trees) - 1)
     if answers < MANY * text:
         return None
     return (
-        f"scoring {len(train.labels)} labels to their end takes {answers:,} tokens a row beside {text:.0f} of its text; "
+        f"scoring {len(train.labels)} labels to their end takes {answers:,.0f} tokens a row beside {text:.0f} of its text; "
         "method.tolerance = 0.001 follows only what can change a probability by that much"
     )
 
@@ -260,9 +261,9 @@ def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
 
 
 def answer_trees(prompt: Prompt, labels: LabelSpace) -> list[tuple[np.ndarray, Tree]]:
-    """The trees that every row is scored with: the numbers of their paths (n,), and a tree of at most MOST nodes.
+    """The trees that every row is scored with: the numbers of their paths (n,), and the tree.
 
-    One for all labels as long as it stays that small; with more, the text is read again for every further one.
+    One for all labels as long as it has MOST nodes or fewer; with more, the text is read again for every further one.
     """
     paths = answer_paths(prompt, labels)
     return [(group, grow([paths[i] for i in group])) for group in in_groups(paths, MOST)]

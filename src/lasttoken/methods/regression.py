@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
-from lasttoken.seed import generator
+from lasttoken.seed import derive, generator
 
 Features = np.ndarray | sp.csr_matrix  # (N, F) float
 
@@ -59,11 +59,11 @@ def fit_regression(
     best = strengths[0]
     if len(strengths) > 1:
         parts = fold_of(targets, folds, seed)
-        losses = [held_out_loss(features, targets, classes, parts, c, balanced) for c in strengths]
+        losses = [held_out_loss(features, targets, classes, parts, c, balanced, seed) for c in strengths]
         best = strengths[int(np.argmin(losses))]
         said = ", ".join(f"{c:g}: {loss:.4f}" for c, loss in zip(strengths, losses, strict=True))
         journal.note(f"logistic regression: C = {best:g} by {folds}-fold log-loss ({said})")
-    return solve(features, targets, classes, best, balanced)
+    return solve(features, targets, classes, best, balanced, seed)
 
 
 def fold_of(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -78,26 +78,27 @@ def fold_of(targets: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def held_out_loss(
-    features: Features, targets: np.ndarray, classes: int, parts: np.ndarray, strength: float, balanced: bool
+    features: Features, targets: np.ndarray, classes: int, parts: np.ndarray, strength: float, balanced: bool, seed: int
 ) -> float:
     """Mean log-loss over the folds, each predicted by the others."""
     losses = []
     for part in range(parts.max() + 1):
-        model = solve(features[parts != part], targets[parts != part], classes, strength, balanced)
+        model = solve(features[parts != part], targets[parts != part], classes, strength, balanced, seed)
         losses.append(METRICS["log_loss"](targets[parts == part], model(features[parts == part])))
     return float(np.mean(losses))
 
 
-def solve(features: Features, targets: np.ndarray, classes: int, strength: float, balanced: bool) -> Regression:
+def solve(
+    features: Features, targets: np.ndarray, classes: int, strength: float, balanced: bool, seed: int
+) -> Regression:
     """The regression at one strength. A class without rows, or with nothing but, gets its observed share as a constant."""
     weight = np.zeros((classes, cast("tuple[int, int]", features.shape)[1]), dtype=np.float32)
     bias = np.full(classes, -30.0, dtype=np.float32)
     make = {"C": strength, "class_weight": "balanced" if balanced else None, "max_iter": 300, "tol": 1e-3}
     each = {"solver": "liblinear", **make}
-    if weight.shape[1] > len(
-        targets
-    ):  # solved by rows it is three times as fast, and nearer to the optimum (docs/lab.md)
-        each |= {"dual": True, "tol": 0.1, "random_state": 0}
+    # solved by rows, few of them with many features take less than half of the time (docs/lab.md)
+    if sp.issparse(features) and weight.shape[1] > len(targets):
+        each |= {"dual": True, "tol": 0.1, "random_state": derive(seed, "order of the rows") % 2**31}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 300 iterations leave nothing that shows in the metrics
         if targets.ndim == 1 and len(np.unique(targets)) == 1:  # a fold may lose a class of one or two rows

@@ -95,7 +95,7 @@ class Texts:
         behind = np.array([len(tree.tokens) for tree in self.asked] or [0])
         lengths = (behind[:, None] + texts).ravel()  # job k: text k % N behind tree k // N, as label_probs has it
         if self.rows.data is None:
-            each = max(1, min(len(texts), budget // (self.limit + int(behind.max()))))
+            each = max(1, min(len(lengths), budget // (self.limit + int(behind.max()))))
             first, jobs, count = [self.limit] * each, np.full(each, behind.argmax()), math.ceil(lengths.sum() / budget)
         else:
             groups = by_length(lengths, budget)

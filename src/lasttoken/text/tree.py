@@ -30,12 +30,18 @@ class Tree:
 
 
 def in_groups(paths: Sequence[Path], most: int) -> list[np.ndarray]:
-    """The numbers of `paths` in groups of which each grows a tree of `most` nodes at most, or is one path; alike stays together."""
+    """The numbers of `paths` in groups, those that begin alike together: each is one path, or its tree has `most` nodes or fewer.
+
+    What all paths begin with (a question's opening, say) is not counted: every tree has it.
+    """
     whole = [(*context, *answer) for context, answer in paths]
+    order = sorted(range(len(whole)), key=whole.__getitem__)
+    ends = list(zip(whole[order[0]], whole[order[-1]], strict=False))  # what these two begin with, all do
+    shared = next((n for n, (a, b) in enumerate(ends) if a != b), len(ends))
     groups: list[list[int]] = []
     nodes: set[tuple[int, ...]] = set()  # of the last group's tree, each by the tokens that lead to it
-    for i in sorted(range(len(whole)), key=whole.__getitem__):
-        own = {whole[i][:n] for n in range(1, len(whole[i]))}
+    for i in order:
+        own = {whole[i][:n] for n in range(shared + 1, len(whole[i]))}
         if not groups or len(nodes) + len(own - nodes) > most:
             groups.append([])
             nodes = set()

@@ -136,8 +136,11 @@ def test_encoder_has_a_model_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"model": "some/model"}, "--model: linear, encoder use no causal LM; --encoder names the model of an encoder"),
-        ({"settings": ["embedding.lora.r=4"]}, "--set embedding.lora.r=4: that method is not compared"),
+        ({"model": "some/model"}, "--model: none of linear, encoder takes a causal LM; leave it out"),
+        (
+            {"settings": ["embedding.lora.r=4"]},
+            "--set embedding.lora.r=4: embedding is not compared; add it to --methods",
+        ),
         ({"names": ("linear",), "encoder": "some/encoder"}, "--encoder: the encoder is not compared"),
     ],
 )

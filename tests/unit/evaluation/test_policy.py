@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lasttoken.config import Decision, parse
-from lasttoken.errors import ArtifactError, ConfigError, DataError
+from lasttoken.config import Decision
+from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import sigmoid, softmax
 from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
 from lasttoken.evaluation.metrics import METRICS
@@ -33,14 +33,15 @@ def said(n: int, *, multi: bool, seed: int = 0, classes: int = 5) -> Predictions
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top": 2, "thresholds": "half"}, "top takes the place of thresholds"),
-        ({"wanted": 0.8}, "wanted is for thresholds = precision or recall"),
-        ({"thresholds": "half", "missed_cost": 2.0}, "missed_cost is for thresholds = cost"),
+        ({"top": 2, "thresholds": "half"}, r"decision\.top: .* leave it or decision\.thresholds out"),
+        ({"top": 2, "at_least_one": True}, r"decision\.top: .* leave it or decision\.at_least_one out"),
+        ({"wanted": 0.8}, r"decision\.wanted: is for decision\.thresholds = precision or recall"),
+        ({"thresholds": "half", "missed_cost": 2.0}, r"decision\.missed_cost: is for decision\.thresholds = cost"),
     ],
 )
 def test_a_setting_that_would_change_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse(Decision, settings)
+    with pytest.raises(DataError, match=message):
+        fit_policy(Decision(**settings), said(100, multi=True))
 
 
 def test_more_labels_than_there_are_cannot_be_asked_for() -> None:

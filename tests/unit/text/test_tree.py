@@ -1,9 +1,6 @@
 """Answers as one tree of tokens, on a tree small enough to write down."""
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from lasttoken.text.tree import ROOT, Path, grow, in_groups
+from lasttoken.text.tree import ROOT, grow
 
 
 def test_a_label_that_begins_another_shares_its_tokens() -> None:
@@ -45,19 +42,3 @@ def test_equal_paths_are_scored_twice_and_run_once() -> None:
     assert tree.predicted.tolist() == [2, 3]
     assert tree.of.tolist() == [0, 1, 0, 1]
     assert tree.path.tolist() == [0, 0, 1, 1]
-
-
-WORDS = st.lists(st.integers(0, 3), min_size=1, max_size=5)
-
-
-@given(st.lists(st.tuples(st.just([]), WORDS), min_size=1, max_size=40), st.integers(1, 20))
-def test_groups_hold_every_path_once_and_grow_small_trees(paths: list[Path], most: int) -> None:
-    groups = in_groups(paths, most)
-    assert sorted(i for group in groups for i in group) == list(range(len(paths)))
-    sizes = [len(grow([paths[i] for i in group]).tokens) for group in groups]
-    assert all(
-        size <= most or len(set(map(str, (paths[i] for i in group)))) == 1
-        for size, group in zip(sizes, groups, strict=True)
-    )
-    if len(grow(paths).tokens) <= most:
-        assert [group.tolist() for group in groups] == [list(range(len(paths)))]

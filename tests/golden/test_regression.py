@@ -1,0 +1,25 @@
+"""The regression of `linear` and `probe` against scikit-learn's own, run until nothing moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn.linear_model import LogisticRegression
+
+from lasttoken.journal import Journal
+from lasttoken.methods.regression import Features, fit_regression
+
+
+@pytest.mark.parametrize("form", [sp.csr_matrix, np.asarray], ids=["by rows", "by features"])
+def test_several_labels_equal_one_converged_model_each(form: type[Features]) -> None:
+    """Sparse rows with more features than rows are solved in the dual, everything else in the primal."""
+    rng = np.random.default_rng(0)
+    dense = rng.random((120, 400)) * (rng.random((120, 400)) < 0.05)
+    targets = dense @ rng.normal(size=(400, 3)) > 0
+    found = fit_regression(form(dense), targets, 3, strengths=[5.0], balanced=False, seed=0, journal=Journal())(
+        form(dense)
+    )
+    for label in range(3):
+        plain = LogisticRegression(C=5.0, solver="liblinear", tol=1e-10, max_iter=100_000).fit(dense, targets[:, label])
+        assert np.abs(found[:, label] - plain.predict_proba(dense)[:, 1]).max() < 0.02
