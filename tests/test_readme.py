@@ -53,6 +53,8 @@ def write_rows(folder: Path) -> None:
         (folder / f"{name}.csv").write_text(
             "\n".join(content[:61] if name != "new" else content[:6]) + "\n", encoding="utf-8"
         )
+    header, *rest = lines["reviews"]
+    (folder / "test.csv").write_text("\n".join([header, *rest[60:]]) + "\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -118,13 +118,12 @@ def test_groups_hold_every_path_once_and_grow_small_trees(paths: list[Path], ope
     paths = [([*opening, *context], answer) for context, answer in paths]
     groups = in_groups(paths, most)
     assert sorted(i for group in groups for i in group) == list(range(len(paths)))
-    common = sum(
-        len({tuple(whole[:n]) for whole in ([*c, *a] for c, a in paths)}) == 1 for n in range(1, len(opening) + 1)
-    )
+    whole = [(*context, *answer) for context, answer in paths]
+    shared = max(n for n in range(min(map(len, whole)) + 1) if len({path[:n] for path in whole}) == 1)
     for group in groups:
         mine = [paths[i] for i in group]
-        size = len(beginnings(mine))
-        assert len(grow(mine).tokens) == size
-        assert size - common <= most or len({(*c, *a) for c, a in mine}) == 1
+        nodes = beginnings(mine)
+        assert len(grow(mine).tokens) == len(nodes)
+        assert sum(len(node) > shared for node in nodes) <= most or len({whole[i] for i in group}) == 1
     if len(beginnings(paths)) <= most:
         assert [group.tolist() for group in groups] == [list(range(len(paths)))]
