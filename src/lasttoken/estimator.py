@@ -106,6 +106,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         run = self._run()
         tree = None
+        if valid is not None and not (isinstance(valid, tuple | list) and len(valid) == 2):
+            raise DataError(
+                "valid takes a pair, the texts and the labels of the validation rows: valid=(texts, labels)"
+            )
         if self.hierarchy is not None:
             tree, labels, valid = self._lifted(labels, valid)
         classes, targets = encoded(labels)
@@ -205,6 +209,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             space = self.classifier_.labels
             decided = self.policy_(self.classifier_.predict_proba([text]), space.multi)[1]
             labels = list(space.decode_sets(decided)[0]) or None if space.multi else space.decode(decided)
+        if isinstance(labels, str):
+            raise DataError(f"labels must be a list, got one string; put it into a list: labels=[{labels!r}]")
         names = None if labels is None else [str(label) for label in labels]
         return explain(self.classifier_, text, names, by=by)
 

@@ -190,8 +190,8 @@ def test_a_setting_of_another_method_is_said_to_be_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
-        ({"method": "embedding", "lora": {"targets": "q_proj,v_proj"}}, r"lora\.targets: .*\['q_proj', 'v_proj'\]$"),
-        ({"method": "linear", "words": 1}, r"words: .*\[1, \.\.\.\]$"),
+        ({"method": "embedding", "lora": {"targets": "q_proj,v_proj"}}, r"lora\.targets: .*\['q_proj','v_proj'\], on"),
+        ({"method": "linear", "words": 1}, r"words: .*\[1,\.\.\.\]$"),
     ],
 )
 def test_a_list_that_was_not_written_as_one_is_shown(settings: dict[str, Any], shown: str) -> None:

@@ -339,6 +339,13 @@ def test_labels_to_explain_are_named_as_they_were_given() -> None:
     assert [one.label for one in found] == ["1"]
 
 
+def test_one_string_is_no_list_of_labels_and_one_list_no_pair() -> None:
+    with pytest.raises(DataError, match=r"put it into a list: labels=\['music'\]"):
+        FITTED.explain(TEXTS[0], labels="music")
+    with pytest.raises(DataError, match=r"valid takes a pair, .*valid=\(texts, labels\)"):
+        LinearClassifier().fit(TEXTS, NAMES, valid=(TEXTS,))  # type: ignore[arg-type]
+
+
 def test_abstaining_is_asked_for() -> None:
     assert not FITTED.abstains(TEXTS).any()
     never = LinearClassifier(min_count=1, decision_most_wrong=0.01).fit(TEXTS, NAMES)  # six rows promise nothing

@@ -23,7 +23,10 @@ def empty(rows: Rows) -> Iterator[Finding]:
     found = [Place(row) for row, text in zip(rows.ids, rows.texts, strict=True) if not text.strip()]
     if found:
         yield Finding(
-            "empty", f"{len(found)} of {len(rows)} rows have no text", tuple(found), "drop them: --drop-empty"
+            "empty",
+            f"{len(found)} of {len(rows)} rows have no text",
+            tuple(found),
+            "leave them out: --fix here, --drop-empty in train and compare",
         )
 
 
