@@ -343,7 +343,7 @@ def listing(given: Any) -> str:
     """How to write what should have been a list: q_proj,v_proj as ['q_proj','v_proj'], without a space for a shell to cut at."""
     if not isinstance(given, str):
         return f"; several are written as [{given!r},...]"
-    parts = ",".join(f"'{part.strip()}'" for part in given.strip("[]").split(","))
+    parts = ",".join(f"""'{part.strip(" '")}'""" for part in given.strip("[]").split(","))
     return f'; several are written as [{parts}], on a command line within "double quotes"'
 
 

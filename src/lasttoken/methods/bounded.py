@@ -52,10 +52,8 @@ def walk_of(tree: Tree) -> Walk:
         row[: len(inner)] = inner
         before[path[1:]], depth[path], arrives[inner] = path[:-1], np.arange(len(path)), path[:-1]
         labels[inner] += 1
-    parents, made = (
-        node[arrives],
-        np.bincount(node + 1, minlength=size + 1),
-    )  # made: predictions at ROOT, then at each node
+    parents = node[arrives]
+    made = np.bincount(node + 1, minlength=size + 1)  # predictions at ROOT, then at each node
     only = (parents != ROOT) & (made[parents + 1] == 1) & (labels == labels[parents])
     forced = np.full(size, -1)
     forced[parents[only]] = np.flatnonzero(only)

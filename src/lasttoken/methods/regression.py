@@ -96,7 +96,7 @@ def solve(
     bias = np.full(classes, -30.0, dtype=np.float32)
     make = {"C": strength, "class_weight": "balanced" if balanced else None, "max_iter": 300, "tol": 1e-3}
     each = {"solver": "liblinear", **make}
-    # solved by rows, few of them with many features take less than half of the time (docs/lab.md)
+    # where sparse features outnumber rows the dual takes less than half of the time (docs/lab.md)
     if sp.issparse(features) and weight.shape[1] > len(targets):
         each |= {"dual": True, "tol": 0.1, "random_state": derive(seed, "order of the rows") % 2**31}
     with warnings.catch_warnings():
