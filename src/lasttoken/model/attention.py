@@ -22,7 +22,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
-FUSED_FROM = 1024  # keys; on CPU in bfloat16, plain matrix products beat the fused kernel below this
+FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
+FUSED_WITH_TILES_FROM = (
+    256  # the same with AMX and without gradients, behind a shared prefix; without one the kernel always wins
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +262,7 @@ def attend(
     count, heads, length, width = q.shape
     groups = heads // k.shape[1]
     prefix = 0 if shared is None else shared[0].shape[1]
-    fused = cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= FUSED_FROM)
+    fused = cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= fused_from(q.dtype, prefix))
     if shared is not None and (fused or heads * length > k.shape[1] * width):  # else scores are less to copy than keys
         k, v = behind(shared, k, v)
         prefix, shared = 0, None
@@ -285,6 +288,13 @@ def attend(
     if shared is not None:
         mixed = mixed + times_shared(weights[..., :prefix], shared[1])
     return mixed.view(count, heads, length, width)
+
+
+def fused_from(dtype: torch.dtype, prefix: int) -> int:
+    """Keys from which torch's fused kernel is the faster of the two on this CPU (measured: docs/lab.md)."""
+    if dtype == torch.bfloat16 and not torch.is_grad_enabled() and torch.cpu._is_amx_tile_supported():
+        return FUSED_WITH_TILES_FROM if prefix else 0
+    return FUSED_FROM
 
 
 def behind(shared: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

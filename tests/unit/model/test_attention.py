@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from lasttoken.model import attention
-from lasttoken.model.attention import attend, block_mask, lay_out, packed_attention, prefix_mask, similar, visibility
+from lasttoken.model.attention import (
+    attend,
+    block_mask,
+    fused_from,
+    lay_out,
+    packed_attention,
+    prefix_mask,
+    similar,
+    visibility,
+)
 
 TREE = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)  # node 1 under node 0, node 2 beside them
 
@@ -145,6 +154,24 @@ def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_head
     for plain in (True, False):  # by the kernel's own causal mask, and by ours
         fused = attend(q, k, v, mask, plain=plain, scale=0.5, dropout=0.0)
         torch.testing.assert_close(fused, products, rtol=1e-5, atol=1e-6)  # order of sums
+
+
+@pytest.mark.parametrize(
+    ("tiles", "gradients", "dtype", "prefix", "keys"),
+    [
+        (True, False, torch.bfloat16, 0, 0),
+        (True, False, torch.bfloat16, 9, attention.FUSED_WITH_TILES_FROM),
+        (True, True, torch.bfloat16, 0, attention.FUSED_FROM),
+        (True, False, torch.float32, 0, attention.FUSED_FROM),
+        (False, False, torch.bfloat16, 0, attention.FUSED_FROM),
+    ],
+)
+def test_the_fused_kernel_comes_early_where_tiles_are_multiplied_and_nothing_is_learned(
+    monkeypatch: pytest.MonkeyPatch, tiles: bool, gradients: bool, dtype: torch.dtype, prefix: int, keys: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    with torch.set_grad_enabled(gradients):
+        assert fused_from(dtype, prefix) == keys
 
 
 def test_dropout_only_in_training() -> None:
