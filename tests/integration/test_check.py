@@ -18,8 +18,8 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert said.code == 0, said.err
     assert said.out.splitlines()[0] == f"{source}: 6 rows, 3 findings to look at first"
     assert "! empty: 1 of 6 rows have no text" in said.out
-    assert "! conflicts: 1 texts occur with different labels" in said.out
-    assert said.err.splitlines()[-1] == f"{fixed}: 1 rows left out, 1 texts without their control characters"
+    assert "! conflicts: 1 text occurs with different labels" in said.out
+    assert said.err.splitlines()[-1] == f"{fixed}: 1 row left out, control characters taken out of 1 text"
     with fixed.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
     assert [row["extra"] for row in kept] == [

@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from lasttoken.check.finding import Finding, Place, shown
+from lasttoken.check.finding import Finding, Place, counted, shown
 from lasttoken.check.near import near_duplicates
 from lasttoken.data.dataset import Rows
 
@@ -43,7 +43,7 @@ def copies(rows: Rows) -> Iterator[Finding]:
         count = sum(len(group) - 1 for group in same)
         yield Finding(
             "duplicates",
-            f"{count} rows repeat the text and label of an earlier row",
+            counted(count, "row repeats", "rows repeat") + " the text and label of an earlier row",
             tuple(Place(rows.ids[i], f"as {rows.ids[group[0]]}") for group in same for i in group[1:]),
             "drop them (--fix does, in one file), or keep equal texts in one part of the split with --group",
         )
@@ -51,7 +51,7 @@ def copies(rows: Rows) -> Iterator[Finding]:
     if clashing:
         yield Finding(
             "conflicts",
-            f"{len(clashing)} texts occur with different labels, {sum(map(len, clashing))} rows in all",
+            f"{counted(len(clashing), 'text occurs', 'texts occur')} with different labels, {sum(map(len, clashing))} rows in all",
             tuple(Place(rows.ids[i], f"{', '.join(truth[i])}: {cut(rows.texts[i])}") for g in clashing for i in g),
             "no classifier can be right on all of them; settle on one label",
         )
@@ -65,7 +65,7 @@ def near(rows: Rows) -> Iterator[Finding]:
     if groups:
         yield Finding(
             "near-duplicates",
-            f"{sum(map(len, groups))} rows in {len(groups)} groups differ from each other by a few words",
+            f"{sum(map(len, groups))} rows in {counted(len(groups), 'group', 'groups')} differ from each other by a few words",
             tuple(Place(rows.ids[i], f"group {n}: {cut(rows.texts[i])}") for n, g in enumerate(groups, 1) for i in g),
             "a random split puts them on both sides; give such rows one --group",
             serious=False,
@@ -83,7 +83,8 @@ def across(rows: Rows, groups: Sequence[Sequence[int]], what: str, kind: str) ->
         test = sum(parts[i] == "test" for group in crossing for i in group)
         yield Finding(
             f"{kind}-across-splits",
-            f"{what} stands in more than one part of the split {len(crossing)} times, {test} test rows among them",
+            f"{what} stands in more than one part of the split {counted(len(crossing), 'time', 'times')}, "
+            f"{counted(test, 'test row', 'test rows')} among them",
             tuple(Place(rows.ids[i], f"{parts[i]}: {cut(rows.texts[i])}") for group in crossing for i in group),
             "scores on them show memory; remove them from valid and test",
         )
@@ -101,7 +102,8 @@ def characters(rows: Rows) -> Iterator[Finding]:
     if found:
         yield Finding(
             "characters",
-            f"{len(found)} rows hold control characters or look as if read in a wrong encoding",
+            f"{counted(len(found), 'row holds control characters or looks', 'rows hold control characters or look')} as if "
+            "read in a wrong encoding",
             tuple(found),
             "read the source again with its own encoding (--encoding); --fix takes control characters out",
             serious=False,

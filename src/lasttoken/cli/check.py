@@ -42,6 +42,7 @@ def check(
 ) -> None:
     """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
     from lasttoken.check.examine import examine
+    from lasttoken.check.finding import counted
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
     from lasttoken.data.read import Columns, read_parts
@@ -85,13 +86,16 @@ def check(
         dropped, cleaned = write_fixed(
             Path(source), fix, rows, findings, columns=columns, encoding=encoding, overwrite=overwrite
         )
-        say(f"{fix}: {dropped} rows left out, {cleaned} texts without their control characters")
+        rest = counted(cleaned, "text", "texts")
+        say(f"{fix}: {counted(dropped, 'row', 'rows')} left out, control characters taken out of {rest}")
 
 
 def page(source: str, count: int, findings: list[Finding]) -> str:
     """The findings for a terminal, the serious first."""
+    from lasttoken.check.finding import counted
+
     serious = sum(finding.serious for finding in findings)
-    lines = [f"{source}: {count} rows, {serious} finding{'' if serious == 1 else 's'} to look at first"]
+    lines = [f"{source}: {counted(count, 'row', 'rows')}, {counted(serious, 'finding', 'findings')} to look at first"]
     for finding in findings:
         lines += ["", f"{'!' if finding.serious else '-'} {finding.kind}: {finding.sentence}"]
         lines += [f"    row {place.id}  {place.detail}".rstrip() for place in finding.places[:SHOWN]]

@@ -34,6 +34,11 @@ def fit_sets(probs: np.ndarray, y: np.ndarray, coverage: float) -> float:
     return float(claims[allowed].max(initial=0.0))
 
 
+def rows_needed(coverage: float) -> int:
+    """Validation rows from which sets can promise `coverage` and still leave a label out."""
+    return math.ceil(round(coverage / (1 - coverage), 9))
+
+
 def sets_of(probs: np.ndarray, limit: float) -> np.ndarray:
     """The labels of each row's set, (N, C) bool."""
     return probs >= limit

@@ -15,7 +15,7 @@ import numpy as np
 from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration
-from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
+from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
 from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_thresholds
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
@@ -116,9 +116,7 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
         notes.append(abstaining(settings.most_wrong, rule.abstain_below, sure))
     if settings.coverage is not None:
         rule = replace(rule, set_from=fit_sets(raw.probs, y, settings.coverage), coverage=settings.coverage)
-        notes.append(
-            f"sets hold every label from {rule.set_from:.4f} before calibration, for {settings.coverage:.1%} coverage"
-        )
+        notes.append(promising(settings.coverage, rule.set_from, len(raw)))
     return Policy(calibration, rule), notes
 
 
@@ -131,6 +129,16 @@ def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
         )
     share = float((sure >= limit).mean())
     return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"
+
+
+def promising(coverage: float, limit: float, rows: int) -> str:
+    """What sets hold, in a sentence."""
+    if rows < (needed := rows_needed(coverage)):
+        return (
+            f"sets hold every label: {coverage:.1%} coverage needs {needed} validation rows and there are {rows}; "
+            "give more rows, or promise less"
+        )
+    return f"sets hold every label from {limit:.4f} before calibration, for {coverage:.1%} coverage"
 
 
 def judged(policy: Policy, raw: Predictions) -> dict[str, Any]:

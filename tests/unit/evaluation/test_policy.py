@@ -11,7 +11,7 @@ import pytest
 from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import sigmoid, softmax
-from lasttoken.evaluation.conformal import covered, fit_sets, sets_of
+from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.policy import Policy, fit_policy, judged, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
@@ -101,6 +101,20 @@ def test_too_few_rows_have_sets_of_everything() -> None:
     few = said(5, multi=False)
     assert fit_sets(few.probs, few.targets, 0.95) == 0.0
     assert sets_of(few.probs, 0.0).all()
+
+
+@pytest.mark.parametrize(("coverage", "rows"), [(0.9, 9), (0.95, 19), (0.99, 99)])
+def test_as_many_rows_as_a_coverage_needs(coverage: float, rows: int) -> None:
+    assert rows_needed(coverage) == rows
+    enough, short = said(rows, multi=False), said(rows - 1, multi=False)
+    assert fit_sets(short.probs, short.targets, coverage) == 0.0 < fit_sets(enough.probs, enough.targets, coverage)
+
+
+def test_a_coverage_that_rows_cannot_show_is_told() -> None:
+    _, notes = fit_policy(Decision(coverage=0.99), said(30, multi=False))
+    assert notes[-1] == (
+        "sets hold every label: 99.0% coverage needs 99 validation rows and there are 30; give more rows, or promise less"
+    )
 
 
 @pytest.mark.parametrize("calibration", ["auto", "dirichlet", "isotonic"])
