@@ -30,11 +30,6 @@ class Finding:
         return asdict(self)
 
 
-def counted(number: int, one: str, several: str) -> str:
-    """1 row repeats; 2 rows repeat."""
-    return f"{number} {one if number == 1 else several}"
-
-
 def shown(names: Sequence[str], most: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     more = len(names) - most

@@ -7,9 +7,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from lasttoken.check.finding import Finding, Place, counted, shown
+from lasttoken.check.finding import Finding, Place, shown
 from lasttoken.check.near import near_duplicates
 from lasttoken.data.dataset import Rows
+from lasttoken.wording import counted
 
 MOJIBAKE = re.compile(
     "[ÃÂâ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|\ufffd"

@@ -10,6 +10,7 @@ import typer
 
 from lasttoken.cli import options as o
 from lasttoken.errors import DataError
+from lasttoken.wording import counted
 
 if TYPE_CHECKING:
     from lasttoken.check.finding import Finding
@@ -42,7 +43,6 @@ def check(
 ) -> None:
     """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
     from lasttoken.check.examine import examine
-    from lasttoken.check.finding import counted
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
     from lasttoken.data.read import Columns, read_parts
@@ -86,14 +86,12 @@ def check(
         dropped, cleaned = write_fixed(
             Path(source), fix, rows, findings, columns=columns, encoding=encoding, overwrite=overwrite
         )
-        rest = counted(cleaned, "text", "texts")
-        say(f"{fix}: {counted(dropped, 'row', 'rows')} left out, control characters taken out of {rest}")
+        left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
+        say(f"{fix}: {left_out} left out, control characters taken out of {cleared}")
 
 
 def page(source: str, count: int, findings: list[Finding]) -> str:
     """The findings for a terminal, the serious first."""
-    from lasttoken.check.finding import counted
-
     serious = sum(finding.serious for finding in findings)
     lines = [f"{source}: {counted(count, 'row', 'rows')}, {counted(serious, 'finding', 'findings')} to look at first"]
     for finding in findings:

@@ -16,6 +16,7 @@ from lasttoken.data.stratify import grouped, iterative, stratified
 from lasttoken.errors import DataError
 from lasttoken.labels import LabelSpace
 from lasttoken.seed import generator
+from lasttoken.wording import counted
 
 PARTS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 ORDER = ("train", "valid", "test")
@@ -56,7 +57,7 @@ def canonical(names: Sequence[str]) -> list[str]:
     """'train', 'valid' or 'test' for each name as sources write it. Raises DataError on other names."""
     unknown = Counter(name for name in names if name not in PARTS)
     if unknown:
-        shown = ", ".join(f"{name!r} ({rows_of(count)})" for name, count in sorted(unknown.items())[:5])
+        shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unknown.items())[:5])
         raise DataError(f"split {shown} is none of {', '.join(PARTS)}; rename it or remove the rows")
     return [PARTS[name] for name in names]
 
@@ -128,7 +129,9 @@ def assembled(rows: Rows, parts: np.ndarray, origin: str) -> Splits:
         check_known(known, [named_rows[i] for i in taken[name]], name)
     if len(known) < 2:
         held = f"only label {next(iter(known))!r}" if known else "no label at all"
-        raise DataError(f"the {rows_of(len(taken['train']))} of train hold {held}; two labels or more are needed")
+        raise DataError(
+            f"the {counted(len(taken['train']), 'row', 'rows')} of train hold {held}; two labels or more are needed"
+        )
     space = LabelSpace.of(known, rows.multi)
 
     def dataset(chosen: list[int]) -> Dataset:
@@ -217,7 +220,7 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
     for name in known:
         del unseen[name]
     if unseen:
-        shown = ", ".join(f"{name!r} ({rows_of(count)})" for name, count in sorted(unseen.items())[:5])
+        shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unseen.items())[:5])
         more = ", ..." if len(unseen) > 5 else ""
         what = f"{len(unseen)} labels are" if len(unseen) > 1 else "1 label is"
         raise DataError(
@@ -227,11 +230,5 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
 
 def too_few(rows: Rows, count: int) -> str:
     """What there is too little of, for a part to have any."""
-    if rows.groups is None:
-        return f"{rows_of(count)} cannot be divided so that train has every label"
-    return f"{rows_of(count)} in {len(set(rows.groups))} groups cannot be divided so that train has every label"
-
-
-def rows_of(count: int) -> str:
-    """'1 row', '2 rows'."""
-    return "1 row" if count == 1 else f"{count} rows"
+    several = "" if rows.groups is None else f" in {counted(len(set(rows.groups)), 'group', 'groups')}"
+    return f"{counted(count, 'row', 'rows')}{several} cannot be divided so that train has every label"

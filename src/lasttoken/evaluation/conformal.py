@@ -30,7 +30,7 @@ def fit_sets(probs: np.ndarray, y: np.ndarray, coverage: float) -> float:
         probs[rows, columns][order],
         np.cumsum(weights[order]) - weights[order],
     )  # risk of a limit at a claim
-    allowed = (n / (n + 1)) * missed + 1 / (n + 1) <= 1 - coverage
+    allowed = n * missed + 1 <= (n + 1) * (1 - coverage) + 1e-9  # as many rows as `rows_needed` says are enough
     return float(claims[allowed].max(initial=0.0))
 
 

@@ -13,6 +13,7 @@ from lasttoken.evaluation.metrics import Formula, Metric, counts, macro, ratio, 
 from lasttoken.evaluation.rowsums import RowSums
 from lasttoken.hierarchy import Hierarchy
 from lasttoken.labels import LabelSpace
+from lasttoken.wording import counted
 
 BANDS = ((0, 9), (10, 99), (100, None))  # training rows of a label, from and to
 A, B = 0.55, 1.5  # of the propensity model, as its authors chose them for most data sets
@@ -50,7 +51,7 @@ def by_band(trained: np.ndarray) -> list[Metric]:
         if 0 < len(columns) < len(trained):
             words = f"{low}+" if high is None else f"up to {high}" if low == 0 else f"{low}-{high}"
             formula = Formula(counts_of(columns), macro)
-            told = f"macro-F1, {words} rows ({len(columns)} label{'' if len(columns) == 1 else 's'})"
+            told = f"macro-F1, {words} rows ({counted(len(columns), 'label', 'labels')})"
             found.append(Metric(f"macro_f1_{low}", told, True, (0, 1), formula, formula))
     return found
 

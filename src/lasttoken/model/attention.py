@@ -23,9 +23,7 @@ from transformers import AttentionInterface
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
-FUSED_WITH_TILES_FROM = (
-    256  # the same with AMX and without gradients, behind a shared prefix; without one the kernel always wins
-)
+TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +291,7 @@ def attend(
 def fused_from(dtype: torch.dtype, prefix: int) -> int:
     """Keys from which torch's fused kernel is the faster of the two on this CPU (measured: docs/lab.md)."""
     if dtype == torch.bfloat16 and not torch.is_grad_enabled() and torch.cpu._is_amx_tile_supported():
-        return FUSED_WITH_TILES_FROM if prefix else 0
+        return TILED_FROM if prefix else 0
     return FUSED_FROM
 
 

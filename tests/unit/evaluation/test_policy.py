@@ -103,10 +103,11 @@ def test_too_few_rows_have_sets_of_everything() -> None:
     assert sets_of(few.probs, 0.0).all()
 
 
-@pytest.mark.parametrize(("coverage", "rows"), [(0.9, 9), (0.95, 19), (0.99, 99)])
-def test_as_many_rows_as_a_coverage_needs(coverage: float, rows: int) -> None:
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize(("coverage", "rows"), [(0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99)])
+def test_as_many_rows_as_a_coverage_needs(coverage: float, rows: int, multi: bool) -> None:
     assert rows_needed(coverage) == rows
-    enough, short = said(rows, multi=False), said(rows - 1, multi=False)
+    enough, short = said(rows, multi=multi), said(rows - 1, multi=multi)
     assert fit_sets(short.probs, short.targets, coverage) == 0.0 < fit_sets(enough.probs, enough.targets, coverage)
 
 

@@ -160,7 +160,7 @@ def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_head
     ("tiles", "gradients", "dtype", "prefix", "keys"),
     [
         (True, False, torch.bfloat16, 0, 0),
-        (True, False, torch.bfloat16, 9, attention.FUSED_WITH_TILES_FROM),
+        (True, False, torch.bfloat16, 9, attention.TILED_FROM),
         (True, True, torch.bfloat16, 0, attention.FUSED_FROM),
         (True, False, torch.float32, 0, attention.FUSED_FROM),
         (False, False, torch.bfloat16, 0, attention.FUSED_FROM),
