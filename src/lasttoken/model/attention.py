@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
+GRID, SIDE = 64, 16  # on a CPU, sizes that rows and their blocks are brought to: see `filler_of`
 TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
 
 
@@ -47,7 +48,8 @@ class Layout:
     positions: Tensor  # (T,) int64, restarted at every segment
     ends: Tensor  # (segments,) int64, index of each segment's last token before its tree
     blocks: tuple[Block, ...]
-    order: Tensor  # (T - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
+    order: Tensor  # (T + filler - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
+    filler: int = 0  # tokens that are run behind the T and read by nobody, for the sake of the row's size
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
 
 
@@ -70,7 +72,7 @@ def lay_out(
     blocks, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
     for members in similar(np.asarray(lengths)):
         own, grown = [lengths[i] for i in members], [trees[i] for i in members]
-        longest = max(own)
+        longest = block_side(max(own), device)
         real = np.arange(longest) < np.array(own)[:, None]  # (B, L)
         rows = np.where(real, starts[members][:, None] + np.arange(longest), starts[members][:, None])
         entries[rows[real]] = offset + np.flatnonzero(real)
@@ -80,19 +82,36 @@ def lay_out(
             Block(
                 torch.from_numpy(rows.ravel()).to(device),
                 None if real.all() else torch.from_numpy(~real.reshape(-1, 1)).to(device),
-                torch.from_numpy(visibility(own, grown, causal)).to(device),
+                torch.from_numpy(visibility(own, grown, causal, longest)).to(device),
                 torch.from_numpy(positions).to(device),
                 causal and all(tree is None for tree in grown),
             )
         )
     positions = np.concatenate([np.arange(prefix), *seen]).astype(np.int64)
+    filler = filler_of(len(positions), device) if blocks else 0
     return Layout(
         prefix,
         torch.from_numpy(positions).to(device),
         torch.tensor(np.array(ends, dtype=np.int64), device=device),
         tuple(blocks),
-        torch.from_numpy(entries).to(device),
+        torch.from_numpy(np.pad(entries, (0, filler))).to(device),
+        filler,
     )
+
+
+def filler_of(tokens: int, device: torch.device | str) -> int:
+    """Tokens to run behind a row of T tokens so that rows come in few sizes: up to the next multiple of GRID, none on a GPU.
+
+    A CPU's matrix products are compiled for every size they meet, and what is compiled is kept for a thousand sizes;
+    rows of any length took half of the training of a small model for compiling alone (docs/lab.md).
+    """
+    step = GRID if tokens >= 4 * GRID else SIDE
+    return -tokens % step if torch.device(device).type == "cpu" else 0
+
+
+def block_side(longest: int, device: torch.device | str) -> int:
+    """The length L that the segments of a block are padded to, for the same reason."""
+    return longest + (-longest % SIDE if torch.device(device).type == "cpu" else 0)
 
 
 def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.ndarray:
@@ -103,12 +122,11 @@ def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.n
     return prefix + np.r_[np.arange(plain), plain + tree.sum(axis=1) - 1]
 
 
-def visibility(lengths: Sequence[int], trees: Sequence[np.ndarray | None], causal: bool) -> np.ndarray:
-    """Which key each query may see, (B or 1, L, L) bool; one mask for all where their lengths need no telling apart.
+def visibility(lengths: Sequence[int], trees: Sequence[np.ndarray | None], causal: bool, longest: int) -> np.ndarray:
+    """Which key each query may see, (B or 1, L, L) bool for L = `longest`; one for all where lengths need no telling apart.
 
     Causal texts need none: their padding stands behind the last real token, where no real query looks.
     """
-    longest = max(lengths)
     if causal and all(tree is None for tree in trees):
         return np.tril(np.ones((1, longest, longest), dtype=bool))
     if not causal:
@@ -140,6 +158,11 @@ class OtherLayout(Protocol):
         """(T,) int64."""
         ...
 
+    @property
+    def filler(self) -> int:
+        """Tokens behind the T, as in `Layout`."""
+        ...
+
     def attention(
         self,
         module: nn.Module,
@@ -160,12 +183,14 @@ class Pad(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        ctx.order = layout.order
+        ctx.order, ctx.filler = layout.order, layout.filler
         return tuple(states.index_select(0, block.rows) for block in layout.blocks)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return torch.cat(grads).index_select(0, ctx.order), None
+        grad = torch.cat(grads).index_select(0, ctx.order)
+        grad[len(grad) - ctx.filler :] = 0
+        return grad, None
 
 
 class Unpad(torch.autograd.Function):
@@ -197,7 +222,10 @@ def packed_attention(
     layout: Layout | OtherLayout | None = None,
     **unused: object,
 ) -> tuple[Tensor, None]:
-    """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d) under `layout`."""
+    """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d) under `layout`.
+
+    T counts the layout's filler, whose output means nothing.
+    """
     if layout is None:
         raise RuntimeError(f"{type(module).__name__} did not hand on the layout: packed texts would see each other")
     if unused.get("s_aux") is not None or unused.get("position_bias") is not None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import (
@@ -74,13 +75,15 @@ class Backbone:
 
     def hidden(self, inputs: Tensor, layout: Layout | OtherLayout) -> Tensor:
         """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H)."""
+        sides = (0, 0) * (inputs.ndim - 1)
+        whole = F.pad(inputs, (*sides, 0, layout.filler))
         out = self.module(
-            **{"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs[None]},
-            position_ids=(layout.positions + self.offset)[None],
+            **{"inputs_embeds" if inputs.is_floating_point() else "input_ids": whole[None]},
+            position_ids=F.pad(layout.positions + self.offset, (0, layout.filler))[None],
             layout=layout,
             **({} if self.config.model_type in ENCODERS_WITHOUT_CACHE else {"use_cache": False}),
         )
-        return out.last_hidden_state[0]
+        return out.last_hidden_state[0, : len(inputs)]
 
 
 ENCODERS_WITHOUT_CACHE = {

@@ -56,7 +56,7 @@ def tapped(backbone: Backbone, layers: Sequence[int]) -> Iterator[Callable[[Tens
         found.states = {}
         with suppress(Reached):
             found.states[len(blocks)] = backbone.hidden(inputs, layout)
-        return [found.states[k] for k in layers]
+        return [found.states[k][: len(inputs)] for k in layers]  # without the layout's filler
 
     hooks = [
         blocks[k].register_forward_pre_hook(lambda _, args, named, k=k: keep(k, args, named), with_kwargs=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import attend, shared_heads, similar, split_heads
+from lasttoken.model.attention import attend, block_side, filler_of, shared_heads, similar, split_heads
 
 States = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
@@ -47,7 +47,8 @@ class Further:
     past: Past
     positions: Tensor  # (T,) int64
     reaches: tuple[Reach, ...]
-    order: Tensor  # (T,) int64: token i of the row is entry order[i] of all reaches' rows, one after the other
+    order: Tensor  # (T + filler,) int64: token i of the row is entry order[i] of all reaches' rows, one after the other
+    filler: int  # tokens that are run behind the T, as in `Layout`
     states: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # past and new joined, (M + T, W)
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (reach, window) -> mask, made once
 
@@ -67,9 +68,9 @@ class Further:
         window: int | None,
         cap: float | None,
     ) -> Tensor:
-        """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d), which are kept."""
+        """Attention output of query (1, heads, T + filler, d) and key, value (1, key heads, T + filler, d), which are kept."""
         heads, width = query.shape[1], query.shape[-1]
-        q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
+        q, k, v = (states[0, :, : len(self.positions)].transpose(0, 1).flatten(1) for states in (query, key, value))
         if module in self.past.states:
             k, v = (torch.cat(pair) for pair in zip(self.past.states[module], (k, v), strict=True))
         self.states[module] = (k, v)
@@ -119,7 +120,8 @@ def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], p
     starts = np.cumsum(lengths) - lengths
     reaches, order, offset = [], np.empty(len(positions), dtype=np.int64), 0
     for members in similar(np.array([mask.shape[1] for mask in masks])):
-        longest, widest = int(lengths[members].max()), max(masks[i].shape[1] for i in members)
+        longest = block_side(int(lengths[members].max()), device)
+        widest = block_side(max(masks[i].shape[1] for i in members), device)
         rows = np.repeat(starts[members][:, None], longest, axis=1)  # (B, L)
         keys = np.repeat(count + starts[members][:, None], widest, axis=1)  # (B, K)
         allowed = np.zeros((len(members), longest, widest), dtype=bool)
@@ -134,4 +136,5 @@ def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], p
         flat = [torch.from_numpy(x.astype(np.int64).ravel()).to(device) for x in (rows, keys)]
         reaches.append(Reach(flat[0], flat[1], torch.from_numpy(allowed).to(device)))
     where = torch.from_numpy(positions.astype(np.int64)).to(device)
-    return Further(past, where, tuple(reaches), torch.from_numpy(order).to(device))
+    filler = filler_of(len(positions), device)
+    return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler)

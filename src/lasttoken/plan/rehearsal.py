@@ -226,4 +226,4 @@ def without_numbers(layout: Layout) -> Layout:
     blocks = tuple(
         Block(bare(b.rows), bare(b.padding), bare(b.allowed), bare(b.positions), b.plain) for b in layout.blocks
     )
-    return Layout(layout.prefix, bare(layout.positions), bare(layout.ends), blocks, bare(layout.order))
+    return Layout(layout.prefix, bare(layout.positions), bare(layout.ends), blocks, bare(layout.order), layout.filler)

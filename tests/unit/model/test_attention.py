@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from lasttoken.model import attention
 from lasttoken.model.attention import (
+    Layout,
     attend,
     block_mask,
+    filler_of,
     fused_from,
     lay_out,
     packed_attention,
@@ -22,6 +24,17 @@ TREE = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)  # node 1 under n
 
 def states(tokens: int, heads: int, seed: int = 0, width: int = 4) -> Tensor:
     return torch.randn(1, heads, tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, module: nn.Module | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention (1, T, heads, d) by the layout, with numbers in its filler that would show if anyone saw them."""
+    parts = [torch.cat([x, torch.full_like(x[:, :, :1], 1e3).expand(-1, -1, layout.filler, -1)], dim=2) for x in (q, k, v)]
+    out, weights = packed_attention(module or nn.Identity(), *parts, None, layout=layout, dropout=dropout)
+    assert weights is None
+    assert out.shape[1] == q.shape[2] + layout.filler
+    return out[:, : q.shape[2]]
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, seen: np.ndarray) -> Tensor:
@@ -51,8 +64,30 @@ def test_a_prefix_without_texts() -> None:
     assert layout.positions.tolist() == [0, 1, 2]
     assert layout.blocks == ()
     q = states(3, 2)
-    out, _ = packed_attention(nn.Identity(), q, q, q, None, layout=layout)
+    out = packed(q, q, q, layout)
     torch.testing.assert_close(out, reference(q, q, q, np.tril(np.ones((3, 3), dtype=bool))))
+
+
+def test_rows_and_blocks_come_in_few_sizes_on_a_cpu() -> None:
+    rng = np.random.default_rng(0)
+    layouts = [lay_out(rng.integers(20, 120, 8).tolist()) for _ in range(200)]
+    assert len({len(x.positions) for x in layouts}) > 100
+    assert len({len(x.positions) + x.filler for x in layouts}) < 12
+    assert {block.positions.shape[1] % 16 for x in layouts for block in x.blocks} == {0}
+    assert all(0 <= x.filler < 64 and len(x.order) == len(x.positions) + x.filler for x in layouts)
+    assert filler_of(17, "cpu") == 15  # a short row is not run at three times its length
+    assert filler_of(999, "cuda") == 0
+
+
+def test_the_filler_has_no_gradient() -> None:
+    layout = lay_out([30, 20], prefix=3)
+    parts = [states(53 + layout.filler, 2, i).requires_grad_() for i in range(3)]
+    packed_attention(nn.Identity(), *parts, None, layout=layout)[0][:, :53].square().sum().backward()
+    assert layout.filler == 11
+    for part in parts:
+        assert part.grad is not None
+        assert part.grad[:, :, 53:].abs().max() == 0
+        assert (part.grad[:, :, :53].abs().amax(dim=(0, 1, 3)) > 0).sum() >= 50
 
 
 def test_similar_lengths_share_a_block() -> None:
@@ -62,19 +97,19 @@ def test_similar_lengths_share_a_block() -> None:
 
 
 def test_visibility_of_causal_texts_is_one_triangle() -> None:
-    assert visibility([2, 3], [None, None], True).tolist() == [
+    assert visibility([2, 3], [None, None], True, 3).tolist() == [
         [[True, False, False], [True, True, False], [True, True, True]]
     ]
 
 
 def test_visibility_of_both_ways_hides_padding_keys() -> None:
-    found = visibility([1, 2], [None, None], False)
+    found = visibility([1, 2], [None, None], False, 2)
     assert found[0].tolist() == [[True, False], [True, False]]
     assert found[1].tolist() == [[True, True], [True, True]]
 
 
 def test_visibility_of_a_tree() -> None:
-    assert visibility([4], [TREE], True)[0].astype(int).tolist() == [
+    assert visibility([4], [TREE], True, 4)[0].astype(int).tolist() == [
         [1, 0, 0, 0],
         [1, 1, 0, 0],
         [1, 1, 1, 0],
@@ -84,7 +119,7 @@ def test_visibility_of_a_tree() -> None:
 
 def test_a_window_counts_the_prefix_and_the_depth_in_a_tree() -> None:
     layout = lay_out([4], prefix=2, trees=[TREE])
-    mask = block_mask(layout, 0, 2)[0, 0].int()
+    mask = block_mask(layout, 0, 2)[0, 0, :4, :6].int()  # the rest is padding
     # positions: prefix 0 1, text 2, tree 3 4 3; each sees itself and the one before
     assert mask.tolist() == [
         [0, 1, 1, 0, 0, 0],
@@ -110,8 +145,7 @@ def test_packed_attention_against_a_mask_over_the_whole_row(causal: bool, key_he
     owner = np.repeat(np.arange(5), lengths)
     seen = owner[:, None] == owner[None, :]
     seen = np.tril(seen) if causal else seen
-    out, weights = packed_attention(nn.Identity(), q, k, v, None, layout=lay_out(lengths, causal=causal))
-    assert weights is None
+    out = packed(q, k, v, lay_out(lengths, causal=causal))
     torch.testing.assert_close(out, reference(q, k, v, seen), rtol=1e-5, atol=1e-6)  # float32 against float64
 
 
@@ -124,7 +158,7 @@ def test_packed_attention_with_prefix_and_trees() -> None:
     seen[2:7, 2:7] = np.tril(np.ones((5, 5)))
     seen[4:7, 4:7] = TREE
     seen[7:, 7:] = np.tril(np.ones((3, 3)))
-    out, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout)
+    out = packed(q, k, v, layout)
     torch.testing.assert_close(out, reference(q, k, v, seen), rtol=1e-5, atol=1e-6)  # float32 against float64
 
 
@@ -133,13 +167,9 @@ def test_gradients_are_those_of_the_whole_row() -> None:
     seen = np.tril(np.equal.outer(*[np.repeat(np.arange(4), lengths)] * 2))
     weight = states(46, 2, 9).transpose(1, 2)
     grads = []
-    for packed in (True, False):
+    for by_layout in (True, False):
         parts = [states(46, 2, i).requires_grad_() for i in range(3)]
-        out = (
-            packed_attention(nn.Identity(), *parts, None, layout=lay_out(lengths))[0]
-            if packed
-            else reference(*parts, seen)
-        )
+        out = packed(*parts, lay_out(lengths)) if by_layout else reference(*parts, seen)
         (out * weight).sum().backward()
         grads.append([part.grad for part in parts])
     torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)  # float32 against float64
@@ -148,7 +178,7 @@ def test_gradients_are_those_of_the_whole_row() -> None:
 @pytest.mark.parametrize("key_heads", [2, 1])
 def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_heads: int) -> None:
     q, k, v = states(12, 2, 0), states(12, key_heads, 1), states(12, key_heads, 2)
-    mask = lay_out([12]).blocks[0].allowed[:, None]
+    mask = torch.tril(torch.ones(12, 12, dtype=torch.bool))[None, None]
     products = attend(q, k, v, mask, plain=True, scale=0.5, dropout=0.0)
     monkeypatch.setattr(attention, "FUSED_FROM", 1)
     for plain in (True, False):  # by the kernel's own causal mask, and by ours
@@ -177,11 +207,10 @@ def test_the_fused_kernel_comes_early_where_tiles_are_multiplied_and_nothing_is_
 def test_dropout_only_in_training() -> None:
     q = states(5, 2)
     layout, module = lay_out([5]), nn.Identity()
-    kept, _ = packed_attention(module.eval(), q, q, q, None, layout=layout, dropout=0.9)
-    plain, _ = packed_attention(module.eval(), q, q, q, None, layout=layout)
-    assert torch.equal(kept, plain)
+    plain = packed(q, q, q, layout, module.eval())
+    assert torch.equal(packed(q, q, q, layout, module.eval(), dropout=0.9), plain)
     torch.manual_seed(0)
-    dropped, _ = packed_attention(module.train(), q, q, q, None, layout=layout, dropout=0.9)
+    dropped = packed(q, q, q, layout, module.train(), dropout=0.9)
     assert not torch.equal(dropped, plain)
 
 
