@@ -23,7 +23,7 @@ from transformers import AttentionInterface
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
-GRID, SIDE = 64, 16  # on a CPU, sizes that rows and their blocks are brought to: see `filler_of`
+GRID, SIDE = 64, 16  # on a CPU, tokens that rows and blocks come in multiples of: see `filler_of`
 TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
 
 
@@ -60,11 +60,14 @@ def lay_out(
     trees: Sequence[np.ndarray | None] | None = None,
     causal: bool = True,
     device: torch.device | str = "cpu",
+    kind: str | None = None,
 ) -> Layout:
     """The layout of a packed row: `prefix` tokens, then segments of `lengths` tokens.
 
     trees: per segment the ancestors-or-self matrix (A, A) bool of its last A tokens, or None for a plain text.
+    kind: what runs it, "cpu" or "cuda", where that is not the device that the layout stands on.
     """
+    kind = kind or torch.device(device).type
     trees = trees or [None] * len(lengths)
     starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)  # counted behind the prefix
     seen = [segment_positions(n, tree, prefix) for n, tree in zip(lengths, trees, strict=True)]
@@ -72,7 +75,7 @@ def lay_out(
     blocks, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
     for members in similar(np.asarray(lengths)):
         own, grown = [lengths[i] for i in members], [trees[i] for i in members]
-        longest = block_side(max(own), device)
+        longest = block_side(max(own), kind)
         real = np.arange(longest) < np.array(own)[:, None]  # (B, L)
         rows = np.where(real, starts[members][:, None] + np.arange(longest), starts[members][:, None])
         entries[rows[real]] = offset + np.flatnonzero(real)
@@ -88,7 +91,7 @@ def lay_out(
             )
         )
     positions = np.concatenate([np.arange(prefix), *seen]).astype(np.int64)
-    filler = filler_of(len(positions), device) if blocks else 0
+    filler = filler_of(len(positions), kind) if blocks else 0
     return Layout(
         prefix,
         torch.from_numpy(positions).to(device),
@@ -99,19 +102,19 @@ def lay_out(
     )
 
 
-def filler_of(tokens: int, device: torch.device | str) -> int:
+def filler_of(tokens: int, kind: str) -> int:
     """Tokens to run behind a row of T tokens so that rows come in few sizes: up to the next multiple of GRID, none on a GPU.
 
     A CPU's matrix products are compiled for every size they meet, and what is compiled is kept for a thousand sizes;
     rows of any length took half of the training of a small model for compiling alone (docs/lab.md).
     """
     step = GRID if tokens >= 4 * GRID else SIDE
-    return -tokens % step if torch.device(device).type == "cpu" else 0
+    return -tokens % step if kind == "cpu" else 0
 
 
-def block_side(longest: int, device: torch.device | str) -> int:
+def block_side(longest: int, kind: str) -> int:
     """The length L that the segments of a block are padded to, for the same reason."""
-    return longest + (-longest % SIDE if torch.device(device).type == "cpu" else 0)
+    return longest + (-longest % SIDE if kind == "cpu" else 0)
 
 
 def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.ndarray:

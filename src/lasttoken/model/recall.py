@@ -120,8 +120,8 @@ def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], p
     starts = np.cumsum(lengths) - lengths
     reaches, order, offset = [], np.empty(len(positions), dtype=np.int64), 0
     for members in similar(np.array([mask.shape[1] for mask in masks])):
-        longest = block_side(int(lengths[members].max()), device)
-        widest = block_side(max(masks[i].shape[1] for i in members), device)
+        longest = block_side(int(lengths[members].max()), device.type)
+        widest = block_side(max(masks[i].shape[1] for i in members), device.type)
         rows = np.repeat(starts[members][:, None], longest, axis=1)  # (B, L)
         keys = np.repeat(count + starts[members][:, None], widest, axis=1)  # (B, K)
         allowed = np.zeros((len(members), longest, widest), dtype=bool)
@@ -136,5 +136,5 @@ def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], p
         flat = [torch.from_numpy(x.astype(np.int64).ravel()).to(device) for x in (rows, keys)]
         reaches.append(Reach(flat[0], flat[1], torch.from_numpy(allowed).to(device)))
     where = torch.from_numpy(positions.astype(np.int64)).to(device)
-    filler = filler_of(len(positions), device)
+    filler = filler_of(len(positions), device.type)
     return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler)

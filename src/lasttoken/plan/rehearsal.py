@@ -96,7 +96,7 @@ def run(
     """(kept, peak, pool, flops, operations) of a micro-batch through `learner` and the skeleton's head."""
     meter, modules = skeleton.meter, skeleton.modules
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
-    layout = laid_out(micro, causal=learner.causal)
+    layout = laid_out(micro, causal=learner.causal, kind=kind)
     for module in modules:
         module.train(train)
     with ExitStack() as stack:
@@ -209,12 +209,12 @@ def answer_loss(learner: Backbone, hidden: Tensor, micro: Micro) -> Tensor:
     return -torch.cat(chosen).sum()
 
 
-def laid_out(micro: Micro, *, causal: bool) -> Layout:
-    """The layout of a micro-batch, as training makes it."""
+def laid_out(micro: Micro, *, causal: bool, kind: str) -> Layout:
+    """The layout of a micro-batch, as training on a device of `kind` makes it."""
     trees = micro.trees or [None] * len(micro.lengths)
     lengths = [n + (0 if tree is None else len(tree.tokens)) for n, tree in zip(micro.lengths, trees, strict=True)]
     ancestors = [None if tree is None else tree.ancestors for tree in trees]
-    return lay_out(lengths, prefix=micro.prefix, trees=ancestors, causal=causal)
+    return lay_out(lengths, prefix=micro.prefix, trees=ancestors, causal=causal, kind=kind)
 
 
 def without_numbers(layout: Layout) -> Layout:
