@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -75,7 +76,13 @@ def speed_up(adapted: nn.Module) -> None:
     """Have every plain LoRA layer compute by `FastLora`, in place; a DoRA layer keeps PEFT's own way."""
     for layer in lora_layers(adapted):
         if layer.lora_A and not layer.lora_variant and layer.get_base_layer().weight.ndim == 2:
-            layer.__class__ = type(type(layer).__name__, (FastLora, type(layer)), {})
+            layer.__class__ = fast(type(layer))
+
+
+@cache
+def fast(kind: type) -> type:
+    """The class of a PEFT layer with `FastLora` mixed in; one for all layers of a kind, which a compiler then takes for alike."""
+    return type(kind.__name__, (FastLora, kind), {})
 
 
 def lora_layers(module: nn.Module) -> list[Any]:
