@@ -182,6 +182,16 @@ def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = 
     return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code)
 
 
+def compile_classifier(classifier: Classifier) -> float:
+    """Seconds that it took to compile the model of a classifier, which then predicts faster; see model/compiled.py.
+
+    Raises ConfigError where there is no model or no C++ compiler, ModelError where the model cannot be compiled.
+    """
+    from lasttoken.model.compiled import backbone_of, compile_blocks
+
+    return compile_blocks(backbone_of(classifier))
+
+
 def weighed(classifier: Classifier, wrong: Sequence[Mistake], test: Dataset, journal: Journal) -> list[dict[str, Any]]:
     """The words of the surest mistakes, weighed; none, and a note, where that cannot be: a trained model is not lost for it."""
     import torch

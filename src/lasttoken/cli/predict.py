@@ -28,6 +28,9 @@ def predict(
     raw: Annotated[
         bool, typer.Option("--raw", help="Probabilities and decisions without the run's calibration and thresholds")
     ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first: some 10 to 60 seconds, then faster; for large files")
+    ] = False,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
@@ -37,10 +40,12 @@ def predict(
     from lasttoken.cli.screen import Screen, say
     from lasttoken.config import read_run
     from lasttoken.evaluation.policy import read_policy
-    from lasttoken.experiment import columns_of, load
+    from lasttoken.experiment import columns_of, compile_classifier, load
     from lasttoken.predict import predict_file
 
     classifier = load(run, device=device, trust_remote_code=trust_remote_code)
+    if compile:
+        say(f"compiled in {compile_classifier(classifier):.1f} s")
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})

@@ -1,0 +1,104 @@
+"""Compiled blocks say what plain ones say, and who cannot compile is told what to do."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lasttoken.errors import ConfigError, ModelError
+from lasttoken.experiment import compile_classifier
+from lasttoken.methods.packed import in_batches, pack
+from lasttoken.model import compiled
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.compiled import compile_blocks
+from lasttoken.model.depth import blocks_of, tapped
+from lasttoken.text.tokenizer import Encoded
+
+
+def encoded() -> Encoded:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(3, 299, n).astype(np.int32) for n in rng.integers(1, 40, 24)]
+    return Encoded(rows, np.zeros(len(rows), dtype=np.int64), 64)
+
+
+def hidden(backbone: Backbone, texts: Encoded, budget: int) -> list[torch.Tensor]:
+    """The states in the middle and at the end of every row, as prediction runs them."""
+    found: dict[int, torch.Tensor] = {}
+    with tapped(backbone, [1, 2]) as run:
+
+        def compute(rows: np.ndarray) -> torch.Tensor:
+            batch = pack(texts, rows, backbone)
+            with backbone.autocast():
+                return torch.stack(run(batch.inputs, batch.layout), dim=1)  # (T, 2, H)
+
+        for rows, states in in_batches(texts.lengths, compute, budget=budget, device=backbone.device):
+            parts = states.split(texts.lengths[rows].tolist())
+            found |= {int(row): part.clone() for row, part in zip(rows, parts, strict=True)}
+    return [found[i] for i in range(len(texts))]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`")  # of torch, about itself
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_compiled_blocks_give_what_plain_ones_give(name: str, load_fresh: Callable[..., Backbone]) -> None:
+    backbone, texts = load_fresh(name), encoded()
+    plain = hidden(backbone, texts, 100)
+    calls = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compile_blocks(backbone) > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > calls
+    for budget in (100, 10_000):  # side by side; and in one batch on all threads, which runs uncompiled
+        for a, b in zip(hidden(backbone, texts, budget), plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # float32, sums in another order
+
+
+def test_training_goes_on_uncompiled(load_fresh: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, texts = load_fresh("llama"), encoded()
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: refused)
+    monkeypatch.setattr(compiled, "on_one_thread", lambda backbone: [])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    compile_blocks(backbone)
+    batch = pack(texts, np.arange(3), backbone)
+    backbone.hidden(batch.inputs, batch.layout)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="compiled"):
+        backbone.hidden(batch.inputs, batch.layout)
+
+
+def refused(*args: object, **kwargs: object) -> None:
+    raise RuntimeError("compiled")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found"), ConfigError, r"install g\+\+ or clang\+\+"),
+        (RuntimeError("no such op\nand a trace"), ModelError, r"cannot be compiled: no such op; predict without"),
+    ],
+)
+def test_a_failure_says_what_to_do_and_leaves_the_model_as_it_was(
+    error: Exception, kind: type, words: str, load_fresh: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **kwargs: object) -> None:
+        raise error
+
+    backbone = load_fresh("llama")
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: failing)
+    with pytest.raises(kind, match=words):
+        compile_blocks(backbone)
+    hidden(backbone, encoded(), 100)
+
+
+def test_other_results_are_refused(load_fresh: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_fresh("llama")
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda states, **more: forward(states * 2, **more))
+    with pytest.raises(ModelError, match="gives other results once it is compiled; predict without"):
+        compile_blocks(backbone)
+
+
+def test_a_run_without_a_model_has_nothing_to_compile() -> None:
+    with pytest.raises(ConfigError, match="no language model to compile"):
+        compile_classifier(nn.Identity())  # type: ignore[arg-type]
+
+
+def test_blocks_are_found(load_fresh: Callable[..., Backbone]) -> None:
+    assert len(blocks_of(load_fresh("llama").module)[1]) == 2
