@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rows import Slice
 
 from lasttoken.config import Embedding, Instruction, Probe, Training
 from lasttoken.data.dataset import Dataset
+from lasttoken.experiment import compile_classifier
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods import embedding, instruction, probe
@@ -21,6 +22,8 @@ from lasttoken.methods.embedding import EmbeddingModel
 from lasttoken.methods.head import fit_head
 from lasttoken.methods.instruction import InstructionModel
 from lasttoken.model.adapter import adapt
+from lasttoken.model.compiled import compile_blocks
+from lasttoken.model.depth import depth_of
 from lasttoken.model.device import choose_dtype
 from lasttoken.model.lora import merge
 from lasttoken.text.prompt import make_prompt
@@ -84,7 +87,14 @@ def embedding_model(folder: Path, part: Slice) -> EmbeddingModel:
     return EmbeddingModel(config, part.data.labels, backbone, adapter, head)
 
 
-def prediction(name: str, model: Any, part: Slice) -> Contender:
+def predictions(make: Callable[[], Any], part: Slice) -> list[Contender]:
+    """`predict_proba` of what `make` gives, as it is and compiled."""
+    plain, fast, name = make(), make(), f"lasttoken, {WORDS['none']}, merged"
+    seconds = compile_classifier(fast)
+    return [prediction(name, plain, part), prediction(f"{name}, compiled", fast, part, prepared=seconds)]
+
+
+def prediction(name: str, model: Any, part: Slice, *, prepared: float = 0.0) -> Contender:
     """`predict_proba` from the texts on."""
 
     def run() -> Pass:
@@ -92,7 +102,7 @@ def prediction(name: str, model: Any, part: Slice) -> Contender:
             probs = model.predict_proba(part.texts)
         return Pass(seconds(), probs)
 
-    return Contender(name, part.part(part.size), run, ours=True)
+    return Contender(name, part.part(part.size), run, ours=True, prepared=prepared)
 
 
 def instruction_training(
@@ -136,15 +146,18 @@ def with_labels(model: InstructionModel, labels: LabelSpace) -> InstructionModel
     return replace(model, config=model.config.model_copy(update={"tolerance": 0.0}), labels=labels, prompt=prompt)
 
 
-def features(folder: Path, part: Slice) -> Contender:
-    """The probe's features: the last layer, mean over tokens."""
-    config = Probe(model=str(folder), max_length=part.limit)
-    backbone = probe.build(config, "cpu")
-    depth = int(backbone.config.num_hidden_layers)
+def features(folder: Path, part: Slice) -> list[Contender]:
+    """The probe's features, by a model as it is and by a compiled one: the last layer, mean over tokens."""
+    config, found = Probe(model=str(folder), max_length=part.limit), []
+    for how in ("", ", compiled"):
+        backbone = probe.build(config, "cpu")
+        seconds_before = compile_blocks(backbone) if how else 0.0
 
-    def run() -> Pass:
-        with timed() as seconds:
-            found = probe.pooled(backbone, part.texts, config, [depth])[0]
-        return Pass(seconds(), found)
+        def run(backbone=backbone) -> Pass:
+            with timed() as seconds:
+                states = probe.pooled(backbone, part.texts, config, [depth_of(backbone)])[0]
+            return Pass(seconds(), states)
 
-    return Contender(f"lasttoken, {WORDS['none']}", part.part(part.size), run, ours=True)
+        name = f"lasttoken, {WORDS['none']}{how}"
+        found.append(Contender(name, part.part(part.size), run, ours=True, prepared=seconds_before))
+    return found

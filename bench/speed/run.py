@@ -68,9 +68,8 @@ def embedding_training(case: dict[str, Any], part: Slice, folder: Path, work: Pa
 
 def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """predict_proba against the pipeline and a sorted loop."""
-    model = ours.embedding_model(folder, part)
-    head: Any = model.head.layers
-    found = [ours.prediction(f"lasttoken, {ours.WORDS['none']}, merged", model, part)]
+    head: Any = ours.embedding_model(folder, part).head.layers
+    found = ours.predictions(lambda: ours.embedding_model(folder, part), part)
     return found + peers.classification(folder, part, head.weight, case["peers"], case.get("least", part.size))
 
 
@@ -84,8 +83,7 @@ def instruction_training(case: dict[str, Any], part: Slice, folder: Path, work: 
 
 def instruction_scoring(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Every label scored against generation."""
-    model = ours.instruction_model(folder, part.data.labels)
-    found = [ours.prediction(f"lasttoken, {ours.WORDS['none']}, merged", model, part)]
+    found = ours.predictions(lambda: ours.instruction_model(folder, part.data.labels), part)
     return found + peers.generation(folder, part, case["peers"], case.get("least", part.size))
 
 
@@ -109,7 +107,7 @@ def label_count(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> 
 
 def probe(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Pooled hidden states against sentence-transformers."""
-    found = [ours.features(folder, part)]
+    found = ours.features(folder, part)
     if find_spec("sentence_transformers") is None:
         return found
     return found + peers.sentence_transformers(folder, part, case["peers"], case.get("least", part.size))

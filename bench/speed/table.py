@@ -51,7 +51,8 @@ median over rounds with the lowest and highest in brackets. A ratio is the media
 
 Peers get what makes them fast: rows grouped by length as in a set of 6,400 rows, merged adapters to predict, rows sorted
 before they are batched, the faster of transformers' two attentions, and of `generate` only as many tokens as the right
-answer has. "best" is the fastest of all that is in the table; "the paper's way" is NF4 with 8 rows a batch. Short rows are
+answer has. They run uncompiled, as their libraries set them up; what we reach compiled (`--compile`, torch.compile) stands
+beside what we reach without, with the seconds that compiling took. "best" is the fastest of all that is in the table; "the paper's way" is NF4 with 8 rows a batch. Short rows are
 AG News, long ones titles and abstracts of patents, mixed ones Reuters. The 135 M Llama has random weights in the shape of
 SmolLM2-135M and the tokenizer of `tiny`.
 """
@@ -155,7 +156,8 @@ def table(case: dict[str, Any], result: dict[str, Any]) -> list[str]:
     ]
     for one in sorted(result["contenders"], key=lambda contender: -median(contender["rates"])):
         alike = next((c for c in result["contenders"] if c["ours"] and c["batch"] and c["batch"] == one["batch"]), None)
-        cells = [f"**{one['name']}**" if one["ours"] else one["name"], spread(one["rates"])]
+        name = one["name"] + (f" in {one['prepared']:.0f} s" if one.get("prepared") else "")
+        cells = [f"**{name}**" if one["ours"] else name, spread(one["rates"])]
         cells.append("" if one is own else against(own, one))
         cells.append("" if one["ours"] or alike is None else against(alike, one))
         cells += [f"{median(shares_of(result, one)):.0%}"] if "share" in case else []
