@@ -37,3 +37,12 @@ def test_fit_save_load_predict(kind: str, config: Any, tmp_path: Path) -> None:
     again = catalog.load(tmp_path / "run", device="cuda").predict_proba(rows.texts)
     # Sums over tokens are not ordered on CUDA, so the last bits of a mean may differ.
     np.testing.assert_allclose(again, fitted.predict_proba(rows.texts), atol=1e-5)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0), reason="kernels need an Ampere or newer"
+)
+def test_one_kernel_for_all_texts_is_right_on_this_card() -> None:
+    from lasttoken.model.varlen import proven
+
+    assert proven(torch.device("cuda", torch.cuda.current_device())) is not None

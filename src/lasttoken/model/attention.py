@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from lasttoken.model.varlen import Stretches, attend_stretches
+
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
 GRID, SIDE = 64, 16  # on a CPU, tokens that rows and blocks come in multiples of: see `filler_of`
@@ -50,6 +52,7 @@ class Layout:
     blocks: tuple[Block, ...]
     order: Tensor  # (T + filler - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
     filler: int = 0  # tokens that are run behind the T and read by nobody, for the sake of the row's size
+    stretches: Stretches | None = None  # of a row without prefix and trees
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
 
 
@@ -92,6 +95,10 @@ def lay_out(
         )
     positions = np.concatenate([np.arange(prefix), *seen]).astype(np.int64)
     filler = filler_of(len(positions), kind) if blocks else 0
+    stretches = None
+    if blocks and not prefix and all(tree is None for tree in trees):
+        bounds = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
+        stretches = Stretches(bounds, max(lengths), causal)
     return Layout(
         prefix,
         torch.from_numpy(positions).to(device),
@@ -99,6 +106,7 @@ def lay_out(
         tuple(blocks),
         torch.from_numpy(np.pad(entries, (0, filler))).to(device),
         filler,
+        stretches,
     )
 
 
@@ -238,6 +246,10 @@ def packed_attention(
     if not isinstance(layout, Layout):
         return layout.attention(module, query, key, value, scale=scale, window=sliding_window, cap=softcap), None
     prefix, rate = layout.prefix, dropout if module.training else 0.0
+    if not rate and softcap is None:
+        whole = attend_stretches(query, key, value, layout.stretches, scale=scale, window=sliding_window)
+        if whole is not None:
+            return whole, None
     q, k, v = (
         states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
     )  # (T, heads * d), (T, key heads * d)
