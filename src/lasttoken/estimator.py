@@ -24,6 +24,7 @@ from lasttoken.data.split import shared_out
 from lasttoken.errors import ConfigError, DataError
 from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
+from lasttoken.experiment import compile_classifier
 from lasttoken.experiment import load as load_classifier
 from lasttoken.explain import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
@@ -259,14 +260,20 @@ ESTIMATORS: dict[str, type[TextClassifier]] = {
 }
 
 
-def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> TextClassifier:
+def load(
+    folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False, compile: bool = False
+) -> TextClassifier:
     """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
 
     Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
 
     trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
+    compile: take some ten seconds or a minute to predict faster afterwards, up to what another order of sums rounds; raises
+    ConfigError where the method has no language model or torch finds no C++ compiler.
     """
     classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)
+    if compile:
+        compile_classifier(classifier)
     run = read_run(Path(folder) / "config.toml")
     settings = decision_values(run.decision) | flat_values(run.method)
     settings |= {
