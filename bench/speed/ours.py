@@ -31,23 +31,30 @@ from lasttoken.train.world import ALONE
 
 WORDS = {"nf4": "NF4", "none": str(choose_dtype(CPU)).removeprefix("torch.")}  # of weights, as names have it
 PROMPT_LIMIT = 1024  # tokens of an instruction row, on both sides
+OurWay = tuple[Quantize, int, bool]  # precision, rows an update, compiled
 TOLERANCE = 0.001  # of a probability, where there are many labels
 
 
-def once_over(batch: int) -> Training:
+def once_over(batch: int, compile: bool = False) -> Training:
     """One epoch in updates of `batch` rows, at a rate that changes next to nothing."""
-    return Training(epochs=1.0, lr=1e-5, schedule="constant", warmup=0.0, batch=batch, optimizer="adamw")
+    return Training(
+        epochs=1.0, lr=1e-5, schedule="constant", warmup=0.0, batch=batch, compile=compile, optimizer="adamw"
+    )
 
 
-def embedding_config(folder: Path, *, quantize: Quantize, batch: int, limit: int, **more: Any) -> Embedding:
+def embedding_config(
+    folder: Path, *, quantize: Quantize, batch: int, limit: int, compile: bool = False, **more: Any
+) -> Embedding:
     """The settings of approach 1."""
-    train = once_over(batch)
+    train = once_over(batch, compile)
     return Embedding(model=str(folder), quantize=quantize, lora=LORA, max_length=limit, train=train, **more)
 
 
-def instruction_config(folder: Path, *, quantize: Quantize = "none", batch: int = 8, **more: Any) -> Instruction:
+def instruction_config(
+    folder: Path, *, quantize: Quantize = "none", batch: int = 8, compile: bool = False, **more: Any
+) -> Instruction:
     """The settings of approach 2."""
-    train = once_over(batch)
+    train = once_over(batch, compile)
     return Instruction(model=str(folder), quantize=quantize, lora=LORA, max_length=PROMPT_LIMIT, train=train, **more)
 
 
@@ -56,11 +63,13 @@ def shortest(data: Dataset) -> Dataset:
     return data.take(np.array([min(range(len(data)), key=lambda i: len(data.texts[i]))]))
 
 
-def embedding_training(folder: Path, part: Slice, ways: Sequence[tuple[Quantize, int]], least: int) -> list[Contender]:
-    """`fit_head` over the rows, for each (precision, rows an update). Time is all but reading and loading."""
+def embedding_training(folder: Path, part: Slice, ways: Sequence[OurWay], least: int) -> list[Contender]:
+    """`fit_head` over the rows, for each (precision, rows an update, compiled). Time is all but reading and loading."""
     found, loaded = [], {}
-    for quantize, batch in ways:
-        config = embedding_config(folder, quantize=quantize, batch=batch, limit=part.limit, merge="off")
+    for quantize, batch, compile in ways:
+        config = embedding_config(
+            folder, quantize=quantize, batch=batch, limit=part.limit, compile=compile, merge="off"
+        )
         if quantize not in loaded:
             backbone, head = embedding.build(config, part.data.labels, CPU, seed=0)
             adapt(backbone, **LORA.model_dump(), seed=0)
@@ -74,8 +83,17 @@ def embedding_training(folder: Path, part: Slice, ways: Sequence[tuple[Quantize,
             fit_head(backbone, head, train, shortest(train), config=config, seed=0, world=ALONE, journal=journal)
             return Pass(journal.facts["train_seconds"])
 
-        found.append(Contender(f"lasttoken, {WORDS[quantize]}, batch {batch}", rows, run, ours=True, batch=batch))
+        found.append(training(quantize, batch, compile, rows, run))
     return found
+
+
+def training(quantize: Quantize, batch: int, compile: bool, rows: np.ndarray, run: Callable[[], Pass]) -> Contender:
+    """One of our trainings; a compiled one is compiled by a pass of its own before it is timed."""
+    name, prepared = f"lasttoken, {WORDS[quantize]}, batch {batch}", 0.0
+    if compile:
+        first, second = run().seconds, run().seconds
+        name, prepared = f"{name}, compiled", first - second
+    return Contender(name, rows, run, ours=True, batch=batch, prepared=prepared)
 
 
 def embedding_model(folder: Path, part: Slice) -> EmbeddingModel:
@@ -105,13 +123,11 @@ def prediction(name: str, model: Any, part: Slice, *, prepared: float = 0.0) -> 
     return Contender(name, part.part(part.size), run, ours=True, prepared=prepared)
 
 
-def instruction_training(
-    folder: Path, part: Slice, ways: Sequence[tuple[Quantize, int]], least: int
-) -> list[Contender]:
-    """`fit` over the rows, for each (precision, rows an update). Loading the model is no part of the time."""
+def instruction_training(folder: Path, part: Slice, ways: Sequence[OurWay], least: int) -> list[Contender]:
+    """`fit` over the rows, for each (precision, rows an update, compiled). Loading the model is no part of the time."""
     found = []
-    for quantize, batch in ways:
-        config = instruction_config(folder, quantize=quantize, batch=batch, merge="off")
+    for quantize, batch, compile in ways:
+        config = instruction_config(folder, quantize=quantize, batch=batch, compile=compile, merge="off")
         rows = part.part(max(batch, least))
         train = part.data.take(rows)
 
@@ -120,7 +136,7 @@ def instruction_training(
             instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=journal)
             return Pass(journal.facts["train_seconds"])
 
-        found.append(Contender(f"lasttoken, {WORDS[quantize]}, batch {batch}", rows, run, ours=True, batch=batch))
+        found.append(training(quantize, batch, compile, rows, run))
     return found
 
 

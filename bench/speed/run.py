@@ -49,19 +49,18 @@ NEEDED = {"instruction-training": "trl", "probe": "sentence_transformers"}  # wi
 
 
 def ways(words: list[str]) -> list[trainers.Way]:
-    """ "native 32 grouped" as (precision, rows an update, grouped by length)."""
+    """ "native 32 grouped" as (precision, rows an update, whether there is a third word: grouped by length; of ours, compiled)."""
     found = []
     for one in words:
-        precision, batch, *grouped = one.split()
-        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(grouped)))
+        precision, batch, *third = one.split()
+        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(third)))
     return found
 
 
 def embedding_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """A head on packed rows against HF Trainer."""
     least = case.get("least", part.size)
-    own = [(quantize, batch) for quantize, batch, _ in ways(case["ours"])]
-    found = ours.embedding_training(folder, part, own, least)
+    found = ours.embedding_training(folder, part, ways(case["ours"]), least)
     head = torch.randn(len(part.data.labels), AutoConfig.from_pretrained(folder).hidden_size) * 0.02
     return found + trainers.hf_trainer(folder, part, head, ways(case["peers"]), work, least)
 
@@ -76,8 +75,7 @@ def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: P
 def instruction_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Loss on the label against TRL."""
     least = case.get("least", part.size)
-    own = [(quantize, batch) for quantize, batch, _ in ways(case["ours"])]
-    found = ours.instruction_training(folder, part, own, least)
+    found = ours.instruction_training(folder, part, ways(case["ours"]), least)
     return found + (trainers.trl(folder, part, ways(case["peers"]), work, least) if find_spec("trl") else [])
 
 

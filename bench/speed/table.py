@@ -51,10 +51,10 @@ median over rounds with the lowest and highest in brackets. A ratio is the media
 
 Peers get what makes them fast: rows grouped by length as in a set of 6,400 rows, merged adapters to predict, rows sorted
 before they are batched, the faster of transformers' two attentions, and of `generate` only as many tokens as the right
-answer has. They run uncompiled, as their libraries set them up; what we reach compiled (`--compile`, torch.compile) stands
-beside what we reach without, with the seconds that compiling took. "best" is the fastest of all that is in the table; "the paper's way" is NF4 with 8 rows a batch. Short rows are
-AG News, long ones titles and abstracts of patents, mixed ones Reuters. The 135 M Llama has random weights in the shape of
-SmolLM2-135M and the tokenizer of `tiny`.
+answer has. They run uncompiled, as their libraries set them up; what we reach compiled (torch.compile) stands beside what we
+reach without, with the seconds that compiling took. "best" is the fastest of all that is in the table; "the paper's way" is
+NF4 with 8 rows a batch. Short rows are AG News, long ones titles and abstracts of patents, mixed ones Reuters. The 135 M
+Llama has random weights in the shape of SmolLM2-135M and the tokenizer of `tiny`.
 """
 
 

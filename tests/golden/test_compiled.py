@@ -11,10 +11,14 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.experiment import compile_classifier
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model import compiled
+from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.compiled import compile_blocks
+from lasttoken.model.compiled import compile_blocks, compiled_training
 from lasttoken.model.depth import blocks_of, tapped
+from lasttoken.model.lora import keep_mask
 from lasttoken.text.tokenizer import Encoded
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself, while it compiles
 
 
 def encoded() -> Encoded:
@@ -39,7 +43,6 @@ def hidden(backbone: Backbone, texts: Encoded, budget: int) -> list[torch.Tensor
     return [found[i] for i in range(len(texts))]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`")  # of torch, about itself
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_compiled_blocks_give_what_plain_ones_give(name: str, load_fresh: Callable[..., Backbone]) -> None:
     backbone, texts = load_fresh(name), encoded()
@@ -68,11 +71,56 @@ def refused(*args: object, **kwargs: object) -> None:
     raise RuntimeError("compiled")
 
 
+def test_compiled_training_learns_what_plain_training_learns(load_fresh: Callable[..., Backbone]) -> None:
+    """Without dropout the gradients are the same; with it, every linear draws its own mask, anew at each call."""
+    texts, found = encoded(), []
+    for dropout in (0.0, 0.5):
+        backbone = load_fresh("llama")
+        adapted = adapt(
+            backbone, r=2, alpha=2.0, dropout=dropout, targets="all-linear", rslora=False, dora=False, seed=0
+        )
+        weights = [p for p in adapted.parameters() if p.requires_grad]
+        for p in weights:
+            nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+
+        def gradients(
+            rows: range, backbone: Backbone = backbone, weights: list[nn.Parameter] = weights
+        ) -> torch.Tensor:
+            batch = pack(texts, np.array(rows), backbone)
+            loss = backbone.hidden(batch.inputs, batch.layout)[batch.layout.ends].square().sum()
+            return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+
+        parts = [range(4), range(4, 12)]  # of other sizes
+        backbone.whole.train()
+        plain = [gradients(rows) for rows in parts]
+        with compiled_training(backbone.whole):
+            again = [gradients(rows) for rows in parts]
+            found.append((plain, again, gradients(parts[0])))
+        assert "run" not in repr(blocks_of(backbone.module)[1][0].forward)
+    (plain, again, same), (_, dropped, anew) = found
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)  # float32, sums in another order
+    torch.testing.assert_close(same, again[0])
+    assert not torch.allclose(dropped[0], anew, rtol=1e-2)
+
+
+def test_two_draws_are_two_draws() -> None:
+    @torch.compile(backend="aot_eager")
+    def both(x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return keep_mask(x, 0.5)[0], keep_mask(x, 0.5)[0]
+
+    first, second = both(torch.ones(64, 64))
+    assert first is not None
+    assert second is not None
+    assert 0.4 < first.mean() < 0.6
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
         (RuntimeError("InvalidCxxCompiler: No working C++ compiler found"), ConfigError, r"install g\+\+ or clang\+\+"),
-        (RuntimeError("no such op\nand a trace"), ModelError, r"cannot be compiled: no such op; predict without"),
+        (RuntimeError("no such op\nand a trace"), ModelError, r"cannot be compiled: no such op; leave compiling out"),
     ],
 )
 def test_a_failure_says_what_to_do_and_leaves_the_model_as_it_was(

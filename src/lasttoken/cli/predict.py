@@ -29,7 +29,8 @@ def predict(
         bool, typer.Option("--raw", help="Probabilities and decisions without the run's calibration and thresholds")
     ] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model first: some 10 to 60 seconds, then faster; for large files")
+        bool,
+        typer.Option("--compile", help="Compile the model first: some 10 to 60 seconds, then faster; for large files"),
     ] = False,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lasttoken.evaluation.wording import figure
 from lasttoken.journal import Journal
 from lasttoken.methods.memory import fit_into_memory
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
+from lasttoken.model.compiled import compiled_training
 from lasttoken.model.lora import POOL
 from lasttoken.seed import derive, generator
 from lasttoken.text.batch import epochs
@@ -126,9 +128,13 @@ def fit_weights(
         world=world,
         smaller=smaller,
     )
-    best = keep_best(
-        modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
-    )
+    with compiled_training(modules[0]) if settings.compile else nullcontext():
+        best = keep_best(
+            modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
+        )
+    if settings.compile:
+        journal.facts["compile_seconds"] = compiling(journal.steps)
+        journal.note(f"compiling took {journal.facts['compile_seconds']:.0f} s, which is in the time of training")
     journal.failure = best.failure
     journal.note(
         f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} after update {best.update}"
@@ -153,6 +159,13 @@ def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Ste
         if step is None:
             return
         yield step
+
+
+def compiling(steps: Sequence[dict[str, Any]]) -> float:
+    """Seconds that the first tenth of the updates took beyond what as many later ones take: what compiling cost."""
+    seconds = [step["seconds"] for step in steps]
+    first = max(1, len(seconds) // 10)
+    return max(0.0, sum(seconds[:first]) - first * float(np.median(seconds)))
 
 
 def steady_rate(steps: Sequence[dict[str, Any]]) -> float | None:

@@ -1,20 +1,22 @@
-"""A backbone that predicts faster after some seconds of compiling: what a block does element by element becomes one loop.
+"""A model's blocks compiled by torch: what they do element by element becomes one loop, after some seconds of waiting.
 
 Norms, rotations and gates of a block take as long on a CPU as its matrix products; torch.compile fuses them. Packed
-attention stays as it is. Only prediction is compiled, and on a CPU only what runs on one thread, as `in_batches` runs it:
-a compiled block holds for one number of threads.
+attention stays as it is. Training is compiled by `compiled_training`. Prediction is by `compile_blocks`, on a CPU only what
+runs on one thread, as `in_batches` runs it: compiled code holds for one number of threads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from lasttoken.errors import ConfigError, ModelError
@@ -25,6 +27,24 @@ from lasttoken.model.depth import blocks_of
 SIZES = ((40, 9), (150, 30, 3))  # tokens of made-up texts: two rows of different size, so that sizes are left open
 
 
+@contextmanager
+def compiled_training(model: nn.Module) -> Iterator[None]:
+    """Whatever runs with gradients inside runs through compiled blocks; outside, all is as it was.
+
+    Raises ConfigError where torch finds no C++ compiler, ModelError where a block cannot be compiled.
+    """
+    _, blocks = blocks_of(model)
+    plain = swap(blocks, lambda forward: compiled_where(forward, lambda states: torch.is_grad_enabled()))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch's own doing
+            yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise why(error) from error
+    finally:
+        restore(blocks, plain)
+
+
 def compile_blocks(backbone: Backbone) -> float:
     """Seconds that it took to have every block of the backbone compiled, in place, and shown to give what it gave.
 
@@ -32,34 +52,49 @@ def compile_blocks(backbone: Backbone) -> float:
     """
     before = on_one_thread(backbone)
     _, blocks = blocks_of(backbone.module)
-    plain: list[Any] = [block.forward for block in blocks]
-    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
     began = time.perf_counter()
-    for block in blocks:
-        block.forward = predicting(block.forward)
+    plain = swap(blocks, lambda forward: compiled_where(forward, predicts))
     try:
         after = on_one_thread(backbone)
         if not all(close(a, b) for a, b in zip(after, before, strict=True)):
             raise ModelError(f"model {backbone.name!r} gives other results once it is compiled; predict without")
     except BaseException as error:
-        for block, forward in zip(blocks, plain, strict=True):
-            block.forward = forward
+        restore(blocks, plain)
         if isinstance(error, Exception) and not isinstance(error, ModelError):
-            raise why(error, backbone) from error
+            raise why(error) from error
         raise
     return time.perf_counter() - began
 
 
-def predicting(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward`, compiled for whoever predicts with it on one thread of a CPU, or on a GPU."""
+def predicts(states: Tensor) -> bool:
+    """Whether what runs now is a prediction that `compile_blocks` is for."""
+    return not torch.is_grad_enabled() and (states.device.type != "cpu" or torch.get_num_threads() == 1)
+
+
+def compiled_where(forward: Callable[..., Any], serves: Callable[[Tensor], bool]) -> Callable[..., Any]:
+    """`forward`, compiled for the calls that `serves` says so of, by the hidden states that enter."""
     compiled = torch.compile(forward, dynamic=True)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         states = args[0] if args else kwargs["hidden_states"]
-        serves = not torch.is_grad_enabled() and (states.device.type != "cpu" or torch.get_num_threads() == 1)
-        return (compiled if serves else forward)(*args, **kwargs)
+        return (compiled if serves(states) else forward)(*args, **kwargs)
 
     return run
+
+
+def swap(blocks: Sequence[Any] | nn.ModuleList, change: Callable[..., Any]) -> list[Any]:
+    """Put `change(forward)` in the place of every block's forward; what stood there."""
+    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
+    plain = [block.forward for block in blocks]
+    for block in blocks:
+        block.forward = change(block.forward)
+    return plain
+
+
+def restore(blocks: Sequence[Any] | nn.ModuleList, plain: Sequence[Any]) -> None:
+    """Undo `swap`."""
+    for block, forward in zip(blocks, plain, strict=True):
+        block.forward = forward
 
 
 def on_one_thread(backbone: Backbone) -> list[Tensor]:
@@ -85,13 +120,11 @@ def on_one_thread(backbone: Backbone) -> list[Tensor]:
             torch.set_num_threads(threads)
 
 
-def why(error: Exception, backbone: Backbone) -> ConfigError | ModelError:
+def why(error: Exception) -> ConfigError | ModelError:
     """What a failure to compile means for the user."""
     if "InvalidCxxCompiler" in repr(error):
-        return ConfigError(["compile: torch finds no C++ compiler; install g++ or clang++, or predict without"])
-    return ModelError(
-        f"model {backbone.name!r} ({backbone.config.model_type}) cannot be compiled: {first_line(error)}; predict without"
-    )
+        return ConfigError(["compile: torch finds no C++ compiler; install g++ or clang++, or leave compiling out"])
+    return ModelError(f"the model cannot be compiled: {first_line(error)}; leave compiling out")
 
 
 def backbone_of(classifier: object) -> Backbone:
@@ -100,5 +133,3 @@ def backbone_of(classifier: object) -> Backbone:
     if not isinstance(backbone, Backbone):
         raise ConfigError(["compile: this run has no language model to compile; predict without"])
     return backbone
-
-

@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
+ALIGNED = 32  # draws; a stretch begins at a multiple, where compiled code may read it (16 bytes, 64 for the cache)
 SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
 
 Merge = Literal["auto", "off"]
@@ -127,11 +128,22 @@ class KeepPool:
             size = 1 << max(22, (2 * shape.numel() - 1).bit_length())
             draws = torch.randint(STEPS, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(threshold))
             pool = self.draws[threshold, dtype] = (draws >= threshold).to(dtype)
-        start = int(torch.randint(len(pool) - shape.numel() + 1, ()))
+        start = ALIGNED * int(torch.randint((len(pool) - shape.numel()) // ALIGNED + 1, ()))
         return pool[start : start + shape.numel()].view(shape), threshold / STEPS
 
 
 POOL = KeepPool()
+
+
+@torch.library.custom_op("lasttoken::kept_of_pool", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def kept_of_pool(x: Tensor, threshold: int) -> Tensor:
+    """`POOL.take` as an operation that a compiler leaves alone, and never takes two draws of for one."""
+    return POOL.take(x.shape, threshold, x.dtype)[0]
+
+
+@kept_of_pool.register_fake
+def _(x: Tensor, threshold: int) -> Tensor:
+    return torch.empty_like(x)
 
 
 def keep_mask(x: Tensor, rate: float) -> tuple[Tensor | None, float]:
@@ -140,6 +152,8 @@ def keep_mask(x: Tensor, rate: float) -> tuple[Tensor | None, float]:
     if not threshold:
         return None, 0.0
     if x.device.type == "cpu":
+        if torch.compiler.is_compiling():
+            return kept_of_pool(x.detach(), threshold), threshold / STEPS
         return POOL.take(x.shape, threshold, x.dtype)
     return torch.randint(STEPS, x.shape, dtype=torch.uint8, device=x.device) >= threshold, threshold / STEPS
 

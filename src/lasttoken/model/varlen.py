@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -90,9 +91,7 @@ def torch_varlen(
         groups = query.shape[1] // key.shape[1]
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     bounds, longest = stretches.bounds, stretches.longest
-    return varlen_attn(
-        query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=sides, **more
-    )  # type: ignore[return-value]
+    return varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scale, window_size=sides, **more)  # type: ignore[return-value]
 
 
 @cache
@@ -135,7 +134,7 @@ def text_by_text(
     """What a `Kernel` gives, one text after the other in float32: what kernels are measured by."""
     outputs, groups = [], query.shape[1] // key.shape[1]
     ends: list[int] = stretches.bounds.tolist()
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         q, k, v = (x[start:end].transpose(0, 1).float() for x in (query, key, value))
         k, v = (x.repeat_interleave(groups, dim=0) for x in (k, v))
         place = torch.arange(end - start, device=query.device)
@@ -143,5 +142,3 @@ def text_by_text(
         left, right = (x if x >= 0 else end - start for x in sides)
         outputs.append(F.scaled_dot_product_attention(q, k, v, (ahead >= -left) & (ahead <= right), scale=scale))
     return torch.cat([x.transpose(0, 1) for x in outputs]).to(query.dtype)
-
-

@@ -30,7 +30,9 @@ def packed(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, module: nn.Module | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Attention (1, T, heads, d) by the layout, with numbers in its filler that would show if anyone saw them."""
-    parts = [torch.cat([x, torch.full_like(x[:, :, :1], 1e3).expand(-1, -1, layout.filler, -1)], dim=2) for x in (q, k, v)]
+    parts = [
+        torch.cat([x, torch.full_like(x[:, :, :1], 1e3).expand(-1, -1, layout.filler, -1)], dim=2) for x in (q, k, v)
+    ]
     out, weights = packed_attention(module or nn.Identity(), *parts, None, layout=layout, dropout=dropout)
     assert weights is None
     assert out.shape[1] == q.shape[2] + layout.filler
