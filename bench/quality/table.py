@@ -20,6 +20,8 @@ WORDS = {
     "random": "embedding, random weights",
     "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",
+    "k0": "LoRA on all six blocks",
+    **{f"k{k}": f"on the upper {6 - k}, trunk = {k}" for k in range(2, 6)},
 }
 HEADLINES = {False: ("accuracy", "macro_f1", "ece"), True: ("micro_f1", "macro_f1", "ece")}
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "ece": "ECE"}
@@ -151,8 +153,8 @@ def main() -> None:
         "",
         "Made by `make docs` from `bench/quality/results`; each file there holds settings, seed, versions, commit and every",
         "decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. Times are of",
-        "one CPU thread beside other work, good for a rough comparison only; some machines had bfloat16, others computed in",
-        "float32 (`machine` in a result says which). The model is",
+        "one CPU thread beside other work, good for a rough comparison only (but where a trunk is compared: two threads, nothing",
+        "beside them); some machines had bfloat16, others computed in float32 (`machine` in a result says which). The model is",
         "`tiny` (6.9 M parameters) unless the table says otherwise: what is shown is that the methods work and how they stand to",
         "each other, not what a large model reaches.",
         "",
