@@ -165,15 +165,15 @@ def with_labels(model: InstructionModel, labels: LabelSpace) -> InstructionModel
 def features(folder: Path, part: Slice) -> list[Contender]:
     """The probe's features, by a model as it is and by a compiled one: the last layer, mean over tokens."""
     config, found = Probe(model=str(folder), max_length=part.limit), []
-    for how in ("", ", compiled"):
+    for compiled in (False, True):
         backbone = probe.build(config, "cpu")
-        seconds_before = compile_blocks(backbone) if how else 0.0
+        seconds_before = compile_blocks(backbone) if compiled else 0.0
 
         def run(backbone=backbone) -> Pass:
             with timed() as seconds:
                 states = probe.pooled(backbone, part.texts, config, [depth_of(backbone)])[0]
             return Pass(seconds(), states)
 
-        name = f"lasttoken, {WORDS['none']}{how}"
+        name = f"lasttoken, {WORDS['none']}" + (", compiled" if compiled else "")
         found.append(Contender(name, part.part(part.size), run, ours=True, prepared=seconds_before))
     return found

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="speed-compiled-")  # empty: compiling is timed
 
 import ours
 import peers
@@ -48,21 +49,23 @@ TOY_SCALE = {"sizes": [40, 80], "repeats": [1, 1]}
 NEEDED = {"instruction-training": "trl", "probe": "sentence_transformers"}  # without it, the task has no peer
 
 
-def ways(words: list[str]) -> list[trainers.Way]:
-    """ "native 32 grouped" as (precision, rows an update, whether there is a third word: grouped by length; of ours, compiled)."""
+def ways(words: list[str], third: str) -> list[trainers.Way]:
+    """ "native 32 grouped" as (precision, rows an update, whether the word `third` follows)."""
     found = []
     for one in words:
-        precision, batch, *third = one.split()
-        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(third)))
+        precision, batch, *rest = one.split()
+        if rest not in ([], [third]):
+            raise SystemExit(f"{one!r}: what follows the batch can only be {third!r}")
+        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(rest)))
     return found
 
 
 def embedding_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """A head on packed rows against HF Trainer."""
     least = case.get("least", part.size)
-    found = ours.embedding_training(folder, part, ways(case["ours"]), least)
+    found = ours.embedding_training(folder, part, ways(case["ours"], "compiled"), least)
     head = torch.randn(len(part.data.labels), AutoConfig.from_pretrained(folder).hidden_size) * 0.02
-    return found + trainers.hf_trainer(folder, part, head, ways(case["peers"]), work, least)
+    return found + trainers.hf_trainer(folder, part, head, ways(case["peers"], "grouped"), work, least)
 
 
 def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
@@ -75,8 +78,8 @@ def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: P
 def instruction_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Loss on the label against TRL."""
     least = case.get("least", part.size)
-    found = ours.instruction_training(folder, part, ways(case["ours"]), least)
-    return found + (trainers.trl(folder, part, ways(case["peers"]), work, least) if find_spec("trl") else [])
+    found = ours.instruction_training(folder, part, ways(case["ours"], "compiled"), least)
+    return found + (trainers.trl(folder, part, ways(case["peers"], "grouped"), work, least) if find_spec("trl") else [])
 
 
 def instruction_scoring(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:

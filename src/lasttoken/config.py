@@ -107,7 +107,7 @@ class Training(Settings):
     checkpointing: Literal["auto", "on", "off"] = (
         "auto"  # of activations: less memory, a third more time; auto: when short
     )
-    compile: bool = False  # of the blocks, by torch: up to a minute first, then faster; needs a C++ compiler
+    compile: bool = False  # of the blocks, by torch: slow to begin, then faster; needs a C++ compiler
     optimizer: Literal["adamw8bit", "paged_adamw32bit", "adamw"] = "adamw8bit"  # on CUDA; elsewhere always adamw
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: PositiveFloat = 1.0  # L2 norm of the gradient

@@ -268,7 +268,7 @@ def load(
     Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
 
     trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
-    compile: take some ten seconds or a minute to predict faster afterwards, up to what another order of sums rounds; raises
+    compile: take ten seconds or more to predict faster afterwards, up to what another order of sums rounds; raises
     ConfigError where the method has no language model or torch finds no C++ compiler.
     """
     classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)

@@ -45,4 +45,5 @@ def test_fit_save_load_predict(kind: str, config: Any, tmp_path: Path) -> None:
 def test_one_kernel_for_all_texts_is_right_on_this_card() -> None:
     from lasttoken.model.varlen import proven
 
-    assert proven(torch.device("cuda", torch.cuda.current_device())) is not None
+    for width in (64, 128):
+        assert proven(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, width) is not None

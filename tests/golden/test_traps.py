@@ -420,5 +420,5 @@ def test_what_was_trained_before_in_this_process_changes_nothing(folder: Callabl
         made = catalog.fit(config, data, data, seed=0, device="cpu", journal=Journal())
         found.append(made.predict_proba(data.texts))
         for dtype in (torch.float32, torch.bfloat16):  # as a fit with larger batches would: the pool of dropout grows
-            POOL.take(torch.Size((1 << 22,)), round(config.lora.dropout * 256), dtype)
+            POOL.draw(torch.empty(1 << 22, dtype=dtype), round(config.lora.dropout * 256))
     assert (found[0] == found[1]).all()

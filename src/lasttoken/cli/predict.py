@@ -30,7 +30,7 @@ def predict(
     ] = False,
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="Compile the model first: some 10 to 60 seconds, then faster; for large files"),
+        typer.Option("--compile", help="Compile the model first: ten seconds or more, then faster; for large files"),
     ] = False,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
@@ -46,6 +46,7 @@ def predict(
 
     classifier = load(run, device=device, trust_remote_code=trust_remote_code)
     if compile:
+        say("compiling the model: ten seconds or more")
         say(f"compiled in {compile_classifier(classifier):.1f} s")
     data = read_run(run / "config.toml").data
     if text is not None:

@@ -128,13 +128,16 @@ def fit_weights(
         world=world,
         smaller=smaller,
     )
-    with compiled_training(modules[0]) if settings.compile else nullcontext():
+    compile = settings.compile
+    if compile and getattr(modules[0], "is_gradient_checkpointing", False):
+        compile = False
+        journal.note("train.compile has no effect: activations are recomputed, which torch does not compile")
+    with compiled_training(modules[0]) if compile else nullcontext():
         best = keep_best(
             modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
         )
-    if settings.compile:
-        journal.facts["compile_seconds"] = compiling(journal.steps)
-        journal.note(f"compiling took {journal.facts['compile_seconds']:.0f} s, which is in the time of training")
+    if compile:
+        journal.note(f"compiling took about {compiling(journal.steps):.0f} s, which is in the time of training")
     journal.failure = best.failure
     journal.note(
         f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} after update {best.update}"

@@ -25,8 +25,8 @@ from lasttoken.model.varlen import Stretches, attend_stretches
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
-GRID, SIDE = 64, 16  # on a CPU, tokens that rows and blocks come in multiples of: see `filler_of`
 TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
+GRID, SIDE = 64, 16  # tokens that rows and blocks come in multiples of on a CPU: see `filler_of`
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +111,11 @@ def lay_out(
 
 
 def filler_of(tokens: int, kind: str) -> int:
-    """Tokens to run behind a row of T tokens so that rows come in few sizes: up to the next multiple of GRID, none on a GPU.
+    """Tokens to run behind a row of T tokens so that rows come in few sizes, none on a GPU.
 
-    A CPU's matrix products are compiled for every size they meet, and what is compiled is kept for a thousand sizes;
-    rows of any length took half of the training of a small model for compiling alone (docs/lab.md).
+    A CPU's matrix products are generated for every size they meet, and kept for a thousand sizes: rows of any length made
+    the training of a small model up to 1.7 times as slow (docs/lab.md). Up to the next multiple of GRID; of SIDE for a row
+    so short that GRID could cost a quarter of it.
     """
     step = GRID if tokens >= 4 * GRID else SIDE
     return -tokens % step if kind == "cpu" else 0

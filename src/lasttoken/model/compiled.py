@@ -21,9 +21,12 @@ from transformers import AttentionInterface
 
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.model.attention import NAME, lay_out, packed_attention
-from lasttoken.model.backbone import Backbone, close, first_line, to_tensor
+from lasttoken.model.backbone import Backbone, close, to_tensor
 from lasttoken.model.depth import blocks_of
 
+VARIANTS = (
+    64  # of a block that torch keeps compiled: with and without gradient, merged, of other models; its own limit is 8
+)
 SIZES = ((40, 9), (150, 30, 3))  # tokens of made-up texts: two rows of different size, so that sizes are left open
 
 
@@ -34,13 +37,13 @@ def compiled_training(model: nn.Module) -> Iterator[None]:
     Raises ConfigError where torch finds no C++ compiler, ModelError where a block cannot be compiled.
     """
     _, blocks = blocks_of(model)
-    plain = swap(blocks, lambda forward: compiled_where(forward, lambda states: torch.is_grad_enabled()))
+    plain = swap(blocks, lambda states: torch.is_grad_enabled())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch's own doing
             yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        raise why(error) from error
+        raise why(error, "train.compile = false") from error
     finally:
         restore(blocks, plain)
 
@@ -53,15 +56,17 @@ def compile_blocks(backbone: Backbone) -> float:
     before = on_one_thread(backbone)
     _, blocks = blocks_of(backbone.module)
     began = time.perf_counter()
-    plain = swap(blocks, lambda forward: compiled_where(forward, predicts))
+    plain = swap(blocks, predicts)
     try:
         after = on_one_thread(backbone)
         if not all(close(a, b) for a, b in zip(after, before, strict=True)):
-            raise ModelError(f"model {backbone.name!r} gives other results once it is compiled; predict without")
+            raise ModelError(
+                f"model {backbone.name!r} gives other results once it is compiled; predict without --compile"
+            )
     except BaseException as error:
         restore(blocks, plain)
-        if isinstance(error, Exception) and not isinstance(error, ModelError):
-            raise why(error) from error
+        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise why(error, "predict without --compile") from error
         raise
     return time.perf_counter() - began
 
@@ -72,35 +77,43 @@ def predicts(states: Tensor) -> bool:
 
 
 def compiled_where(forward: Callable[..., Any], serves: Callable[[Tensor], bool]) -> Callable[..., Any]:
-    """`forward`, compiled for the calls that `serves` says so of, by the hidden states that enter."""
+    """`forward`, compiled for packed rows (not for `generate`) where `serves` says so by the hidden states that enter."""
     compiled = torch.compile(forward, dynamic=True)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         states = args[0] if args else kwargs["hidden_states"]
-        return (compiled if serves(states) else forward)(*args, **kwargs)
+        chosen = compiled if kwargs.get("layout") is not None and serves(states) else forward
+        return chosen(*args, **kwargs)
 
     return run
 
 
-def swap(blocks: Sequence[Any] | nn.ModuleList, change: Callable[..., Any]) -> list[Any]:
-    """Put `change(forward)` in the place of every block's forward; what stood there."""
+def swap(blocks: Sequence[nn.Module] | nn.ModuleList, serves: Callable[[Tensor], bool]) -> list[Any]:
+    """Compile the forward of every block where `serves` says so; what a block had in the place of its class's, or None.
+
+    The attention function is left out of what is compiled, here and from now on, which changes nothing it does.
+    """
     AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
-    plain = [block.forward for block in blocks]
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = change(block.forward)
-    return plain
+        block.forward = compiled_where(block.forward, serves)
+    return own
 
 
-def restore(blocks: Sequence[Any] | nn.ModuleList, plain: Sequence[Any]) -> None:
-    """Undo `swap`."""
-    for block, forward in zip(blocks, plain, strict=True):
-        block.forward = forward
+def restore(blocks: Sequence[nn.Module] | nn.ModuleList, own: Sequence[Any]) -> None:
+    """Undo what `swap` did to the blocks."""
+    for block, forward in zip(blocks, own, strict=True):
+        del block.forward
+        if forward is not None:
+            block.forward = forward
 
 
 def on_one_thread(backbone: Backbone) -> list[Tensor]:
     """Hidden states of made-up rows, run as `in_batches` runs rows side by side."""
     rng, threads = np.random.default_rng(0), torch.get_num_threads()
-    rows = [[rng.integers(0, int(backbone.config.vocab_size), n) for n in sizes] for sizes in SIZES]
+    most, size = backbone.window, int(backbone.config.vocab_size)
+    rows = [[rng.integers(0, size, min(n, most)) for n in sizes] for sizes in SIZES]
 
     def run() -> list[Tensor]:
         torch.set_num_threads(1)
@@ -120,16 +133,17 @@ def on_one_thread(backbone: Backbone) -> list[Tensor]:
             torch.set_num_threads(threads)
 
 
-def why(error: Exception) -> ConfigError | ModelError:
-    """What a failure to compile means for the user."""
+def why(error: Exception, instead: str) -> ConfigError | ModelError:
+    """What a failure to compile means for the user. instead: how to do without."""
     if "InvalidCxxCompiler" in repr(error):
-        return ConfigError(["compile: torch finds no C++ compiler; install g++ or clang++, or leave compiling out"])
-    return ModelError(f"the model cannot be compiled: {first_line(error)}; leave compiling out")
+        return ConfigError([f"compile: torch finds no C++ compiler; install g++ or clang++, or {instead}"])
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return ModelError(f"the model cannot be compiled: {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}; {instead}")
 
 
 def backbone_of(classifier: object) -> Backbone:
     """The backbone of a classifier that has one. Raises ConfigError."""
     backbone = getattr(classifier, "backbone", None)
     if not isinstance(backbone, Backbone):
-        raise ConfigError(["compile: this run has no language model to compile; predict without"])
+        raise ConfigError(["compile: this run has no language model to compile; predict without --compile"])
     return backbone

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
-ALIGNED = 32  # draws; a stretch begins at a multiple, where compiled code may read it (16 bytes, 64 for the cache)
 SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
 
 Merge = Literal["auto", "off"]
@@ -29,14 +28,14 @@ class LowRank(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, base: nn.Module, kept: Tensor | None, scale: float
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, base: nn.Module, kept: Tensor | None, threshold: int, scale: float
     ) -> Tensor:
-        """x: (T, in). a: (r, in), b: (out, r), float32. kept: (T, in) of 0 and 1, or None for no dropout."""
-        low = F.linear(x if kept is None else x * kept, a.to(x.dtype))  # (T, r)
+        """x: (T, in). a: (r, in), b: (out, r), float32. kept, threshold: as `drop` takes them; None for no dropout."""
+        low = F.linear(x if kept is None else drop(x, kept, threshold), a.to(x.dtype))  # (T, r)
         out = F.linear(x, dense_weight(base, x.dtype), bias_of(base, x.dtype))
         out.addmm_(low, (b * scale).to(x.dtype).t())
         ctx.save_for_backward(x, low, a, b, kept)
-        ctx.base, ctx.scale = base, scale
+        ctx.base, ctx.threshold, ctx.scale = base, threshold, scale
         return out
 
     @staticmethod
@@ -45,15 +44,17 @@ class LowRank(torch.autograd.Function):
         x, low, a, b, kept = ctx.saved_tensors
         through = grad @ (b * ctx.scale).to(x.dtype)  # (T, r)
         grad_b = (grad.t() @ low).to(b.dtype) * ctx.scale
-        grad_a = (through.t() @ (x if kept is None else x * kept)).to(a.dtype)
+        grad_a = (through.t() @ (x if kept is None else drop(x, kept, ctx.threshold))).to(a.dtype)
         if not ctx.needs_input_grad[0]:
-            return None, grad_a, grad_b, None, None, None
+            return None, grad_a, grad_b, None, None, None, None
         grad_x = grad @ dense_weight(ctx.base, x.dtype)
         if kept is None:
             grad_x.addmm_(through, a.to(x.dtype))
-        else:
+        elif kept.ndim:
             grad_x.addcmul_(through @ a.to(x.dtype), kept)
-        return grad_x, grad_a, grad_b, None, None, None
+        else:
+            grad_x.add_(drop(through @ a.to(x.dtype), kept, ctx.threshold))
+        return grad_x, grad_a, grad_b, None, None, None, None
 
 
 class FastLora:
@@ -67,17 +68,24 @@ class FastLora:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
         rate = getattr(self.lora_dropout[name], "p", 0.0) if self.training else 0.0
-        kept, rate = keep_mask(flat, rate)
+        threshold = round(rate * STEPS)
+        kept = keep_mask(flat, threshold, self.draw_number)
         weights = self.lora_A[name].weight, self.lora_B[name].weight
-        out = LowRank.apply(flat, *weights, self.get_base_layer(), kept, self.scaling[name] / (1 - rate))
+        scale = self.scaling[name] / (1 - threshold / STEPS)
+        out = LowRank.apply(flat, *weights, self.get_base_layer(), kept, threshold, scale)
         return out.view(*x.shape[:-1], -1)
 
 
 def speed_up(adapted: nn.Module) -> None:
     """Have every plain LoRA layer compute by `FastLora`, in place; a DoRA layer keeps PEFT's own way."""
-    for layer in lora_layers(adapted):
+    numbers: dict[str, int] = {}  # of a linear within its block, by its name there
+    for name, layer in adapted.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        layer = cast("Any", layer)
         if layer.lora_A and not layer.lora_variant and layer.get_base_layer().weight.ndim == 2:
             layer.__class__ = fast(type(layer))
+            layer.draw_number = numbers.setdefault(name.rpartition(".")[2], len(numbers))
 
 
 @cache
@@ -121,41 +129,62 @@ class KeepPool:
         """Begin anew, as each fit does: what an earlier one of this process needed would change where draws are taken from."""
         self.draws.clear()
 
-    def take(self, shape: torch.Size, threshold: int, dtype: torch.dtype) -> tuple[Tensor, float]:
-        """(0 and 1 of `shape`, the rate of zeros: threshold / 256)."""
-        pool = self.draws.get((threshold, dtype))
-        if pool is None or len(pool) < 2 * shape.numel():
-            size = 1 << max(22, (2 * shape.numel() - 1).bit_length())
+    def draw(self, x: Tensor, threshold: int) -> int:
+        """Where in the pool the mask of x begins, drawn anew; the rate of zeros there is threshold / 256."""
+        pool = self.draws.get((threshold, x.dtype))
+        if pool is None or len(pool) < 2 * x.numel():
+            size = 1 << max(22, (2 * x.numel() - 1).bit_length())
             draws = torch.randint(STEPS, (size,), dtype=torch.uint8, generator=torch.Generator().manual_seed(threshold))
-            pool = self.draws[threshold, dtype] = (draws >= threshold).to(dtype)
-        start = ALIGNED * int(torch.randint((len(pool) - shape.numel()) // ALIGNED + 1, ()))
-        return pool[start : start + shape.numel()].view(shape), threshold / STEPS
+            pool = self.draws[threshold, x.dtype] = (draws >= threshold).to(x.dtype)
+        return int(torch.randint(len(pool) - x.numel() + 1, ()))
+
+    def mask(self, x: Tensor, place: int, threshold: int) -> Tensor:
+        """0 and 1 in the shape of x: the stretch of the pool that begins at `place`."""
+        return self.draws[threshold, x.dtype][place : place + x.numel()].view(x.shape)
 
 
 POOL = KeepPool()
 
 
-@torch.library.custom_op("lasttoken::kept_of_pool", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def kept_of_pool(x: Tensor, threshold: int) -> Tensor:
-    """`POOL.take` as an operation that a compiler leaves alone, and never takes two draws of for one."""
-    return POOL.take(x.shape, threshold, x.dtype)[0]
+@torch.library.custom_op("lasttoken::draw", mutates_args=())
+def compiled_draw(x: Tensor, threshold: int, number: int) -> Tensor:
+    """`POOL.draw` as an operation that a compiler leaves alone: int64 of no dimension.
+
+    number: tells the linears of a block apart. Without it a compiler would take their draws for one and the same.
+    """
+    return torch.tensor(POOL.draw(x, threshold))
 
 
-@kept_of_pool.register_fake
-def _(x: Tensor, threshold: int) -> Tensor:
+@compiled_draw.register_fake
+def _(x: Tensor, threshold: int, number: int) -> Tensor:
+    return torch.empty((), dtype=torch.int64)
+
+
+@torch.library.custom_op("lasttoken::dropped", mutates_args=())
+def compiled_drop(x: Tensor, place: Tensor, threshold: int) -> Tensor:
+    """x without what dropout drops, in memory of its own: the compiler may reuse what it is given, and must not write into the pool."""
+    return x * POOL.mask(x, int(place), threshold)
+
+
+@compiled_drop.register_fake
+def _(x: Tensor, place: Tensor, threshold: int) -> Tensor:
     return torch.empty_like(x)
 
 
-def keep_mask(x: Tensor, rate: float) -> tuple[Tensor | None, float]:
-    """(what dropout keeps of x: 0 and 1 in its shape, or None where it keeps all; the exact rate)."""
-    threshold = round(rate * STEPS)
+def drop(x: Tensor, kept: Tensor, threshold: int) -> Tensor:
+    """x without what dropout drops. kept: 0 and 1 in the shape of x; in compiled code a place in the pool, of no dimension."""
+    return x * kept if kept.ndim else compiled_drop(x, kept, threshold)
+
+
+def keep_mask(x: Tensor, threshold: int, number: int = 0) -> Tensor | None:
+    """What `drop` needs to drop threshold / 256 of x; None for nothing. number: of the linear within its block."""
     if not threshold:
-        return None, 0.0
-    if x.device.type == "cpu":
-        if torch.compiler.is_compiling():
-            return kept_of_pool(x.detach(), threshold), threshold / STEPS
-        return POOL.take(x.shape, threshold, x.dtype)
-    return torch.randint(STEPS, x.shape, dtype=torch.uint8, device=x.device) >= threshold, threshold / STEPS
+        return None
+    if x.device.type != "cpu":
+        return torch.randint(STEPS, x.shape, dtype=torch.uint8, device=x.device) >= threshold
+    if torch.compiler.is_compiling():
+        return compiled_draw(x.detach(), threshold, number)
+    return POOL.mask(x, POOL.draw(x, threshold), threshold)
 
 
 @contextmanager

@@ -45,17 +45,17 @@ class Masks:
         self.kind, self.bytes = kind, 0
         self.pools: dict[torch.dtype, Tensor] = {}
 
-    def take(self, x: Tensor, rate: float) -> tuple[Tensor | None, float]:
+    def take(self, x: Tensor, threshold: int, number: int = 0) -> Tensor | None:
         """In the place of `lora.keep_mask`."""
-        if not rate:
-            return None, 0.0
+        if not threshold:
+            return None
         if self.kind != "cpu":
-            return torch.randint(lora.STEPS, x.shape, dtype=torch.uint8) >= 1, rate
+            return torch.randint(lora.STEPS, x.shape, dtype=torch.uint8) >= threshold
         pool = self.pools.get(x.dtype)
         if pool is None or len(pool) < 2 * x.numel():
             pool = self.pools[x.dtype] = torch.empty(1 << max(22, (2 * x.numel() - 1).bit_length()), dtype=x.dtype)
             self.bytes = sum(pool.nbytes for pool in self.pools.values())
-        return pool[: x.numel()].view(x.shape), rate
+        return pool[: x.numel()].view(x.shape)
 
 
 def fused(

@@ -218,7 +218,11 @@ def laid_out(micro: Micro, *, causal: bool, kind: str) -> Layout:
 
 
 def without_numbers(layout: Layout) -> Layout:
-    """The layout in stand-ins, which the context of the caller makes of new tensors."""
+    """The layout in stand-ins, which the context of the caller makes of new tensors.
+
+    Without its stretches: where a GPU's kernel takes all texts at once (model/varlen.py), blocks are what is counted, which
+    hold the padding that the kernel does without.
+    """
 
     def bare(tensor: Any) -> Any:
         return None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lasttoken.model import lora
-from lasttoken.model.lora import KeepPool, keep_mask, lora_layers, merge, merged, speed_up
+from lasttoken.model.lora import KeepPool, drop, keep_mask, lora_layers, merge, merged, speed_up
 
 
 class One(nn.Module):
@@ -77,29 +77,33 @@ def test_dropout_drops_in_the_branch_only_and_backward_sees_the_same_mask() -> N
 
 
 def test_dropout_keeps_the_expected_share_and_the_expected_value() -> None:
-    kept, rate = KeepPool().take(torch.Size((1000, 100)), 13, torch.float32)
-    assert rate == 13 / 256
+    pool, x = KeepPool(), torch.ones(1000, 100)
+    kept = pool.mask(x, pool.draw(x, 13), 13)
     assert set(kept.flatten().tolist()) == {0.0, 1.0}
     # the share of zeros among 100,000 has a standard deviation of .0007
     assert float(1 - kept.mean()) == pytest.approx(13 / 256, abs=0.003)
 
 
-def test_a_rate_is_rounded_to_a_byte() -> None:
+def test_what_is_kept_on_a_cpu_and_elsewhere() -> None:
     x = torch.ones(4, 4)
-    assert keep_mask(x, 0.05)[1] == 13 / 256
-    assert keep_mask(x, 0.001) == (None, 0.0)
-    on_meta, rate = keep_mask(torch.ones(4, 4, device="meta"), 0.5)  # the way of every device but the CPU
-    assert (on_meta.shape, on_meta.dtype, rate) == ((4, 4), torch.bool, 0.5)
+    assert keep_mask(x, 0) is None
+    kept = keep_mask(torch.ones(64, 64), 255)
+    assert kept is not None
+    assert kept.mean() < 0.02  # 1 / 256 of 4,096, give or take .001
+    on_meta = keep_mask(torch.ones(4, 4, device="meta"), 128)  # the way of every device but the CPU
+    assert on_meta is not None
+    assert (on_meta.shape, on_meta.dtype) == ((4, 4), torch.bool)
+    assert drop(x, torch.eye(4), 0).equal(torch.eye(4))
 
 
 def test_masks_repeat_from_the_seed_differ_between_draws_and_outgrow_the_pool() -> None:
-    pool, shape = KeepPool(), torch.Size((50, 64))
+    pool, x, large = KeepPool(), torch.ones(50, 64), torch.ones(3, 1 << 21)
     torch.manual_seed(1)
-    first, second = (pool.take(shape, 26, torch.float32)[0] for _ in range(2))
+    first, second = (pool.mask(x, pool.draw(x, 26), 26) for _ in range(2))
     torch.manual_seed(1)
-    assert torch.equal(pool.take(shape, 26, torch.float32)[0], first)
+    assert torch.equal(pool.mask(x, pool.draw(x, 26), 26), first)
     assert not torch.equal(first, second)
-    assert pool.take(torch.Size((3, 1 << 21)), 26, torch.float32)[0].shape == (3, 1 << 21)
+    assert pool.mask(large, pool.draw(large, 26), 26).shape == large.shape
 
 
 def test_dora_keeps_the_way_of_peft_and_is_not_merged() -> None:

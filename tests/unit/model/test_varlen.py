@@ -34,14 +34,14 @@ def test_a_packed_row_by_one_kernel_is_what_blocks_give(
         calls.append(1)
         return text_by_text(*args, **kwargs)
 
-    monkeypatch.setattr(varlen, "proven", lambda device: kernel)
+    monkeypatch.setattr(varlen, "proven", lambda device, dtype, width: kernel)
     whole, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout, sliding_window=window)
     assert calls == [1]
     torch.testing.assert_close(whole, blocks, rtol=1e-5, atol=1e-6)  # order of sums
 
 
 def test_what_kernels_do_not_know_goes_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(device: torch.device) -> None:
+    def never(device: torch.device, dtype: torch.dtype, width: int) -> None:
         raise AssertionError("asked for a kernel")
 
     monkeypatch.setattr(varlen, "proven", never)
@@ -67,7 +67,7 @@ def test_where_kernels_serve() -> None:
 
 def test_without_a_kernel_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "serves", lambda kind, dtype, width: True)
-    monkeypatch.setattr(varlen, "proven", lambda device: None)
+    monkeypatch.setattr(varlen, "proven", lambda device, dtype, width: None)
     q = states(8, 2, 0)
     assert attend_stretches(q, q, q, lay_out([8]).stretches, scale=1.0, window=None) is None
 
@@ -100,4 +100,4 @@ def test_a_kernel_has_to_be_right_to_be_used() -> None:
 
 
 def test_nothing_is_proven_on_a_cpu() -> None:
-    assert varlen.proven(CPU) is None
+    assert varlen.proven(CPU, torch.bfloat16, 64) is None
