@@ -36,13 +36,15 @@ def compiled_training(model: nn.Module) -> Iterator[None]:
 
     Raises ConfigError where torch finds no C++ compiler, ModelError where a block cannot be compiled.
     """
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+
     _, blocks = blocks_of(model)
     plain = swap(blocks, lambda states: torch.is_grad_enabled())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")  # torch's own doing
             yield
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except TorchDynamoException as error:
         raise why(error, "train.compile = false") from error
     finally:
         restore(blocks, plain)
@@ -53,6 +55,8 @@ def compile_blocks(backbone: Backbone) -> float:
 
     Raises ConfigError where torch finds no C++ compiler, ModelError where a block cannot be compiled or changes its results.
     """
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+
     before = on_one_thread(backbone)
     _, blocks = blocks_of(backbone.module)
     began = time.perf_counter()
@@ -65,7 +69,7 @@ def compile_blocks(backbone: Backbone) -> float:
             )
     except BaseException as error:
         restore(blocks, plain)
-        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        if isinstance(error, TorchDynamoException):
             raise why(error, "predict without --compile") from error
         raise
     return time.perf_counter() - began
@@ -93,8 +97,10 @@ def swap(blocks: Sequence[nn.Module] | nn.ModuleList, serves: Callable[[Tensor],
 
     The attention function is left out of what is compiled, here and from now on, which changes nothing it does.
     """
+    from torch._dynamo import config
+
     AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    config.recompile_limit = max(VARIANTS, config.recompile_limit)
     own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = compiled_where(block.forward, serves)

@@ -50,8 +50,8 @@ def attend_stretches(
     kernel = proven(query.device, dtype, query.shape[-1])
     if kernel is None:
         return None
-    parts = [states[0].transpose(0, 1).to(dtype) for states in (query, key, value)]
-    return kernel(*parts, stretches, scale=scale, sides=sides_of(window, stretches.causal))[None]
+    q, k, v = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))
+    return kernel(q, k, v, stretches, scale=scale, sides=sides_of(window, stretches.causal))[None]
 
 
 def serves(kind: str, dtype: torch.dtype, width: int) -> bool:
@@ -124,8 +124,8 @@ def alike(
     stretches = Stretches(bounds, max(lengths), causal)
 
     def run(attention: Kernel) -> list[Tensor | None]:
-        leaves = [part.clone().requires_grad_() for part in parts]
-        out = attention(*leaves, stretches, scale=0.2, sides=sides_of(window, causal))
+        q, k, v = leaves = [part.clone().requires_grad_() for part in parts]
+        out = attention(q, k, v, stretches, scale=0.2, sides=sides_of(window, causal))
         out.float().square().sum().backward()
         return [out.detach(), *(leaf.grad for leaf in leaves)]
 
