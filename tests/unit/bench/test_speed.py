@@ -199,8 +199,16 @@ def test_contenders_alternate_and_of_a_family_the_fastest_stays() -> None:
     assert len(pairs) == 4
     assert set(pairs) == {("ours", "fast"), ("fast", "ours")}
     assert found["contenders"] == [
-        {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 2, "rates": [4.0] * 4},
-        {"name": "fast", "ours": False, "tags": ["paper"], "batch": None, "rows": 2, "rates": [1.0] * 4},
+        {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 2, "prepared": 0.0, "rates": [4.0] * 4},
+        {
+            "name": "fast",
+            "ours": False,
+            "tags": ["paper"],
+            "batch": None,
+            "rows": 2,
+            "prepared": 0.0,
+            "rates": [1.0] * 4,
+        },
     ]
     assert found["left_out"] == [{"name": "slow", "seconds": 4.0, "best": "fast", "its": 2.0}]
     assert found["peak_flops"] == [1.0, 2.0, 3.0, 4.0]
