@@ -153,7 +153,7 @@ def main() -> None:
         "",
         "Made by `make docs` from `bench/quality/results`; each file there holds settings, seed, versions, commit and every",
         "decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. Times are of",
-        "one CPU thread beside other work, good for a rough comparison only (but where a trunk is compared: two threads, nothing",
+        "one CPU thread beside other work, good for a rough comparison only (but where a trunk is compared: two threads, little",
         "beside them); some machines had bfloat16, others computed in float32 (`machine` in a result says which). The model is",
         "`tiny` (6.9 M parameters) unless the table says otherwise: what is shown is that the methods work and how they stand to",
         "each other, not what a large model reaches.",

@@ -115,10 +115,14 @@ def entry(values: Sequence[float], bar: float, sense: str, unit: str, runs: int 
     }
 
 
+def comparable(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The contenders that were not compiled, since no peer is."""
+    return [contender for contender in result["contenders"] if not contender.get("prepared")]
+
+
 def fastest(result: dict[str, Any], *, ours: bool, tag: str | None = None) -> dict[str, Any] | None:
     """The contender with the highest median rate, of ours or of the peers with a tag."""
-    same = [c for c in result["contenders"] if not c.get("prepared")]  # no peer is compiled, so what is compared is not
-    found = [c for c in same if c["ours"] == ours and (tag is None or tag in c["tags"])]
+    found = [c for c in comparable(result) if c["ours"] == ours and (tag is None or tag in c["tags"])]
     return max(found, key=lambda contender: median(contender["rates"]), default=None)
 
 
@@ -157,7 +161,7 @@ def table(case: dict[str, Any], result: dict[str, Any]) -> list[str]:
         "|---|---|---|---|" + ("---|" if "share" in case else ""),
     ]
     for one in sorted(result["contenders"], key=lambda contender: -median(contender["rates"])):
-        alike = next((c for c in result["contenders"] if c["ours"] and c["batch"] and c["batch"] == one["batch"]), None)
+        alike = next((c for c in comparable(result) if c["ours"] and c["batch"] and c["batch"] == one["batch"]), None)
         name = one["name"] + (f" in {one['prepared']:.0f} s" if one.get("prepared") else "")
         cells = [f"**{name}**" if one["ours"] else name, spread(one["rates"])]
         cells.append("" if one is own else against(own, one))

@@ -1,19 +1,25 @@
 """Compiled blocks say what plain ones say, and who cannot compile is told what to do."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from tiny import dataset
 from torch import nn
 
+from lasttoken import catalog
+from lasttoken.config import Embedding, Training
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.experiment import compile_classifier
+from lasttoken.journal import Journal
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model import compiled
 from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.compiled import compile_blocks, compiled_training
+from lasttoken.model.compiled import compile_blocks, compiled_training, compiled_where
 from lasttoken.model.depth import blocks_of, tapped
 from lasttoken.model.lora import POOL, lora_layers
 from lasttoken.text.tokenizer import Encoded
@@ -68,6 +74,30 @@ def test_training_goes_on_uncompiled(load_fresh: Callable[..., Backbone], monkey
         backbone.hidden(batch.inputs, batch.layout)
 
 
+def test_generation_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes without a layout has a cache and an attention of its own, on which nothing was shown."""
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: refused)
+    run = compiled_where(lambda states, **more: states + 1, lambda states: True)
+    assert run(torch.zeros(1)) == 1
+    with pytest.raises(RuntimeError, match="compiled"):
+        run(torch.zeros(1), layout=object())
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "told"), [("off", "compiling took about"), ("on", "train.compile has no effect: activations")]
+)
+def test_a_fit_says_what_came_of_compiling(
+    checkpointing: Literal["on", "off"], told: str, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_blocks: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: compiled_blocks.append(forward) or forward)
+    train = Training(epochs=1.0, batch=8, lr=1e-3, compile=True, checkpointing=checkpointing)
+    rows, journal = dataset(24), Journal()
+    catalog.fit(Embedding(model=str(folder("llama")), train=train), rows, rows, device="cpu", journal=journal)
+    assert [note for note in journal.notes if note.startswith(told)]
+    assert len(compiled_blocks) == (2 if checkpointing == "off" else 0)
+
+
 def refused(*args: object, **kwargs: object) -> None:
     raise RuntimeError("compiled")
 
@@ -119,12 +149,12 @@ def test_compiled_training_learns_what_plain_training_learns(
     ("error", "kind", "words"),
     [
         (
-            torch._dynamo.exc.TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found"),
+            Uncompiled("InvalidCxxCompiler: No working C++ compiler found"),
             ConfigError,
             r"install g\+\+ or clang\+\+",
         ),
         (
-            torch._dynamo.exc.TorchDynamoException("no such op\nand a trace"),
+            Uncompiled("no such op\nand a trace"),
             ModelError,
             r"no such op \.\.\. and a trace; predict without --compile",
         ),
@@ -153,7 +183,3 @@ def test_other_results_are_refused(load_fresh: Callable[..., Backbone], monkeypa
 def test_a_run_without_a_model_has_nothing_to_compile() -> None:
     with pytest.raises(ConfigError, match="no language model to compile"):
         compile_classifier(nn.Identity())  # type: ignore[arg-type]
-
-
-def test_blocks_are_found(load_fresh: Callable[..., Backbone]) -> None:
-    assert len(blocks_of(load_fresh("llama").module)[1]) == 2

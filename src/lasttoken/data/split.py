@@ -222,7 +222,7 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
     if unseen:
         shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unseen.items())[:5])
         more = ", ..." if len(unseen) > 5 else ""
-        what = f"{len(unseen)} labels are" if len(unseen) > 1 else "1 label is"
+        what = counted(len(unseen), "label is", "labels are")
         raise DataError(
             f"{what} in {part} but not in train: {shown}{more}; add such rows to train or remove them from {part}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -128,16 +128,10 @@ def fit_weights(
         world=world,
         smaller=smaller,
     )
-    compile = settings.compile
-    if compile and getattr(modules[0], "is_gradient_checkpointing", False):
-        compile = False
-        journal.note("train.compile has no effect: activations are recomputed, which torch does not compile")
-    with compiled_training(modules[0]) if compile else nullcontext():
+    with as_asked(settings, modules[0], journal):
         best = keep_best(
             modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
         )
-    if compile:
-        journal.note(f"compiling took about {compiling(journal.steps):.0f} s, which is in the time of training")
     journal.failure = best.failure
     journal.note(
         f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} after update {best.update}"
@@ -162,6 +156,20 @@ def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Ste
         if step is None:
             return
         yield step
+
+
+@contextmanager
+def as_asked(settings: Training, model: nn.Module, journal: Journal) -> Iterator[None]:
+    """Training inside runs compiled where that is asked for and can be; what it took, or why not, is noted."""
+    if not settings.compile:
+        yield
+    elif getattr(model, "is_gradient_checkpointing", False):
+        journal.note("train.compile has no effect: activations are recomputed, which torch does not compile")
+        yield
+    else:
+        with compiled_training(model):
+            yield
+        journal.note(f"compiling took about {compiling(journal.steps):.0f} s, which is in the time of training")
 
 
 def compiling(steps: Sequence[dict[str, Any]]) -> float:

@@ -24,9 +24,7 @@ from lasttoken.model.attention import NAME, lay_out, packed_attention
 from lasttoken.model.backbone import Backbone, close, to_tensor
 from lasttoken.model.depth import blocks_of
 
-VARIANTS = (
-    64  # of a block that torch keeps compiled: with and without gradient, merged, of other models; its own limit is 8
-)
+VARIANTS = 64  # of a block (with gradient, merged, of another model) that torch keeps compiled; its own limit is 8
 SIZES = ((40, 9), (150, 30, 3))  # tokens of made-up texts: two rows of different size, so that sizes are left open
 
 

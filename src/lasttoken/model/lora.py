@@ -119,7 +119,8 @@ class KeepPool:
     """Draws of dropout on a CPU, made once: a mask is a stretch of the pool from a random place on, and costs no drawing.
 
     Random numbers for dropout took a fifth of a training step; the place comes from torch's own generator, so that a
-    seed repeats it and activation checkpointing finds the same mask again.
+    seed repeats it and activation checkpointing finds the same mask again. A pool that grows begins as it began, so that
+    a place drawn before (by compiled code, which reads the mask again in its backward) still has the same mask.
     """
 
     def __init__(self) -> None:

@@ -83,7 +83,7 @@ def flash_attn(
 def torch_varlen(
     query: Tensor, key: Tensor, value: Tensor, stretches: Stretches, *, scale: float, sides: tuple[int, int]
 ) -> Tensor:
-    """By torch, from the version on that knows windows and heads that share keys; `proven` passes over an older one."""
+    """By torch, from the version on that knows windows; keys are repeated where it does not know heads that share them."""
     from torch.nn.attention.varlen import varlen_attn
 
     known, shared = inspect.signature(varlen_attn).parameters, query.shape[1] != key.shape[1]
@@ -102,8 +102,10 @@ def proven(device: torch.device, dtype: torch.dtype, width: int) -> Kernel | Non
     Asked in a thread of its own, whose autograd knows nothing of what is under way here (hooks, checkpoints, modes).
     """
     with ThreadPoolExecutor(1) as pool:
-        right = (pool.submit(agrees, kernel, device, dtype, width) for kernel in (flash_attn, torch_varlen))
-        return next((k for k, found in zip((flash_attn, torch_varlen), right, strict=True) if found.result()), None)
+        for kernel in (flash_attn, torch_varlen):
+            if pool.submit(agrees, kernel, device, dtype, width).result():
+                return kernel
+    return None
 
 
 def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype = torch.bfloat16, width: int = 64) -> bool:
@@ -140,7 +142,7 @@ def alike(
 
 
 def near(a: Tensor | None, b: Tensor | None) -> bool:
-    """Equal up to what bfloat16 rounds, relative to the size of `b`."""
+    """Equal up to what 16 bits round, relative to the size of `b`."""
     return a is not None and b is not None and bool((a.float() - b.float()).norm() <= 0.02 * b.float().norm())
 
 

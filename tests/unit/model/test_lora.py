@@ -103,7 +103,10 @@ def test_masks_repeat_from_the_seed_differ_between_draws_and_outgrow_the_pool() 
     torch.manual_seed(1)
     assert torch.equal(pool.mask(x, pool.draw(x, 26), 26), first)
     assert not torch.equal(first, second)
+    place = pool.draw(x, 26)
+    before = pool.mask(x, place, 26).clone()
     assert pool.mask(large, pool.draw(large, 26), 26).shape == large.shape
+    assert torch.equal(pool.mask(x, place, 26), before)  # of the grown pool
 
 
 def test_dora_keeps_the_way_of_peft_and_is_not_merged() -> None:
