@@ -138,6 +138,16 @@ class Long(Settings):
         return self
 
 
+def check_head_init(linear: bool, combine: str) -> None:
+    """Raises ValueError where a head cannot begin as a probe's: what is fitted alone is one linear layer on one vector a text."""
+    if not linear:
+        raise ValueError("head_init = probe fits one linear layer; leave head = mlp out, or head_init")
+    if combine == "max":
+        raise ValueError(
+            "head_init = probe fits one vector a text; choose long.combine = mean or attention, or leave it out"
+        )
+
+
 class Embedding(Settings):
     """A causal LM, LoRA, and a head on the final token's hidden state."""
 
@@ -153,6 +163,9 @@ class Embedding(Settings):
     trunk: Count = 0  # blocks without LoRA at the bottom, whose hidden states are computed once and kept on disk
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
+    head_init: Literal["random", "probe"] = (
+        "random"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054)
+    )
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
     gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
     class_weights: Literal["none", "balanced"] = "none"
@@ -160,6 +173,13 @@ class Embedding(Settings):
     max_length: PositiveInt = 512  # tokens
     long: Long = Long()
     train: Training = Training()
+
+    @model_validator(mode="after")
+    def probe_fits_the_head(self) -> Self:
+        """See `check_head_init`."""
+        if self.head_init == "probe":
+            check_head_init(self.head == "linear", self.long.combine)
+        return self
 
 
 class Instruction(Settings):
@@ -207,6 +227,9 @@ class Encoder(Settings):
     revision: str | None = None
     trust_remote_code: bool = False
     pooling: Literal["first", "mean"] = "mean"
+    head_init: Literal["random", "probe"] = (
+        "random"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054)
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; weights are float32
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
     gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
@@ -215,6 +238,13 @@ class Encoder(Settings):
     max_length: PositiveInt = 512
     long: Long = Long()
     train: Training = Training(epochs=5.0, lr=5e-5, warmup=0.1, batch=16, weight_decay=0.01)
+
+    @model_validator(mode="after")
+    def probe_fits_the_head(self) -> Self:
+        """See `check_head_init`."""
+        if self.head_init == "probe":
+            check_head_init(True, self.long.combine)
+        return self
 
 
 class Probe(Settings):

@@ -42,10 +42,12 @@ def fit_weights(
     seed: int,
     world: World,
     journal: Journal,
+    from_start: bool = False,
 ) -> None:
     """Train `modules` in place on rows of `lengths` (N,) tokens and leave them with their best weights on `valid`.
 
-    The first of them is the model, the others what stands on it.
+    The first of them is the model, the others what stands on it. from_start: the weights before the first update may
+    be the best.
     loss_and_count takes the rows (B,) of a micro-batch. predict gives the probabilities of `valid`, (M, C).
     Raises Diverged, or KeyboardInterrupt, where it came before the first score.
     """
@@ -128,13 +130,24 @@ def fit_weights(
         world=world,
         smaller=smaller,
     )
+    first = score() if from_start else None
+    if first is not None:
+        journal.note(f"before the first update: validation {METRICS[metric].words} {figure(first)}")
     with as_asked(settings, modules[0], journal):
         best = keep_best(
-            modules, in_mode(modules, steps), score, every=every, last=count, patience=settings.patience, log=log
+            modules,
+            in_mode(modules, steps),
+            score,
+            every=every,
+            last=count,
+            patience=settings.patience,
+            log=log,
+            first=first,
         )
     journal.failure = best.failure
     journal.note(
-        f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} after update {best.update}"
+        f"training {best.end}; best validation {METRICS[metric].words} {figure(best.score)} "
+        + (f"after update {best.update}" if best.update else "before the first update")
     )
     journal.facts |= {
         "train_seconds": time.perf_counter() - began,

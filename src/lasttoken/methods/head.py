@@ -14,6 +14,7 @@ from lasttoken.methods.fitting import fit_weights
 from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.methods.pretrained import describe_base
 from lasttoken.methods.reading import read_texts
+from lasttoken.methods.start import start_head
 from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.depth import above
@@ -63,6 +64,18 @@ def fit_head(
         device=device,
     )
 
+    if config.head_init == "probe":
+        start_head(
+            head,
+            learner,
+            (rows, asked),
+            (train, valid),
+            loss,
+            budget=settings.budget,
+            world=world,
+            journal=journal,
+        )
+
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
         batch = pack(rows, chosen, learner)
         with learner.autocast():
@@ -85,6 +98,7 @@ def fit_head(
         seed=seed,
         world=world,
         journal=journal,
+        from_start=config.head_init == "probe",
     )
 
 

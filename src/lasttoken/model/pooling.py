@@ -73,9 +73,20 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor, ends: Tensor, last: Tensor | None = None) -> Tensor:
         """hidden (T, H), ends (S,) of texts or windows; last: (B,) index of each text's last window, None without any."""
         with torch.autocast(hidden.device.type, enabled=False):
+            if last is None or self.windows.query is not None:
+                return self.layers(self.vectors(hidden, ends, last))
+            return self.windows(self.layers(self.pool(hidden, ends)), last)
+
+    def vectors(self, hidden: Tensor, ends: Tensor, last: Tensor | None = None) -> Tensor:
+        """One vector a text, (B, H) float32, which a linear layer makes into logits; where the mean of windows' logits
+        is asked for it is the mean of their vectors, which comes to the same."""
+        with torch.autocast(hidden.device.type, enabled=False):
             pooled = self.pool(hidden, ends)  # (S, H)
-            if last is None:
-                return self.layers(pooled)
-            if self.windows.query is not None:
-                return self.layers(self.windows(pooled, last))
-            return self.windows(self.layers(pooled), last)
+            return pooled if last is None else self.windows(pooled, last)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The layer, where the head is one layer. Raises TypeError where it is an MLP."""
+        if not isinstance(self.layers, nn.Linear):
+            raise TypeError("the head is an MLP, not one linear layer")
+        return self.layers

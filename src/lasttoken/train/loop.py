@@ -124,17 +124,21 @@ def keep_best(
     last: int,
     patience: int,
     log: Callable[[Step, float | None], None],
+    first: float | None = None,
 ) -> Best:
     """Run `steps`, score every `every` updates and after update `last`, and leave `modules` with their best-scored trainable weights.
 
     Stops after `patience` scores without a gain. Higher is better. Only weights that train are copied (to main
-    memory): for LoRA that is a few megabytes, whatever the backbone weighs. Divergence or Ctrl-C after the first
+    memory): for LoRA that is a few megabytes, whatever the backbone weighs. first: the score of the weights
+    before the first update, which are kept where no update betters it. Divergence or Ctrl-C after the first
     score ends training with the best weights restored and is told in `Best.failure`. Before it, divergence keeps the
     weights of the last good update, which are scored then; Ctrl-C, and divergence in the first update, are raised.
     """
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     best, at, kept, stale, done = float("-inf"), 0, [], 0, 0
     end, failure = "finished", None
+    if first is not None:
+        best, kept = first, [p.detach().cpu().clone() for p in trained]
     try:
         for step in steps:
             current = score() if step.number % every == 0 or step.number == last else None

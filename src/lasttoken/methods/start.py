@@ -1,0 +1,107 @@
+"""A head that begins where a probe ends: fitted alone, on what the frozen model says, by the loss that will train it.
+
+Then the model moves from a head that can already read it, and less of what it knows is unlearnt for the sake of a
+head drawn at random (Kumar 2022, arXiv:2202.10054). One pass over the texts pays for it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasttoken.data.dataset import Dataset
+from lasttoken.journal import Journal
+from lasttoken.methods.packed import Source, in_batches, pack
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.pooling import Head
+from lasttoken.train.loss import Loss
+from lasttoken.train.world import World
+
+PULLS = (
+    1e-1,
+    1e-2,
+    1e-3,
+    1e-4,
+    1e-5,
+    1e-6,
+)  # factors of the squared weights, strong to weak; each goes on from the last
+
+
+def start_head(
+    head: Head,
+    backbone: Backbone,
+    sources: tuple[Source, Source],
+    data: tuple[Dataset, Dataset],
+    loss: Loss,
+    *,
+    budget: int,
+    world: World,
+    journal: Journal,
+) -> None:
+    """Set the linear layer of `head` to what minimises `loss` on the frozen backbone's vectors, pulled towards 0.
+
+    sources, data: of train and of validation. Of PULLS the first is kept that validation loss does not improve on:
+    the next is weaker. The solver is L-BFGS on all rows at once, on standardised vectors; the layer is left in the
+    vectors' own units.
+    """
+    began = time.perf_counter()
+    seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
+    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0) + 1e-6
+    final = head.linear
+    weight, bias = torch.zeros_like(final.weight), torch.zeros_like(final.bias)  # (C, H), (C,)
+    wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
+    best, pull = (float("inf"), weight, bias), PULLS[0]
+    for factor in PULLS:
+        weight, bias = solve((seen - mean) / scale, wanted[0], loss, factor, weight, bias)
+        total, count = loss((asked - mean) / scale @ weight.T + bias, wanted[1])
+        if total.item() / count >= best[0]:
+            break
+        best, pull = (total.item() / count, weight, bias), factor
+    _, weight, bias = best
+    with torch.no_grad():
+        final.weight.copy_(weight / scale)
+        final.bias.copy_(bias - (weight / scale) @ mean)
+        if world.rank:  # all begin with what the first process found
+            final.weight.zero_(), final.bias.zero_()
+        world.add([final.weight, final.bias])
+    journal.note(
+        f"head: fitted alone on the frozen model, validation loss {best[0]:.4g} "
+        f"(pull {pull:g} on its weights, {time.perf_counter() - began:.0f} s)"
+    )
+
+
+def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World) -> Tensor:
+    """What the frozen model hands the head's linear layer for each text, (N, H) float32, in every process."""
+    found = torch.zeros(len(source), backbone.width, device=backbone.device)
+
+    def compute(rows: np.ndarray) -> Tensor:
+        batch = pack(source, rows, backbone)
+        with backbone.autocast():
+            hidden = backbone.hidden(batch.inputs, batch.layout)
+        return head.vectors(hidden, batch.layout.ends, batch.last)
+
+    for rows, part in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
+        found[torch.from_numpy(rows).to(found.device)] = part
+    world.add([found])
+    return found
+
+
+def solve(
+    features: Tensor, targets: Tensor, loss: Loss, pull: float, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(weight (C, H), bias (C,)) that minimise the mean loss + pull / 2 * |weight|^2, from where the given ones stand."""
+    weight, bias = (x.detach().clone().requires_grad_() for x in (weight, bias))
+    solver = torch.optim.LBFGS([weight, bias], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        total, count = loss(features @ weight.T + bias, targets)
+        value = total / count + pull / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    solver.step(closure)  # pyright: ignore[reportArgumentType] - its stub wants a float, its code a tensor
+    return weight.detach(), bias.detach()
