@@ -65,7 +65,8 @@ def start_head(
         final.weight.copy_(weight / scale)
         final.bias.copy_(bias - (weight / scale) @ mean)
         if world.rank:  # all begin with what the first process found
-            final.weight.zero_(), final.bias.zero_()
+            final.weight.zero_()
+            final.bias.zero_()
         world.add([final.weight, final.bias])
     journal.note(
         f"head: fitted alone on the frozen model, validation loss {best[0]:.4g} "

@@ -86,10 +86,17 @@ def scripted(model: nn.Linear, values: list[float], error: BaseException | None 
 
 
 def run(
-    values: list[float], *, every: int = 1, last: int = 0, patience: int = 2, error: BaseException | None = None
+    values: list[float],
+    *,
+    every: int = 1,
+    last: int = 0,
+    patience: int = 2,
+    error: BaseException | None = None,
+    first: float | None = None,
 ) -> tuple[float, Best, list[tuple[int, float | None]]]:
     """(the weight that stays, how it ended, what was logged), update i scoring values[i - 1]."""
     model, told = nn.Linear(1, 1, bias=False), []
+    nn.init.zeros_(model.weight)
     best = keep_best(
         [model],
         scripted(model, values, error),
@@ -98,6 +105,7 @@ def run(
         last=last or len(values),
         patience=patience,
         log=lambda step, score: told.append((step.number, score)),
+        first=first,
     )
     return model.weight.item(), best, told
 
@@ -107,6 +115,11 @@ def test_the_best_weights_stay_and_training_stops_without_a_gain() -> None:
     assert weight == 2.0
     assert best == Best(0.5, 2, "stopped early at update 4: no gain in 2 scores")
     assert told == [(1, 0.1), (2, 0.5), (3, 0.5), (4, 0.4)]
+
+
+def test_the_weights_before_the_first_update_may_be_the_best() -> None:
+    assert run([0.1, 0.4, 0.2], first=0.5)[:2] == (0.0, Best(0.5, 0, "stopped early at update 2: no gain in 2 scores"))
+    assert run([0.1, 0.6], first=0.5)[:2] == (2.0, Best(0.6, 2, "finished"))
 
 
 def test_a_gain_begins_the_count_anew() -> None:
