@@ -53,6 +53,7 @@ def predict_file(
     separator: str | None = None,
     overwrite: bool = False,
     chunk: int = 4096,
+    ready: Callable[[], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """The count of rows of `source` that went to `target` with their prediction, in their order.
@@ -64,8 +65,9 @@ def predict_file(
     makes sets of labels they are `predicted_set`. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
     `separator` (";" where it is None), and there is no `predicted_probability`. Formats (csv, tsv, jsonl, parquet) go
     by the ending where they are not named; standard output has that of the input. Text files are written in UTF-8.
-    `columns` tells text, template and id; what it says of labels and splits is not looked at. `progress` is told the
-    number of rows that are done, after each chunk. Raises DataError on the first row that cannot be read or written,
+    `columns` tells text, template and id; what it says of labels and splits is not looked at. `ready` is called once
+    source and target are known to be good, before the first prediction; `progress` is told the number of rows that are
+    done, after each chunk. Raises DataError on the first row that cannot be read or written,
     ArtifactError where the target exists or cannot be written.
     """
     started = time.monotonic()
@@ -81,6 +83,8 @@ def predict_file(
             header = header or header_of(table, records, added=added)
             check_names(table, records, header=header, added=added, fixed=format != "jsonl")
             texts = texts_of(records, columns, table=table)
+            if ready and not done:
+                ready()
             said = predicted(classifier, policy, texts, journal, table=table, probs=probs, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)

@@ -45,12 +45,14 @@ def predict(
     from lasttoken.predict import predict_file
 
     classifier = load(run, device=device, trust_remote_code=trust_remote_code)
-    if compile:
-        say("compiling the model: ten seconds or more")
-        say(f"compiled in {compile_classifier(classifier):.1f} s")
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})
+
+    def compiled() -> None:
+        say("compiling the model: ten seconds or more")
+        say(f"compiled in {compile_classifier(classifier):.1f} s")
+
     with Screen() as screen:
         summary = predict_file(
             classifier,
@@ -64,6 +66,7 @@ def predict(
             probs=probs,
             separator=separator or data.separator or ";",
             overwrite=overwrite,
+            ready=compiled if compile else None,
             progress=lambda done: screen.progress("predict", "rows", done, done + 1),
         )
     if as_json:
