@@ -46,7 +46,9 @@ class Pair:
     family: int  # how many pairs were tested together
     difference: Interval
     p: float  # randomisation test; Student's t where there are several seeds
-    p_mcnemar: float  # of being right; with many labels, of having the whole set right
+    p_mcnemar: (
+        float  # of being right; with many labels, of the whole set; nan with several seeds, which it cannot count
+    )
     p_mcnemar_holm: float  # adjusted for all pairs
     p_holm: float  # p, adjusted over the family
     mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2
@@ -92,8 +94,8 @@ class Pair:
             "difference": self.difference.to_dict(),
             "test": "randomisation" if max(self.seeds) == 1 else "t over rows and seeds",
             "p": self.p,
-            "p_mcnemar": self.p_mcnemar,
-            "p_mcnemar_holm": self.p_mcnemar_holm,
+            "p_mcnemar": None if math.isnan(self.p_mcnemar) else self.p_mcnemar,
+            "p_mcnemar_holm": None if math.isnan(self.p_mcnemar_holm) else self.p_mcnemar_holm,
             "p_holm": self.p_holm,
             "mde": None if math.isnan(self.mde) else self.mde,
             "only_a": self.only_a,
@@ -232,7 +234,8 @@ def tested(
     else:
         difference, p = compare_means(metric, of_a, of_b, rng=rng, draws=draws, level=level)
     gain = right_share(of_a) - right_share(of_b)
-    p_mcnemar = mcnemar(gain > 0, gain < 0)
+    # one fit of each on the same rows: of several seeds it would count the rows alone, and claim far too much
+    p_mcnemar = mcnemar(gain > 0, gain < 0) if len(of_a) == len(of_b) == 1 else math.nan
     return Pair(
         *names,
         metric=metric.name,

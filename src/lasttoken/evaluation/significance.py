@@ -206,10 +206,14 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of one family adjusted so that its chance of any false claim stays below alpha (Holm 1979)."""
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+    """The p-values of one family adjusted so that its chance of any false claim stays below alpha (Holm 1979).
+
+    nan, of a test that was not made, stays nan and is no part of the family.
+    """
+    made = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(made):
+        largest = max(largest, min(1.0, (len(made) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
 

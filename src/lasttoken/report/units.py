@@ -36,8 +36,8 @@ def span(low: float, high: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A probability of chance, which is never shown as zero: < .001, .032, .61."""
-    return wording.p_value(value).removeprefix("p ").removeprefix("= ")
+    """A probability of chance, which is never shown as zero: < .001, .032, .61; a dash where no test was made."""
+    return DASH if math.isnan(value) else wording.p_value(value).removeprefix("p ").removeprefix("= ")
 
 
 def percent(share: float) -> str:

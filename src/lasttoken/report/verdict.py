@@ -92,7 +92,7 @@ def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
         difference=units.signed(estimate),
         ends=units.span(low, high),
         strip=figures.difference_strip(found, scale, shown=pair["winner"] is not None, words=words),
-        p_values=[units.p_value(pair[name]) for name in ("p", "p_holm", "p_mcnemar_holm")],
+        p_values=[units.p_value(units.number(pair[name])) for name in ("p", "p_holm", "p_mcnemar_holm")],
         only=f"{units.whole(pair['only_a'])} : {units.whole(pair['only_b'])}",
         detectable=units.score(units.number(pair["mde"])),
         verdict=pair["verdict"],

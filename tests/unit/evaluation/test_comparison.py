@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -208,6 +209,17 @@ def test_a_comparison_is_strict_json(rows: int) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found["scores"]) == ["a", "b"]
     assert found["pairs"][0]["verdict"].startswith(("no difference", "a beats b"))
+
+
+def test_mcnemar_is_of_two_fits_and_not_of_seeds() -> None:
+    fits = [part(200, right) for right in (20, 30, 40)]
+    found = compare({"several": fits, "one": part(200, 60), "other": part(200, 90)}, draws=50)
+    tested = {frozenset((pair.a, pair.b)): pair for pair in found.pairs}
+    alone = tested.pop(frozenset(("one", "other")))
+    assert alone.p_mcnemar == alone.p_mcnemar_holm < 0.05  # a family of its own
+    assert [math.isnan(pair.p_mcnemar) for pair in tested.values()] == [True, True]
+    assert all(pair.to_dict()["p_mcnemar_holm"] is None for pair in tested.values())
+    assert all(pair.only_a + pair.only_b > 0 for pair in tested.values())
 
 
 def test_many_labels_are_compared_by_exact_match() -> None:

@@ -58,6 +58,7 @@ def test_holm() -> None:
     assert holm([0.4, 0.9]) == [0.8, 0.9]
     assert holm([0.6, 0.9]) == [1, 1]
     assert holm([]) == []
+    assert holm([0.01, math.nan, 0.03]) == pytest.approx([0.02, math.nan, 0.03], nan_ok=True)
 
 
 def test_minimum_detectable_effect() -> None:
