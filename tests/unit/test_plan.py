@@ -404,6 +404,12 @@ def test_a_forecast_is_whole() -> None:
     lower = forecast(Embedding(model="base", trunk=8), LARGE, Estimate(), rows, find_card("4090"), seed=0)
     assert lower.disk == 80_000 * 2048 * 2  # rows to train on and to validate with, bfloat16
     assert lower.trainable - (3 * 2048 + 3) == (found.trainable - (3 * 2048 + 3)) // 2
+    started = forecast(Embedding(model="base", head_init="probe"), LARGE, Estimate(), rows, find_card("4090"), seed=0)
+    assert started.epoch_seconds == found.epoch_seconds
+    assert started.seconds is not None
+    assert (
+        0.2 * found.epoch_seconds < started.seconds - found.seconds < 0.5 * found.epoch_seconds
+    )  # a pass without gradients
     probe = forecast(Probe(model="base"), LARGE, Estimate(), rows, find_card("4090"), seed=0)
     assert (probe.trainable, list(probe.phases)) == (0, ["prediction"])
     named = forecast(Embedding(model="base"), LARGE, Estimate(), rows, find_card("24GB"), seed=0)

@@ -50,13 +50,14 @@ def start_head(
     began = time.perf_counter()
     seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
     mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0) + 1e-6
+    seen, asked = (found.sub_(mean).div_(scale) for found in (seen, asked))
     final = head.linear
     weight, bias = torch.zeros_like(final.weight), torch.zeros_like(final.bias)  # (C, H), (C,)
     wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
     best, pull = (float("inf"), weight, bias), PULLS[0]
     for factor in PULLS:
-        weight, bias = solve((seen - mean) / scale, wanted[0], loss, factor, weight, bias)
-        total, count = loss((asked - mean) / scale @ weight.T + bias, wanted[1])
+        weight, bias = solve(seen, wanted[0], loss, factor, weight, bias)
+        total, count = loss(asked @ weight.T + bias, wanted[1])
         if total.item() / count >= best[0]:
             break
         best, pull = (total.item() / count, weight, bias), factor

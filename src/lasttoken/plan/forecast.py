@@ -74,9 +74,11 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         epoch = plus(clock.train(learnt), None if validation is None else validation * settings.evaluations)
         times = settings.epochs
         tokens = learnt.work.tokens
-        if trunk:  # the blocks below are run once, on the rows to train on and to validate with
-            below = clock.predict(asked, scene.texts.predicting("train", budget))
-            once = plus(once, None if below is None else below * trunk / (depth - trunk))
+        # once over the rows to train on: the blocks below a trunk, and those that training runs, for a head fitted alone
+        passes = trunk / (depth - trunk)
+        passes += isinstance(config, Embedding | Encoder) and config.head_init == "probe"
+        reading = clock.predict(asked, scene.texts.predicting("train", budget)) if passes else 0.0
+        once = plus(once, None if reading is None else reading * passes)
     else:
         epoch, times = clock.predict(asked, asked.work), 1.0
         tokens = asked.work.tokens
