@@ -18,7 +18,7 @@ from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.wording import figure
 from lasttoken.journal import Journal
-from lasttoken.methods.memory import fit_into_memory
+from lasttoken.methods.memory import fit_into_memory, halving
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.model.compiled import compiled_training
 from lasttoken.model.lora import POOL
@@ -87,36 +87,6 @@ def fit_weights(
             raise Diverged(f"update {len(journal.steps) + 1}: predictions are not finite; lower the learning rate")
         return float(METRICS[metric](valid.targets, probs))
 
-    def smaller(update: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        halved = budget.halve(update, lengths)
-        if halved is None:
-            longest = int(max(lengths[rows].max() for rows in update))
-            remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
-            raise ConfigError([f"the device ran out of memory on a single row of {longest} tokens; {remedy}"])
-        journal.note(f"out of memory: a micro-batch now holds {budget.tokens} tokens; the update is done again")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return halved
-
-    told = "training"
-
-    def log(step: Step, current: float | None) -> None:
-        nonlocal told
-        if current is not None:
-            told = f"training, validation {METRICS[metric].words} {figure(current)}"
-        journal.steps.append(
-            {
-                "update": step.number,
-                "loss": step.loss,
-                "lr": step.lr,
-                "grad_norm": step.grad_norm,
-                "rows": min(settings.batch, len(lengths) - (step.number - 1) % per_epoch * settings.batch),
-                "seconds": step.seconds,
-                "valid": None if current is None else {metric: current},
-            }
-        )
-        journal.progress(told, step.number, count)
-
     torch.manual_seed(derive(seed, f"dropout of process {world.rank}"))
     began = time.perf_counter()
     multiplier = schedule(settings.schedule, warmup=settings.warmup)
@@ -128,7 +98,7 @@ def fit_weights(
         multiplier=multiplier,
         clip=settings.clip,
         world=world,
-        smaller=smaller,
+        smaller=halving(budget, lengths, journal),
     )
     first = score() if from_start else None
     if first is not None:
@@ -141,7 +111,7 @@ def fit_weights(
             every=every,
             last=count,
             patience=settings.patience,
-            log=log,
+            log=recorder(journal, metric, batch=settings.batch, rows=len(lengths), count=count),
             first=first,
         )
     journal.failure = best.failure
@@ -154,6 +124,32 @@ def fit_weights(
         "train_rows": sum(step["rows"] for step in journal.steps),
         "train_rows_per_second": steady_rate(journal.steps),
     }
+
+
+def recorder(
+    journal: Journal, metric: str, *, batch: int, rows: int, count: int
+) -> Callable[[Step, float | None], None]:
+    """What writes each of `count` updates, of `batch` of the `rows` each, and its score if there is one into the journal."""
+    per_epoch, told = math.ceil(rows / batch), "training"
+
+    def log(step: Step, current: float | None) -> None:
+        nonlocal told
+        if current is not None:
+            told = f"training, validation {METRICS[metric].words} {figure(current)}"
+        journal.steps.append(
+            {
+                "update": step.number,
+                "loss": step.loss,
+                "lr": step.lr,
+                "grad_norm": step.grad_norm,
+                "rows": min(batch, rows - (step.number - 1) % per_epoch * batch),
+                "seconds": step.seconds,
+                "valid": None if current is None else {metric: current},
+            }
+        )
+        journal.progress(told, step.number, count)
+
+    return log
 
 
 def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Step]:

@@ -46,14 +46,17 @@ def fit_head(
     if cut := parts[0].truncation():
         journal.note(f"train: {cut}")
     rows, asked = parts
+    before = 0.0  # seconds that training takes before its first update
     learner = backbone  # what runs in training: all of the backbone, or the blocks above the frozen trunk
     if trunk:
         learner, budget = above(backbone, trunk), settings.budget
         base = describe_base(config.model, config.revision, config.trust_remote_code)
-        rows, asked = (
+        kept = [
             trunk_states(backbone, encoded, trunk, base=base, texts=data.texts, budget=budget, journal=journal)
             for encoded, data in zip(parts, (train, valid), strict=True)
-        )
+        ]
+        rows, asked = kept
+        before += sum(states.seconds for states in kept)
     loss = make_loss(
         config.loss,
         train.targets,
@@ -65,7 +68,7 @@ def fit_head(
     )
 
     if config.head_init == "probe":
-        start_head(
+        before += start_head(
             head,
             learner,
             (rows, asked),
@@ -100,6 +103,7 @@ def fit_head(
         journal=journal,
         from_start=config.head_init == "probe",
     )
+    journal.facts["train_seconds"] += before
 
 
 def head_probs(

@@ -6,7 +6,7 @@ memory, smaller micro-batches cost nothing while they hold a thousand tokens or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,28 @@ def fit_into_memory(
         return Budget(budget)
     journal.note(f"a micro-batch holds {fitting:,} tokens in place of {budget:,}, which is what memory has room for")
     return Budget(max(1, fitting))
+
+
+def halving(
+    budget: Budget, lengths: np.ndarray, journal: Journal
+) -> Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]:
+    """What cuts an update into smaller micro-batches where memory ran out, for this and all later updates.
+
+    It raises ConfigError where a single row is too much.
+    """
+
+    def smaller(update: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        halved = budget.halve(update, lengths)
+        if halved is None:
+            longest = int(max(lengths[rows].max() for rows in update))
+            remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
+            raise ConfigError([f"the device ran out of memory on a single row of {longest} tokens; {remedy}"])
+        journal.note(f"out of memory: a micro-batch now holds {budget.tokens} tokens; the update is done again")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return halved
+
+    return smaller
 
 
 def recompute(model: Any) -> None:

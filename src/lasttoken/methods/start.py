@@ -40,12 +40,12 @@ def start_head(
     budget: int,
     world: World,
     journal: Journal,
-) -> None:
+) -> float:
     """Set the linear layer of `head` to what minimises `loss` on the frozen backbone's vectors, pulled towards 0.
 
     sources, data: of train and of validation. Of PULLS the first is kept that validation loss does not improve on:
     the next is weaker. The solver is L-BFGS on all rows at once, on standardised vectors; the layer is left in the
-    vectors' own units.
+    vectors' own units. Returns the seconds that it took.
     """
     began = time.perf_counter()
     seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
@@ -69,10 +69,11 @@ def start_head(
             final.weight.zero_()
             final.bias.zero_()
         world.add([final.weight, final.bias])
+    seconds = time.perf_counter() - began
     journal.note(
-        f"head: fitted alone on the frozen model, validation loss {best[0]:.4g} "
-        f"(pull {pull:g} on its weights, {time.perf_counter() - began:.0f} s)"
+        f"head: fitted alone on the frozen model, validation loss {best[0]:.4g} (pull {pull:g} on its weights, {seconds:.0f} s)"
     )
+    return seconds
 
 
 def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World) -> Tensor:

@@ -26,6 +26,7 @@ class States:
     array: np.ndarray  # (sum of lengths, H), float32, or bfloat16 as its bits
     starts: np.ndarray  # (N,) int64
     encoded: Encoded  # the tokens that they are of
+    seconds: float  # that computing them took, now or when they were put into the cache
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -93,4 +94,4 @@ def trunk_states(
     found = stored(key, (int(lengths.sum()), backbone.width), kind, fill, what="trunk")
     if found.origin:
         journal.note(found.origin)
-    return States(found.array, starts, encoded)
+    return States(found.array, starts, encoded, found.seconds)
