@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/tutorial.md",
+    "docs/guides/training.md",
     "docs/guides/multi-label.md",
     "docs/guides/instruction.md",
     "docs/guides/plan.md",

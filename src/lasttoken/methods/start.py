@@ -27,7 +27,7 @@ PULLS = (
     1e-4,
     1e-5,
     1e-6,
-)  # factors of the squared weights, strong to weak; each goes on from the last
+)  # factors of half the squared weights; each fit goes on from the one before
 
 
 def start_head(
@@ -43,9 +43,9 @@ def start_head(
 ) -> float:
     """Set the linear layer of `head` to what minimises `loss` on the frozen backbone's vectors, pulled towards 0.
 
-    sources, data: of train and of validation. Of PULLS the first is kept that validation loss does not improve on:
-    the next is weaker. The solver is L-BFGS on all rows at once, on standardised vectors; the layer is left in the
-    vectors' own units. Returns the seconds that it took.
+    sources, data: of train and of validation. PULLS are tried from the strongest on until validation loss no longer
+    falls. The solver is L-BFGS on all rows at once, on standardised vectors; the layer is left in the vectors' own
+    units. Returns the seconds that it took.
     """
     began = time.perf_counter()
     seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
