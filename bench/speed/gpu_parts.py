@@ -278,8 +278,8 @@ PARTS: dict[str, Callable[[str, Place], Iterator[Part]]] = {
 def our_config(name: str, place: Place) -> Embedding | Encoder:
     """The settings of ours."""
     if name.startswith("ModernBERT"):
-        return Encoder(max_length=LIMIT, train=training(place))
-    return Embedding(lora=LORA, merge="off", max_length=LIMIT, train=training(place))
+        return Encoder(head_init="random", max_length=LIMIT, train=training(place))  # as the peer begins
+    return Embedding(head_init="random", lora=LORA, merge="off", max_length=LIMIT, train=training(place))
 
 
 def bind(work: Callable[..., Any], *arguments: Any, **named: Any) -> Callable[[], Any]:

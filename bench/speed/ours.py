@@ -46,8 +46,12 @@ def embedding_config(
     folder: Path, *, quantize: Quantize, batch: int, limit: int, compile: bool = False, **more: Any
 ) -> Embedding:
     """The settings of approach 1."""
-    train = once_over(batch, compile)
-    return Embedding(model=str(folder), quantize=quantize, lora=LORA, max_length=limit, train=train, **more)
+    how: dict[str, Any] = {
+        "lora": LORA,
+        "head_init": "random",
+        "train": once_over(batch, compile),
+    }  # as the peers begin
+    return Embedding(model=str(folder), quantize=quantize, max_length=limit, **how, **more)
 
 
 def instruction_config(

@@ -138,14 +138,20 @@ class Long(Settings):
         return self
 
 
-def check_head_init(linear: bool, combine: str) -> None:
-    """Raises ValueError where a head cannot begin as a probe's: what is fitted alone is one linear layer on one vector a text."""
+def head_start(asked: str, *, linear: bool, combine: str) -> str:
+    """`random` or `probe`, where `auto` is `probe` if the head is one linear layer on one vector a text.
+
+    Raises ValueError where `probe` is asked for and it is not.
+    """
+    if asked != "probe":
+        return "probe" if asked == "auto" and linear and combine != "max" else "random"
     if not linear:
         raise ValueError("head_init = probe fits one linear layer; leave head = mlp out, or head_init")
     if combine == "max":
         raise ValueError(
             "head_init = probe fits one vector a text; choose long.combine = mean or attention, or leave it out"
         )
+    return "probe"
 
 
 class Embedding(Settings):
@@ -163,8 +169,8 @@ class Embedding(Settings):
     trunk: Count = 0  # blocks without LoRA at the bottom, whose hidden states are computed once and kept on disk
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
-    head_init: Literal["random", "probe"] = (
-        "random"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054)
+    head_init: Literal["auto", "probe", "random"] = (
+        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where the head is linear
     )
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
     gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
@@ -174,11 +180,15 @@ class Embedding(Settings):
     long: Long = Long()
     train: Training = Training()
 
+    @property
+    def head_start(self) -> str:
+        """How the head begins: `random` or `probe`."""
+        return head_start(self.head_init, linear=self.head == "linear", combine=self.long.combine)
+
     @model_validator(mode="after")
     def probe_fits_the_head(self) -> Self:
-        """See `check_head_init`."""
-        if self.head_init == "probe":
-            check_head_init(self.head == "linear", self.long.combine)
+        """Where a probe is asked for, the head must be one."""
+        _ = self.head_start
         return self
 
 
@@ -227,8 +237,8 @@ class Encoder(Settings):
     revision: str | None = None
     trust_remote_code: bool = False
     pooling: Literal["first", "mean"] = "mean"
-    head_init: Literal["random", "probe"] = (
-        "random"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054)
+    head_init: Literal["auto", "probe", "random"] = (
+        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where the head is linear
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; weights are float32
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
@@ -239,11 +249,15 @@ class Encoder(Settings):
     long: Long = Long()
     train: Training = Training(epochs=5.0, lr=5e-5, warmup=0.1, batch=16, weight_decay=0.01)
 
+    @property
+    def head_start(self) -> str:
+        """How the head begins: `random` or `probe`."""
+        return head_start(self.head_init, linear=True, combine=self.long.combine)
+
     @model_validator(mode="after")
     def probe_fits_the_head(self) -> Self:
-        """See `check_head_init`."""
-        if self.head_init == "probe":
-            check_head_init(True, self.long.combine)
+        """Where a probe is asked for, the head must be one."""
+        _ = self.head_start
         return self
 
 

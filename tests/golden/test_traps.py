@@ -265,7 +265,12 @@ def trained_head(load_fresh: Callable[..., Backbone], train: Dataset, **settings
         head,
         train,
         valid,
-        config=Embedding(train=Training(lr=0.01, batch=8, **settings), max_length=64, class_weights="balanced"),
+        config=Embedding(
+            head_init="random",
+            train=Training(lr=0.01, batch=8, **settings),
+            max_length=64,
+            class_weights="balanced",
+        ),
         seed=0,
         world=World(),
         journal=journal,

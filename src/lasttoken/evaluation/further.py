@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lasttoken.evaluation.metrics import Formula, Metric, counts, macro, ratio, top
+from lasttoken.evaluation.metrics import Formula, Metric, counts, macro, macro_of_draws, ratio, top
 from lasttoken.evaluation.rowsums import RowSums
 from lasttoken.hierarchy import Hierarchy
 from lasttoken.labels import LabelSpace
@@ -50,7 +50,7 @@ def by_band(trained: np.ndarray) -> list[Metric]:
         columns = np.flatnonzero((trained >= low) & (trained <= (trained.max() if high is None else high)))
         if 0 < len(columns) < len(trained):
             words = f"{low}+" if high is None else f"up to {high}" if low == 0 else f"{low}-{high}"
-            formula = Formula(counts_of(columns), macro)
+            formula = Formula(counts_of(columns), macro, macro_of_draws)
             told = f"macro-F1, {words} rows ({counted(len(columns), 'label', 'labels')})"
             found.append(Metric(f"macro_f1_{low}", told, True, (0, 1), formula, formula))
     return found

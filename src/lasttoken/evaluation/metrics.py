@@ -31,12 +31,20 @@ PROBABILISTIC = (
 SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
 
 
+Value = Callable[[np.ndarray, int], np.ndarray]  # (sums (D, S), N) -> (D,)
+
+
 @dataclass(frozen=True)
 class Formula:
     """A metric as value(sums over rows)."""
 
     sums: Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]  # (y, probs, chosen) -> N rows of S contributions
-    value: Callable[[np.ndarray, int], np.ndarray]  # (sums (D, S), N) -> (D,)
+    value: Value
+    drawn: Callable[[np.ndarray], Value] | None = None  # sums of all rows (S,) -> `value` of resamples; None: the same
+
+    def of_draws(self, rows: RowSums) -> Value:
+        """The value of resamples of `rows`."""
+        return self.value if self.drawn is None else self.drawn(rows.total())
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,23 @@ class Metric:
         """Whether it looks at decisions alone, not at probabilities."""
         return self.name not in PROBABILISTIC
 
-    def by_row(self, y: np.ndarray) -> bool:
-        """Whether it is a share of rows, not a mean over classes."""
-        return (
-            "accuracy" in self.name
-            or "_at_" in self.name
-            or self.name == "samples_f1"
-            or (self.name == "micro_f1" and y.ndim == 1)
-        )
+    def parts(self, y: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What it is a mean of, as (rows that each part stands on, weight of each part): classes, or all rows as one part.
+
+        total: its sums over all rows, (S,). Classes without rows of both kinds (with one label a row: without rows) are
+        left out.
+        """
+        n, whole = len(y), (np.array([len(y)]), np.ones(1))
+        if self.name.startswith("macro_f1") or self.name in ("weighted_f1", "mcc"):
+            true = np.split(total, 3)[2]
+        elif self.name == "auroc":
+            true = y.sum(axis=0) if y.ndim == 2 else np.bincount(y)
+        else:
+            return whole
+        rows = np.minimum(true, n - true) if y.ndim == 2 else true
+        there = rows > 0
+        weights = true[there] if self.name == "weighted_f1" else np.ones(there.sum())
+        return (rows[there], weights / weights.sum()) if there.any() else whole
 
     def formula(self, y: np.ndarray) -> Formula:
         """The formula for targets such as y. Raises DataError where the metric is not defined for them."""
@@ -233,6 +250,21 @@ def macro(sums: np.ndarray, n: int) -> np.ndarray:
     return class_f1(sums).mean(axis=1)
 
 
+def macro_of_draws(total: np.ndarray) -> Value:
+    """`macro` of resamples, where a class that a resample has lost keeps the F1 that it has in all rows.
+
+    A resample without a class says nothing about it. At 0 a class of few rows would put a second hump into the
+    distribution, and an end of the interval would jump between the two.
+    """
+    known = class_f1(total[None])  # (1, C)
+
+    def value(sums: np.ndarray, n: int) -> np.ndarray:
+        _, predicted, true = np.split(sums, 3, axis=1)
+        return np.where(predicted + true == 0, known, class_f1(sums)).mean(axis=1)
+
+    return value
+
+
 def micro(sums: np.ndarray, n: int) -> np.ndarray:
     hit, predicted, true = (part.sum(axis=1) for part in np.split(sums, 3, axis=1))
     return ratio(2 * hit, predicted + true)
@@ -259,7 +291,7 @@ def mean_gap(sums: np.ndarray, n: int) -> np.ndarray:
 
 # -- the table
 
-MACRO, MICRO, WEIGHTED = Formula(counts, macro), Formula(counts, micro), Formula(counts, weighted)
+MACRO, MICRO, WEIGHTED = Formula(counts, macro, macro_of_draws), Formula(counts, micro), Formula(counts, weighted)
 RIGHT, SURPRISE, SQUARES = Formula(right_rows, mean), Formula(surprise, mean), Formula(squares, mean)
 GAPS, MASS, BY_CLASS = (Formula(sums, mean_gap) for sums in (gaps, gaps_of_equal_mass, gaps_by_class))
 AREA = Formula(area_shares, mean)

@@ -31,9 +31,10 @@ def drawn_means(metric: Metric, groups: Sequence[Repeats], *, rng: np.random.Gen
     formula, n = metric.formula(y), len(y)
     sums = [[metric.sums(y, one.probs, one.chosen) for one in repeats] for repeats in groups]
     entries = sum(len(one.rows) for repeats in sums for one in repeats)
+    sums = [[(one, formula.of_draws(one)) for one in repeats] for repeats in sums]
     draws = min(draws, max(FEWEST, WORK // max(1, entries)))
     blocks = [
-        [np.mean([formula.value(one.weighted(weights), n) for one in repeats], axis=0) for repeats in sums]
+        [np.mean([value(one.weighted(weights), n) for one, value in repeats], axis=0) for repeats in sums]
         for weights in resamples(n, draws, rng)
     ]
     return np.concatenate([np.array(block) for block in blocks], axis=1)
@@ -83,8 +84,8 @@ def measure_mean(
         and found[0] in metric.bounds
         and by_row < ROUNDING
     ):
-        y = repeats[0].targets
-        return unanimous(float(found[0]), y, level, metric.bounds, by_class=not metric.by_row(y))
+        y, first = repeats[0].targets, repeats[0]
+        return unanimous(metric, float(found[0]), y, metric.sums(y, first.probs, first.chosen).total(), level)
     return over_seeds(float(found.mean()), float(by_row), n, [found], level=level, bounds=metric.bounds)[0]
 
 

@@ -65,19 +65,18 @@ def interval(estimate: float, drawn: np.ndarray, level: float, bounds: tuple[flo
     return Interval(estimate, low, high, level, float(drawn.std(ddof=1)))
 
 
-def unanimous(estimate: float, y: np.ndarray, level: float, bounds: tuple[float, float], *, by_class: bool) -> Interval:
+def unanimous(metric: Metric, estimate: float, y: np.ndarray, total: np.ndarray, level: float) -> Interval:
     """The interval of a metric that is at its best or worst in every resample: rows that are all alike.
 
     Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of n rows without
-    an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %. n are the
-    rows, or for a metric that looks at each class (by_class) those of the smallest class that is there.
+    an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %. Of a mean
+    over classes each has such an end of its own, and as they are independent their squares add. total: the metric's sums
+    over all rows.
     """
-    n, (low, high) = len(y), bounds
-    if by_class:
-        counts = y.sum(axis=0) if y.ndim == 2 else np.bincount(y)
-        both = np.minimum(counts, n - counts) if y.ndim == 2 else counts
-        n = int(both[both > 0].min(initial=n))
-    room = (high - low) * (1 - ((1 - level) / 2) ** (1 / n))
+    low, high = metric.bounds
+    rows, weights = metric.parts(y, total)
+    ends = 1 - ((1 - level) / 2) ** (1 / rows)
+    room = (high - low) * float(np.sqrt(((weights * ends) ** 2).sum()))
     return Interval(estimate, max(low, estimate - room), min(high, estimate + room), level, 0.0)
 
 
@@ -117,12 +116,12 @@ def bootstrap(
     estimate = metric(y, probs, chosen)
     if len(y) < 2 or math.isnan(estimate):
         return Interval(estimate, math.nan, math.nan, level)
-    formula, n = metric.formula(y), len(y)
-    sums = metric.sums(y, probs, chosen)
+    n, sums = len(y), metric.sums(y, probs, chosen)
+    value = metric.formula(y).of_draws(sums)
     draws = min(draws, max(FEWEST, WORK // max(1, len(sums.rows))))
-    drawn = np.concatenate([formula.value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
+    drawn = np.concatenate([value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
     if metric.higher_is_better and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
-        return unanimous(estimate, y, level, metric.bounds, by_class=not metric.by_row(y))
+        return unanimous(metric, estimate, y, sums.total(), level)
     return interval(estimate, drawn, level, metric.bounds)
 
 
@@ -147,9 +146,9 @@ def bootstrap_difference(
         return Interval(estimate, math.nan, math.nan, level)
     formula, n = metric.formula(y), len(y)
     of_a, of_b = metric.sums(y, a, chosen[0]), metric.sums(y, b, chosen[1])
+    value_a, value_b = formula.of_draws(of_a), formula.of_draws(of_b)
     drawn = [
-        formula.value(of_a.weighted(weights), n) - formula.value(of_b.weighted(weights), n)
-        for weights in resamples(n, draws, rng)
+        value_a(of_a.weighted(weights), n) - value_b(of_b.weighted(weights), n) for weights in resamples(n, draws, rng)
     ]
     return interval(estimate, np.concatenate(drawn), level, (-math.inf, math.inf))
 

@@ -67,7 +67,7 @@ def fit_head(
         device=device,
     )
 
-    if config.head_init == "probe":
+    if config.head_start == "probe":
         before += start_head(
             head,
             learner,
@@ -101,7 +101,7 @@ def fit_head(
         seed=seed,
         world=world,
         journal=journal,
-        from_start=config.head_init == "probe",
+        from_start=config.head_start == "probe",
     )
     journal.facts["train_seconds"] += before
 

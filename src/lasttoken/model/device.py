@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lasttoken.errors import ConfigError
+from lasttoken.wording import counted
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -42,7 +43,8 @@ def describe_device(device: torch.device) -> str:
     """A device in words, such as `NVIDIA H200` or `cpu (2 threads)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+    threads = counted(torch.get_num_threads(), "thread", "threads")
+    return f"cpu ({threads})" if device.type == "cpu" else device.type
 
 
 def reset_peak(device: torch.device) -> None:

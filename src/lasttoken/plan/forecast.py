@@ -76,7 +76,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         tokens = learnt.work.tokens
         # once over the rows to train on: the blocks below a trunk, and those that training runs, for a head fitted alone
         passes = trunk / (depth - trunk)
-        passes += isinstance(config, Embedding | Encoder) and config.head_init == "probe"
+        passes += isinstance(config, Embedding | Encoder) and config.head_start == "probe"
         reading = clock.predict(asked, scene.texts.predicting("train", budget)) if passes else 0.0
         once = plus(once, None if reading is None else reading * passes)
     else:
