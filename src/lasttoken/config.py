@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args
 import tomli_w
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -31,6 +32,7 @@ from lasttoken.errors import ConfigError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
 
 class Settings(BaseModel):
@@ -66,9 +68,9 @@ class Data(Settings):
     source: str = ""  # file, hub:owner/name[:config], or words for rows given from Python
     valid: str | None = None  # a file of its own
     test: str | None = None
-    text: tuple[str, ...] = ("text",)
+    text: Names = ("text",)
     template: str | None = None  # "{title}\n\n{body}"; None joins the text columns by an empty line
-    label: tuple[str, ...] = ("label",)  # one column of names or lists, or several columns of 0 and 1
+    label: Names = ("label",)  # one column of names or lists, or several columns of 0 and 1
     separator: str | None = None  # splits a string into several labels
     id: str | None = None
     group: str | None = None  # rows of one group never cross a split

@@ -42,7 +42,7 @@ class Study:
     """What came of several methods on the same rows."""
 
     runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
-    comparison: dict[str, Any] | None  # summary, scores, pairs with their verdicts; None for a single run
+    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts
     failed: list[str]  # a sentence each: methods that could not run, or were cut short
     folders: list[Path]  # of each of `runs`, that of its first seed
     report: Path  # the page that shows all of it

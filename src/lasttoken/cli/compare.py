@@ -143,7 +143,7 @@ def compare(
         )
     if leads(first.device):
         if written is not None:
-            scores = {run["name"]: score_of(run, done.comparison, metric) for run in done.runs}
+            scores = {run["name"]: score_of(run, done.comparison) for run in done.runs}
             write_text(folder / "reproduced.md", beside(written, scores) + "\n")
         show(done, metric=metric, as_json=as_json)
 
@@ -154,12 +154,11 @@ def asked_for(context: typer.Context, option: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def score_of(run: dict[str, Any], comparison: dict[str, Any] | None, metric: str) -> str:
+def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:
     """`.912 [.905, .919]` of one run; over its seeds where there are several."""
     from lasttoken.cli.show import interval
 
-    scores = comparison["scores"] if comparison else {}
-    return interval(scores.get(run["name"], run["splits"]["test"]["metrics"][metric]))
+    return interval(comparison["scores"][run["name"]])
 
 
 def chosen(methods: str | None) -> tuple[str, ...]:
@@ -167,6 +166,7 @@ def chosen(methods: str | None) -> tuple[str, ...]:
     names = QUICKEST_FIRST if methods is None else o.listed(methods)
     if not names:
         raise ConfigError([f"--methods: no method is named; choose from {', '.join(QUICKEST_FIRST)}"])
+    o.check_known(names, "--methods")
     return names
 
 
@@ -187,7 +187,7 @@ def method_configs(
 
     configs = {}
     for name in names:
-        known = METHOD_CONFIGS[name].model_fields if name in METHOD_CONFIGS else {}
+        known = METHOD_CONFIGS[name].model_fields
         others = METHOD_CONFIGS.keys() - {name}
         mine = [assigned for assigned in settings if assigned.partition(".")[0] not in others]
         configs[name] = o.run_config(
@@ -233,9 +233,8 @@ def show(done: Study, *, metric: str, as_json: bool) -> None:
         typer.echo(json.dumps(vars(done), allow_nan=False, default=str))
     else:
         typer.echo(table(done.runs, metric))
-        if done.comparison is not None:
-            summary, *rest = verdicts(done.comparison)
-            typer.echo("\n" + "\n".join([summary, "", *rest]).rstrip())
+        summary, *rest = verdicts(done.comparison)
+        typer.echo("\n" + "\n".join([summary, "", *rest]).rstrip())
     best = best_first(done.runs, metric)[0]
     folder = dict(zip((run["name"] for run in done.runs), done.folders, strict=True))[best["name"]]
     say(f"report: {done.report}")

@@ -36,7 +36,7 @@ def demo(
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Which library does a docstring come from? Five methods, no GPU, nothing downloaded."""
+    """Which library does a docstring come from? Every method that runs here; no GPU, nothing downloaded."""
     from lasttoken.cli.compare import chosen, method_configs, show
     from lasttoken.cli.screen import Screen
     from lasttoken.data.demo import docstring_rows

@@ -114,6 +114,17 @@ def data_values(
     }
 
 
+def check_known(methods: Iterable[str], option: str) -> None:
+    """Raises ConfigError on the first name, given by `option`, that is of no method."""
+    from lasttoken.config import METHOD_CONFIGS
+
+    for method in methods:
+        if method not in METHOD_CONFIGS:
+            near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError([f"{option}: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
+
+
 def check_used(methods: Iterable[str], chosen: Iterable[str]) -> None:
     """Raises ConfigError where an option sets what none of the methods has."""
     from lasttoken.config import METHOD_CONFIGS
@@ -135,12 +146,9 @@ def run_config(
     settings: list[str],
 ) -> Run:
     """The Run of one method; None leaves a setting to the method. Raises ConfigError."""
-    from lasttoken.config import METHOD_CONFIGS, Run, override, parse
+    from lasttoken.config import Run, override, parse
 
-    if method not in METHOD_CONFIGS:
-        near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError([f"--method: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
+    check_known([method], "--method")
     chosen = {name: value for name, value in (("model", model), ("quantize", quantize)) if value is not None}
     check_used([method], chosen)
     settings = [re.sub(rf"^{method}\.", "method.", assigned) for assigned in settings]

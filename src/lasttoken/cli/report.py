@@ -31,6 +31,6 @@ def report(
     comparison = write_report(folders, out, metric=metric, goal=goal).comparison
     if as_json:
         typer.echo(json.dumps(comparison, allow_nan=False, default=str))
-    elif comparison is not None:
+    else:
         typer.echo("\n".join(verdicts(comparison)))
     say(f"report: {out}")

@@ -1,6 +1,6 @@
 """What looks wrong in a problem and may be meant: said in a sentence each, never repaired.
 
-Labels that may be one and the same, lists that were read as names, and texts that stand on both sides of a split.
+Labels that may be one and the same or none at all, lists that were read as names, and texts that stand on both sides of a split.
 """
 
 from __future__ import annotations
@@ -13,12 +13,23 @@ from collections.abc import Hashable, Iterator, Sequence
 from lasttoken.data.dataset import Dataset, Splits
 
 SEPARATORS = (";", "|", ",")
+MISSING = (
+    "nan",
+    "none",
+    "null",
+    "n/a",
+    "na",
+    "nil",
+    "-",
+    "?",
+    "unknown",
+)  # what stands for no value in files, case aside
 
 
 def doubts(splits: Splits, separator: str | None = None, columns: Sequence[str] = ()) -> tuple[str, ...]:
     """The sentences about a problem whose labels were read from `columns` with `separator`; none where nothing looks wrong."""
     names = splits.labels.names
-    told = [alike(names), empty(columns, names)]
+    told = [alike(names), missing(names), empty(columns, names)]
     if splits.labels.multi and separator:
         told.append(unused(splits, separator))
     if not splits.labels.multi and splits.hierarchy is None:
@@ -38,6 +49,14 @@ def alike(names: Sequence[str]) -> str | None:
     return (
         f"labels that differ by white space, case or spelling of a number only: {shown}; are they one? Write them alike"
     )
+
+
+def missing(names: Sequence[str]) -> str | None:
+    """The sentence about labels that read as if there were none."""
+    found = [name for name in names if bare(name) in MISSING]
+    if not found:
+        return None
+    return f"{', '.join(map(repr, found))} is learnt as a label like any other; if it stands for a missing one, remove its rows"
 
 
 def empty(columns: Sequence[str], names: Sequence[str]) -> str | None:

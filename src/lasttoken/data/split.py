@@ -6,6 +6,7 @@ Groups never cross a line; labels are balanced as well as groups allow. One seed
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -211,21 +212,29 @@ def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:
     if single:
         shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
         what = f"{len(single)} labels have" if len(single) > 1 else "label has"
-        raise DataError(f"{what} one row only: {shown}; add rows, merge it into another label, or remove it")
+        meant = nearest(single[0], [name for name, count in counts.items() if count > 1])
+        raise DataError(f"{what} one row only: {shown}{meant}; add rows, merge it into another label, or remove it")
 
 
 def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: str) -> None:
     """Raise DataError when rows of `part` hold labels that train does not."""
-    unseen = Counter(name for names in truth for name in names)
+    unseen, known = Counter(name for names in truth for name in names), list(known)
     for name in known:
         del unseen[name]
     if unseen:
         shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unseen.items())[:5])
         more = ", ..." if len(unseen) > 5 else ""
         what = counted(len(unseen), "label is", "labels are")
+        more += nearest(min(unseen), known)
         raise DataError(
             f"{what} in {part} but not in train: {shown}{more}; add such rows to train or remove them from {part}"
         )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that ask whether a label is misspelt; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f" (is {name!r} {near[0]!r}?)" if near else ""
 
 
 def too_few(rows: Rows, count: int) -> str:

@@ -26,7 +26,7 @@ class Written:
 
     shown: list[dict[str, Any]]  # metrics.json of each method's largest size, means over its seeds
     folders: list[Path]  # of each, the run of its first seed
-    comparison: dict[str, Any] | None  # None for a single run
+    comparison: dict[str, Any]
 
 
 def write_report(
@@ -47,12 +47,10 @@ def write_report(
     views = in_one_order(views)
     found = told_apart(entries(views))
     shown = [entry.view() for entry in found]
-    comparison = None
-    if len(views) > 1:
-        by_name = {view.name: entry.predictions for view, entry in zip(shown, found, strict=True)}
-        comparison = compare(by_name, metric=metric, seed=seed).to_dict()
-        comparison["learning"] = learning(found, named(metric, shown[0].labels.multi), goal=goal, seed=seed)
-    write_page(render(shown, comparison, title=title(shown)), path)
+    by_name = {view.name: entry.predictions for view, entry in zip(shown, found, strict=True)}
+    comparison = compare(by_name, metric=metric, seed=seed).to_dict()
+    comparison["learning"] = learning(found, named(metric, shown[0].labels.multi), goal=goal, seed=seed)
+    write_page(render(shown, comparison if len(views) > 1 else None, title=title(shown)), path)
     dumped = [{**read_json(view.folder / "metrics.json"), **plain(view.measures.model_dump())} for view in shown]
     return Written(dumped, [view.folder for view in shown], comparison)
 

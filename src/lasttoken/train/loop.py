@@ -151,7 +151,7 @@ def keep_best(
                 kept = [p.detach().cpu().clone() for p in trained]
             else:
                 stale += 1
-            if stale >= patience:
+            if stale >= patience and step.number != last:
                 end = f"stopped early at update {step.number}: no gain in {patience} scores"
                 break
     except (Diverged, KeyboardInterrupt) as error:

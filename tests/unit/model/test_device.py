@@ -5,6 +5,7 @@ import torch
 
 from lasttoken.errors import ConfigError
 from lasttoken.model.device import choose_device, describe_device, peak_memory
+from lasttoken.wording import counted
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +32,7 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_cpu_in_words_and_its_memory() -> None:
-    assert describe_device(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+    assert describe_device(torch.device("cpu")) == f"cpu ({counted(torch.get_num_threads(), 'thread', 'threads')})"
     memory = peak_memory(torch.device("cpu"))
     assert (memory["kind"], memory["reserved"]) == ("resident", None)
     assert 50e6 < memory["bytes"] < 1e12  # torch alone takes more than the one; no machine has the other
