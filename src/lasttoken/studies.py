@@ -42,7 +42,7 @@ class Study:
     """What came of several methods on the same rows."""
 
     runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
-    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts
+    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts; empty in a process that does not lead
     failed: list[str]  # a sentence each: methods that could not run, or were cut short
     folders: list[Path]  # of each of `runs`, that of its first seed
     report: Path  # the page that shows all of it
@@ -163,7 +163,7 @@ def run_cells(
     others = {path for path in runs_in(out) if path != out} - set(folders)
     if others:
         tell(f"{out} holds {len(others)} more runs, which are not in this report: lasttoken report {out} has all")
-    page, written = out / "report.html", Written([], [], None)
+    page, written = out / "report.html", Written([], [], {})
     if leads(cells[0].run.device):
         written = write_report(folders, page, metric=metric, goal=goal)
     return Study(written.shown, written.comparison, failed, written.folders, page)

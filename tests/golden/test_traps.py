@@ -43,7 +43,7 @@ CONFIGS: dict[str, Callable[[Callable[..., Path]], Any]] = {
         model=str(folder("qwen3")), quantize="nf4", layer=1, pooling="last", bidirectional=True
     ),
     "probe-encoder": lambda folder: Probe(model=str(folder("bert"))),
-    "embedding": lambda folder: Embedding(model=str(folder("llama")), lora=LORA, train=QUICK),
+    "embedding": lambda folder: Embedding(model=str(folder("llama")), head_init="random", lora=LORA, train=QUICK),
     "embedding-nf4": lambda folder: Embedding(model=str(folder("llama-96")), lora=LORA, quantize="nf4", train=QUICK),
     "embedding-nf4-kept": lambda folder: Embedding(
         model=str(folder("llama-96")), lora=LORA, quantize="nf4", merge="off", train=QUICK
@@ -63,7 +63,7 @@ CONFIGS: dict[str, Callable[[Callable[..., Path]], Any]] = {
     "instruction-generate": lambda folder: Instruction(
         model=str(folder("llama")), lora=LORA, decode="generate", train=QUICK
     ),
-    "encoder": lambda folder: Encoder(model=str(folder("modernbert")), train=QUICK),
+    "encoder": lambda folder: Encoder(model=str(folder("modernbert")), head_init="random", train=QUICK),
     "encoder-first": lambda folder: Encoder(
         model=str(folder("roberta")), pooling="first", precision="float32", train=QUICK
     ),

@@ -99,7 +99,9 @@ def test_finished_runs_are_kept(
 def test_a_method_may_be_added(command: Callable[..., Any], table: Path, tmp_path: Path) -> None:
     first = command("compare", table, "--methods", "linear", "--out", tmp_path / "out", "--json")
     assert first.code == 0, first.err
-    assert json.loads(first.out)["comparison"] is None  # there is no pair
+    alone = json.loads(first.out)["comparison"]
+    assert alone["pairs"] == []
+    assert alone["summary"].endswith("; there is no other run to compare it with.")
     words = ("--methods", "linear,probe", "--device", "cpu", "--set", "probe.max_length=48")
     second = command("compare", table, *words, "--out", tmp_path / "more", "--json")
     assert second.code == 0, second.err

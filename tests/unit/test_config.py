@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from lasttoken.config import (
     METHOD_CONFIGS,
+    Data,
     Embedding,
     Encoder,
     Instruction,
@@ -197,3 +198,7 @@ def test_a_setting_of_another_method_is_said_to_be_one() -> None:
 def test_a_list_that_was_not_written_as_one_is_shown(settings: dict[str, Any], shown: str) -> None:
     with pytest.raises(ConfigError, match=shown):
         parse(Run, {"method": settings})
+
+
+def test_one_column_may_be_named_without_a_list() -> None:
+    assert parse(Data, {"text": "body", "label": "stars"}) == Data(text=("body",), label=("stars",))

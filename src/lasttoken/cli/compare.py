@@ -166,7 +166,6 @@ def chosen(methods: str | None) -> tuple[str, ...]:
     names = QUICKEST_FIRST if methods is None else o.listed(methods)
     if not names:
         raise ConfigError([f"--methods: no method is named; choose from {', '.join(QUICKEST_FIRST)}"])
-    o.check_known(names, "--methods")
     return names
 
 
@@ -185,6 +184,7 @@ def method_configs(
     from lasttoken.config import METHOD_CONFIGS
     from lasttoken.recipe import check_compared
 
+    o.check_known(names, "--methods")
     configs = {}
     for name in names:
         known = METHOD_CONFIGS[name].model_fields

@@ -232,9 +232,9 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words that ask whether a label is misspelt; empty where none is near."""
+    """Words on the label that a misspelt one may be; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f" (is {name!r} {near[0]!r}?)" if near else ""
+    return f" ({name!r} may be {near[0]!r} misspelt)" if near else ""
 
 
 def too_few(rows: Rows, count: int) -> str:

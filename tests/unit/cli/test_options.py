@@ -118,7 +118,7 @@ def test_settings_are_given_to_all_or_to_one() -> None:
 
 def test_quantize_among_several_methods() -> None:
     given: Any = {"model": "tiny", "encoder": None, "quantize": "nf4", "seed": 0, "device": "cpu", "settings": []}
-    with pytest.raises(ConfigError, match=r"--method: 'embeding' is not among .*; did you mean 'embedding'"):
+    with pytest.raises(ConfigError, match=r"--methods: 'embeding' is not among .*; did you mean 'embedding'"):
         method_configs(("embeding", "linear"), DATA, **given)
     with pytest.raises(
         ConfigError, match="--quantize: linear, encoder has no quantize; embedding, instruction, probe have"

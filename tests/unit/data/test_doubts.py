@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lasttoken.data.dataset import Rows, Splits
-from lasttoken.data.doubts import alike, doubts, unsplit
+from lasttoken.data.doubts import alike, doubts, missing, unsplit
 from lasttoken.data.split import make_splits
 
 
@@ -45,6 +45,12 @@ def test_label_sets_of_equal_texts_are_compared_whole() -> None:
 def test_labels_that_may_be_one_are_shown(names: tuple[str, str]) -> None:
     assert repr(names[0]) in (alike([*names, "other"]) or "")
     assert repr(names[1]) in (alike([*names, "other"]) or "")
+
+
+def test_labels_that_may_stand_for_none_are_shown() -> None:
+    told = missing(["good", "NaN", "n/a"])
+    assert told == "'NaN', 'n/a' is learnt as a label like any other; if it stands for a missing one, remove its rows"
+    assert missing(["good", "nano", "nothing"]) is None
 
 
 def test_labels_that_differ_are_not() -> None:

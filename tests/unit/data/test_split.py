@@ -272,6 +272,11 @@ def test_files_that_are_missing_are_made_out_of_train() -> None:
         (rows("AB" * 5), rows("A", prefix="t", splits=["test"]), "the test file has a split column"),
         (rows("AB", groups="ab"), rows("A", groups="a", prefix="t"), "group 'a' is in train and in test"),
         (rows("AB"), rows("AC", prefix="t"), "1 label is in test but not in train: 'C' (1 row)"),
+        (
+            rows(["A", "billing"]),
+            rows(["biling", "billing"], prefix="t"),
+            "1 label is in test but not in train: 'biling' (1 row) ('biling' may be 'billing' misspelt); add such rows",
+        ),
         (rows("AA"), rows("A", prefix="t"), "the 2 rows of train hold only label 'A'"),
     ],
 )

@@ -122,6 +122,11 @@ def test_the_weights_before_the_first_update_may_be_the_best() -> None:
     assert run([0.1, 0.6], first=0.5)[:2] == (2.0, Best(0.6, 2, "finished"))
 
 
+def test_training_that_ends_without_a_gain_has_not_stopped_early() -> None:
+    assert run([0.5, 0.4, 0.3])[1] == Best(0.5, 1, "finished")
+    assert run([0.5, 0.4, 0.3, 0.2])[1].end == "stopped early at update 3: no gain in 2 scores"
+
+
 def test_a_gain_begins_the_count_anew() -> None:
     weight, best, _ = run([0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
     assert weight == 5.0
