@@ -142,6 +142,32 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
     return [title, "", *lines, ""] if lines else []
 
 
+def chance() -> list[str]:
+    """The lines on how often a difference is claimed where there is none, from chance.py; none where it was not run."""
+    path = HERE / "chance.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "## Differences claimed by chance",
+        "",
+        f"Data sets of {found['rows']} rows on which the methods are equally good, {found['sets']:,} of each kind: the share in which",
+        "`p <= .05` comes out of the test alone, and in which `compare` claims a difference (the interval must exclude 0 too, and",
+        "p is Holm's over all pairs). Repeat with `python bench/quality/chance.py`.",
+        "",
+        "| kind | test alone | claimed | McNemar alone |",
+        "|---|---|---|---|",
+    ]
+    for case, shares in found["cases"].items():
+        cells = [f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]" for one in shares.values()]
+        test, mcnemar, claimed = cells
+        several = (
+            "methods" in case
+        )  # the first pair of three is that of the best two: its test is no draw from the null
+        lines.append(f"| {case} | {'' if several else test} | {claimed} | {'' if several else mcnemar} |")
+    return [*lines, ""]
+
+
 def signed(value: float) -> str:
     """+.012 or -.012."""
     return f"{value:+.3f}".replace("0.", ".", 1)
@@ -175,6 +201,7 @@ def main() -> None:
             lacking = seeds - len(found.get(problem, {}).get(method, []))
             if lacking:
                 missing.append(f"{problem} {method}: {lacking} of {seeds} seeds")
+    lines += chance()
     if missing:
         lines += ["## Not run yet", "", *(f"- {line}" for line in missing), ""]
     print("\n".join(lines).rstrip())
