@@ -3,9 +3,9 @@
     python bench/quality/run.py --data ../shared/data [--only ag-news-4k] [--methods embedding,linear] [--seeds 0]
 
 An experiment is a problem and its entries: settings under a method's name, or `like` another entry with a difference,
-`by = "trainer"` (HF Trainer + PEFT in place of lasttoken) and `weights = "random"` among them. A result holds the
-metrics with their intervals, the cost, and every decision on the test rows, so that any two results of one problem can
-be compared row by row later (`python bench/quality/table.py` does).
+`by = "trainer"` (HF Trainer + PEFT in place of lasttoken), `by = "alone"` (the head alone, on the frozen model) and
+`weights = "random"` among them. A result holds the metrics with their intervals, the cost, and every decision on the
+test rows, so that any two results of one problem can be compared row by row later (`python bench/quality/table.py` does).
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ def run(experiment: dict[str, Any], name: str, seed: int, splits: Splits) -> dic
             from trainer import fit_and_predict
 
             probs, seconds, predict_seconds = fit_and_predict(settings, splits, seed)
+        elif by == "alone":
+            from alone import fit_and_predict as fit_alone
+
+            said, probs, seconds, predict_seconds = fit_alone(settings, splits, journal)
+            valid = Predictions(splits.valid.ids, splits.valid.targets, said, splits.labels)
         else:
             config = parse(METHOD_CONFIGS[settings["method"]], settings)
             began = time.perf_counter()

@@ -7,6 +7,7 @@ head drawn at random (Kumar 2022, arXiv:2202.10054). One pass over the texts pay
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ PULLS = (
 )  # factors of half the squared weights; each fit goes on from the one before
 
 
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """A linear layer fitted by itself."""
+
+    weight: Tensor  # (C, H) float32
+    bias: Tensor  # (C,)
+    loss: float  # of validation, a row
+    pull: float  # of PULLS
+
+
 def start_head(
     head: Head,
     backbone: Backbone,
@@ -41,37 +52,25 @@ def start_head(
     world: World,
     journal: Journal,
 ) -> float:
-    """Set the linear layer of `head` to what minimises `loss` on the frozen backbone's vectors, pulled towards 0.
+    """Set the linear layer of `head` to the best by `loss` on the frozen backbone's vectors; returns the seconds it took.
 
-    sources, data: of train and of validation. PULLS are tried from the strongest on until validation loss no longer
-    falls. The solver is L-BFGS on all rows at once, on standardised vectors; the layer is left in the vectors' own
-    units. Returns the seconds that it took.
+    sources, data: of train and of validation.
     """
     began = time.perf_counter()
     seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
-    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0) + 1e-6
-    seen, asked = (found.sub_(mean).div_(scale) for found in (seen, asked))
+    found = fit_alone(seen, asked, data, loss)
     final = head.linear
-    weight, bias = torch.zeros_like(final.weight), torch.zeros_like(final.bias)  # (C, H), (C,)
-    wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
-    best, pull = (float("inf"), weight, bias), PULLS[0]
-    for factor in PULLS:
-        weight, bias = solve(seen, wanted[0], loss, factor, weight, bias)
-        total, count = loss(asked @ weight.T + bias, wanted[1])
-        if total.item() / count >= best[0]:
-            break
-        best, pull = (total.item() / count, weight, bias), factor
-    _, weight, bias = best
     with torch.no_grad():
-        final.weight.copy_(weight / scale)
-        final.bias.copy_(bias - (weight / scale) @ mean)
+        final.weight.copy_(found.weight)
+        final.bias.copy_(found.bias)
         if world.rank:  # all begin with what the first process found
             final.weight.zero_()
             final.bias.zero_()
         world.add([final.weight, final.bias])
     seconds = time.perf_counter() - began
     journal.note(
-        f"head: fitted alone on the frozen model, validation loss {best[0]:.4g} (pull {pull:g} on its weights, {seconds:.0f} s)"
+        f"head: fitted alone on the frozen model, validation loss {found.loss:.4g} "
+        f"(pull {found.pull:g} on its weights, {seconds:.0f} s)"
     )
     return seconds
 
@@ -90,6 +89,28 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
         found[torch.from_numpy(rows).to(found.device)] = part
     world.add([found])
     return found
+
+
+def fit_alone(seen: Tensor, asked: Tensor, data: tuple[Dataset, Dataset], loss: Loss) -> Alone:
+    """The linear layer that is best by `loss` on vectors of train (N, H), pulled towards 0; both arrays are overwritten.
+
+    asked: vectors of validation, (M, H). PULLS are tried from the strongest on until validation loss no longer falls.
+    The solver is L-BFGS on all rows at once, on standardised vectors; the layer is for vectors in their own units.
+    """
+    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0) + 1e-6
+    for vectors_of_part in (seen, asked):
+        vectors_of_part.sub_(mean).div_(scale)
+    classes = len(data[0].labels)
+    weight, bias = seen.new_zeros(classes, seen.shape[1]), seen.new_zeros(classes)
+    wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
+    best = Alone(weight, bias, float("inf"), PULLS[0])
+    for pull in PULLS:
+        weight, bias = solve(seen, wanted[0], loss, pull, weight, bias)
+        total, count = loss(asked @ weight.T + bias, wanted[1])
+        if total.item() / count >= best.loss:
+            break
+        best = Alone(weight, bias, total.item() / count, pull)
+    return Alone(best.weight / scale, best.bias - (best.weight / scale) @ mean, best.loss, best.pull)
 
 
 def solve(
