@@ -32,7 +32,9 @@ from lasttoken.errors import ConfigError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) and "," not in given else given)
+]
 
 
 class Settings(BaseModel):
@@ -172,7 +174,7 @@ class Embedding(Settings):
     pooling: Literal["last", "mean", "max", "attention"] = "last"
     head: Literal["linear", "mlp"] = "linear"
     head_init: Literal["auto", "probe", "random"] = (
-        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where the head is linear
+        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where it can be
     )
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"
     gamma: NonNegativeFloat = 2.0  # of focal and asymmetric: how much less what is known well counts
@@ -240,7 +242,7 @@ class Encoder(Settings):
     trust_remote_code: bool = False
     pooling: Literal["first", "mean"] = "mean"
     head_init: Literal["auto", "probe", "random"] = (
-        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where the head is linear
+        "auto"  # probe: fitted alone first, on the frozen model (arXiv:2202.10054); auto: that, where it can be
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the arithmetic; weights are float32
     loss: Literal["cross_entropy", "focal", "logit_adjusted", "asymmetric", "ranking"] = "cross_entropy"

@@ -39,7 +39,6 @@ def test_rows_of_a_table_in_memory(table: Path, tmp_path: Path, caplog: pytest.L
             splits, {"rare": Linear(min_count=1), "plain": Linear()}, tmp_path / "out", seed=3, sizes=(40, None)
         )
     assert {run["name"] for run in done.runs} == {"rare", "plain"}
-    assert done.comparison is not None
     assert {"rare", "plain"} == set(done.comparison["scores"])
     assert (tmp_path / "out" / "rare-40").is_dir()
     assert any(message.startswith("study: plain-40: settings: method=linear") for message in caplog.messages)

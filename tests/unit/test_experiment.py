@@ -196,7 +196,7 @@ def test_another_run_is_refused(outcome: Outcome, what: str, differs: str) -> No
 
 def test_report_of_one_run_compares_nothing(outcome: Outcome, tmp_path: Path) -> None:
     written = write_report([outcome.folder], tmp_path / "page.html", metric="macro_f1")
-    assert (written.comparison or {})["pairs"] == []
+    assert written.comparison["pairs"] == []
     assert "<title>linear: topics</title>" in (tmp_path / "page.html").read_text()
 
 
@@ -205,7 +205,6 @@ def test_report_of_two_runs(outcome: Outcome, tmp_path: Path) -> None:
     other = run_method(config, SPLITS, tmp_path / "words", name="words", journal=Journal())
     verify(other.folder)
     comparison = write_report([outcome.folder, other.folder], tmp_path / "page.html", metric="accuracy").comparison
-    assert comparison is not None
     assert list(comparison["scores"]) == ["linear", "words"]
     assert [(pair["a"], pair["b"]) for pair in comparison["pairs"]] == [("linear", "words")]
     json.dumps(comparison, allow_nan=False)

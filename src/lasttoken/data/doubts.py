@@ -13,17 +13,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from lasttoken.data.dataset import Dataset, Splits
 
 SEPARATORS = (";", "|", ",")
-MISSING = (
-    "nan",
-    "none",
-    "null",
-    "n/a",
-    "na",
-    "nil",
-    "-",
-    "?",
-    "unknown",
-)  # what stands for no value in files, case aside
+# what stands for no value in files, case aside
+MISSING = ("nan", "none", "null", "n/a", "na", "nil", "-", "?", "unknown")
 
 
 def doubts(splits: Splits, separator: str | None = None, columns: Sequence[str] = ()) -> tuple[str, ...]:
@@ -56,7 +47,10 @@ def missing(names: Sequence[str]) -> str | None:
     found = [name for name in names if bare(name) in MISSING]
     if not found:
         return None
-    return f"{', '.join(map(repr, found))} is learnt as a label like any other; if it stands for a missing one, remove its rows"
+    shown = ", ".join(map(repr, found))
+    if len(found) == 1:
+        return f"{shown} is learnt as a label like any other; if it stands for a missing one, remove its rows"
+    return f"{shown} are learnt as labels like any other; if they stand for missing ones, remove their rows"
 
 
 def empty(columns: Sequence[str], names: Sequence[str]) -> str | None:

@@ -233,7 +233,7 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words on the label that a misspelt one may be; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75) if len(name) > 5 else []  # G06F is no G06T
     return f" ({name!r} may be {near[0]!r} misspelt)" if near else ""
 
 

@@ -46,9 +46,7 @@ class Pair:
     family: int  # how many pairs were tested together
     difference: Interval
     p: float  # randomisation test; Student's t where there are several seeds
-    p_mcnemar: (
-        float  # of being right; with many labels, of the whole set; nan with several seeds, which it cannot count
-    )
+    p_mcnemar: float  # of being right; with many labels, of the whole set; nan with several seeds
     p_mcnemar_holm: float  # adjusted for all pairs
     p_holm: float  # p, adjusted over the family
     mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2

@@ -72,6 +72,8 @@ class Metric:
     def parts(self, y: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What it is a mean of, as (rows that each part stands on, weight of each part): classes, or all rows as one part.
 
+        Matthews' coefficient is no mean; it is taken as one over classes, all of which it needs.
+
         total: its sums over all rows, (S,). Classes without rows of both kinds (with one label a row: without rows) are
         left out.
         """
@@ -80,6 +82,8 @@ class Metric:
             true = np.split(total, 3)[2]
         elif self.name == "auroc":
             true = y.sum(axis=0) if y.ndim == 2 else np.bincount(y)
+            true = np.minimum(true, n - true)
+            true = true[:1] if y.ndim == 1 and len(true) == 2 else true  # two classes have one area
         else:
             return whole
         rows = np.minimum(true, n - true) if y.ndim == 2 else true
@@ -251,16 +255,15 @@ def macro(sums: np.ndarray, n: int) -> np.ndarray:
 
 
 def macro_of_draws(total: np.ndarray) -> Value:
-    """`macro` of resamples, where a class that a resample has lost keeps the F1 that it has in all rows.
+    """`macro` of resamples, where a class whose true rows a resample has lost keeps the F1 that it has in all rows.
 
-    A resample without a class says nothing about it. At 0 a class of few rows would put a second hump into the
+    A resample without a class says next to nothing about it. At 0 a class of few rows would put a second hump into the
     distribution, and an end of the interval would jump between the two.
     """
     known = class_f1(total[None])  # (1, C)
 
     def value(sums: np.ndarray, n: int) -> np.ndarray:
-        _, predicted, true = np.split(sums, 3, axis=1)
-        return np.where(predicted + true == 0, known, class_f1(sums)).mean(axis=1)
+        return np.where(np.split(sums, 3, axis=1)[2] == 0, known, class_f1(sums)).mean(axis=1)
 
     return value
 

@@ -31,10 +31,10 @@ def drawn_means(metric: Metric, groups: Sequence[Repeats], *, rng: np.random.Gen
     formula, n = metric.formula(y), len(y)
     sums = [[metric.sums(y, one.probs, one.chosen) for one in repeats] for repeats in groups]
     entries = sum(len(one.rows) for repeats in sums for one in repeats)
-    sums = [[(one, formula.of_draws(one)) for one in repeats] for repeats in sums]
+    judged = [[(one, formula.of_draws(one)) for one in repeats] for repeats in sums]
     draws = min(draws, max(FEWEST, WORK // max(1, entries)))
     blocks = [
-        [np.mean([value(one.weighted(weights), n) for one, value in repeats], axis=0) for repeats in sums]
+        [np.mean([value(one.weighted(weights), n) for one, value in repeats], axis=0) for repeats in judged]
         for weights in resamples(n, draws, rng)
     ]
     return np.concatenate([np.array(block) for block in blocks], axis=1)

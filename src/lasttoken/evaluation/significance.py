@@ -70,7 +70,7 @@ def unanimous(metric: Metric, estimate: float, y: np.ndarray, total: np.ndarray,
 
     Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of n rows without
     an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %. Of a mean
-    over classes each has such an end of its own, and as they are independent their squares add. total: the metric's sums
+    over classes each has such an end of its own, and their squares add, as if they were independent. total: the metric's sums
     over all rows.
     """
     low, high = metric.bounds

@@ -96,9 +96,7 @@ def solve(
     bias = np.full(classes, -30.0, dtype=np.float32)
     make = {"C": strength, "class_weight": "balanced" if balanced else None, "max_iter": 300, "tol": 1e-3}
     each = {**make, "tol": 1e-4}
-    if sp.issparse(
-        features
-    ):  # of dense ones liblinear takes ten times as long, and pulls the intercept too (docs/lab.md)
+    if sp.issparse(features):  # dense ones take liblinear ten times as long, and it pulls the intercept (docs/lab.md)
         each |= {"solver": "liblinear", "tol": 1e-3}
         if weight.shape[1] > len(targets):  # then the dual takes less than half of the time
             each |= {"dual": True, "tol": 0.1, "random_state": derive(seed, "order of the rows") % 2**31}

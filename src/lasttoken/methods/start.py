@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError, Diverged
 from lasttoken.journal import Journal
 from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.model.backbone import Backbone
@@ -21,14 +22,8 @@ from lasttoken.model.pooling import Head
 from lasttoken.train.loss import Loss
 from lasttoken.train.world import World
 
-PULLS = (
-    1e-1,
-    1e-2,
-    1e-3,
-    1e-4,
-    1e-5,
-    1e-6,
-)  # factors of half the squared weights; each fit goes on from the one before
+# factors of half the squared weights; each fit goes on from the one before
+PULLS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +49,20 @@ def start_head(
 ) -> float:
     """Set the linear layer of `head` to the best by `loss` on the frozen backbone's vectors; returns the seconds it took.
 
-    sources, data: of train and of validation.
+    sources, data: of train and of validation. Raises ConfigError where the device has no room for it.
     """
     began = time.perf_counter()
-    seen, asked = (vectors(backbone, head, source, budget=budget, world=world) for source in sources)
-    found = fit_alone(seen, asked, data, loss)
+    try:
+        seen, asked = (
+            vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source in sources
+        )
+        found = fit_alone(seen, asked, data, loss)
+    except torch.OutOfMemoryError as error:
+        told = f"the device ran out of memory fitting the head alone on {len(data[0])} vectors"
+        raise ConfigError([f"{told}; set head_init = random, or use fewer training rows"]) from error
+    del seen, asked
+    if backbone.device.type == "cuda":
+        torch.cuda.empty_cache()  # what training may take is judged by what is free
     final = head.linear
     with torch.no_grad():
         final.weight.copy_(found.weight)
@@ -75,8 +79,9 @@ def start_head(
     return seconds
 
 
-def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World) -> Tensor:
+def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World, journal: Journal) -> Tensor:
     """What the frozen model hands the head's linear layer for each text, (N, H) float32, in every process."""
+    done = 0
     found = torch.zeros(len(source), backbone.width, device=backbone.device)
 
     def compute(rows: np.ndarray) -> Tensor:
@@ -87,6 +92,8 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
 
     for rows, part in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
         found[torch.from_numpy(rows).to(found.device)] = part
+        done += len(rows)
+        journal.progress("head, alone", done, -(-len(source) // world.size))
     world.add([found])
     return found
 
@@ -96,8 +103,12 @@ def fit_alone(seen: Tensor, asked: Tensor, data: tuple[Dataset, Dataset], loss: 
 
     asked: vectors of validation, (M, H). PULLS are tried from the strongest on until validation loss no longer falls.
     The solver is L-BFGS on all rows at once, on standardised vectors; the layer is for vectors in their own units.
+    Raises Diverged where vectors are not finite.
     """
-    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0) + 1e-6
+    if not (torch.isfinite(seen).all() and torch.isfinite(asked).all()):
+        raise Diverged("the frozen model's vectors are not finite; use another model, or --quantize none")
+    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0)
+    scale = torch.where(scale > 1e-4 * mean.abs() + 1e-6, scale, 1.0)  # what hardly moves is not blown up
     for vectors_of_part in (seen, asked):
         vectors_of_part.sub_(mean).div_(scale)
     classes = len(data[0].labels)
@@ -107,7 +118,7 @@ def fit_alone(seen: Tensor, asked: Tensor, data: tuple[Dataset, Dataset], loss: 
     for pull in PULLS:
         weight, bias = solve(seen, wanted[0], loss, pull, weight, bias)
         total, count = loss(asked @ weight.T + bias, wanted[1])
-        if total.item() / count >= best.loss:
+        if not total.item() / count < best.loss:
             break
         best = Alone(weight, bias, total.item() / count, pull)
     return Alone(best.weight / scale, best.bias - (best.weight / scale) @ mean, best.loss, best.pull)

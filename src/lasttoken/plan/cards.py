@@ -84,11 +84,11 @@ def known_cards() -> list[Card]:
 
 def find_card(name: str) -> Card:
     """The card that `name` means: `4090`, `NVIDIA A100-SXM4-80GB`, `24GB`. Raises ConfigError with the nearest names."""
-    if amount := re.fullmatch(r"\s*(-?\d*\.?\d+)\s*([mg]i?b?)\s*", name.lower()):
+    if amount := re.fullmatch(r"\s*(-?(?:\d+\.?\d*|\.\d+))\s*(gi?b?|mi?b)\s*", name.lower()):
         size = float(amount[1]) * SIZES[amount[2].rstrip("b")]
         if size < SMALLEST:
             raise ConfigError([f"--gpu: {name!r} is no memory of a card; write it as 24GB"])
-        return Card(f"a card of {size / 1e9:g} GB", "cuda", size, ROOM * size, torch.bfloat16, None, None)
+        return Card(f"a card of {name.strip()}", "cuda", size, ROOM * size, torch.bfloat16, None, None)
     cards = {plain(card.name): card for card in known_cards()}
     asked = plain(name)
     for key in (asked, plain(re.sub(r"\b\d+\s*gi?b\b", "", name.lower()))):  # H100 80GB is the only H100

@@ -74,11 +74,12 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         epoch = plus(clock.train(learnt), None if validation is None else validation * settings.evaluations)
         times = settings.epochs
         tokens = learnt.work.tokens
-        # once over the rows to train on: the blocks below a trunk, and those that training runs, for a head fitted alone
+        # once over the rows to train on and to validate with: the blocks below a trunk, and for a head fitted alone the rest
         passes = trunk / (depth - trunk)
         passes += isinstance(config, Embedding | Encoder) and config.head_start == "probe"
-        reading = clock.predict(asked, scene.texts.predicting("train", budget)) if passes else 0.0
-        once = plus(once, None if reading is None else reading * passes)
+        for part in ("train", "valid") if passes else ():
+            reading = clock.predict(asked, scene.texts.predicting(part, budget))
+            once = plus(once, None if reading is None else reading * passes)
     else:
         epoch, times = clock.predict(asked, asked.work), 1.0
         tokens = asked.work.tokens

@@ -136,6 +136,7 @@ def keep_best(
     """
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
     best, at, kept, stale, done = float("-inf"), 0, [], 0, 0
+    highest = float("-inf")  # of updates; the start may stand above it and training still gain
     end, failure = "finished", None
     if first is not None:
         best, kept = first, [p.detach().cpu().clone() for p in trained]
@@ -146,11 +147,11 @@ def keep_best(
             done = step.number
             if current is None:
                 continue
+            stale = 0 if current > highest else stale + 1
+            highest = max(highest, current)
             if current > best:
-                best, at, stale = current, step.number, 0
+                best, at = current, step.number
                 kept = [p.detach().cpu().clone() for p in trained]
-            else:
-                stale += 1
             if stale >= patience and step.number != last:
                 end = f"stopped early at update {step.number}: no gain in {patience} scores"
                 break

@@ -49,7 +49,10 @@ def test_labels_that_may_be_one_are_shown(names: tuple[str, str]) -> None:
 
 def test_labels_that_may_stand_for_none_are_shown() -> None:
     told = missing(["good", "NaN", "n/a"])
-    assert told == "'NaN', 'n/a' is learnt as a label like any other; if it stands for a missing one, remove its rows"
+    assert told == "'NaN', 'n/a' are learnt as labels like any other; if they stand for missing ones, remove their rows"
+    assert missing(["good", "NaN"]) == (
+        "'NaN' is learnt as a label like any other; if it stands for a missing one, remove its rows"
+    )
     assert missing(["good", "nano", "nothing"]) is None
 
 

@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from tiny import dataset
 
 from lasttoken.config import Embedding, Encoder, Lora, Training, parse
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ConfigError, Diverged
 from lasttoken.journal import Journal
 from lasttoken.methods import embedding, encoder
 from lasttoken.methods.packed import pack
-from lasttoken.methods.start import solve, start_head
+from lasttoken.methods.start import fit_alone, solve, start_head
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
@@ -139,3 +139,21 @@ def test_training_that_only_harms_leaves_the_start(folder: Callable[..., Path]) 
 def test_a_head_that_is_no_regression_is_refused(kind: type[Any], settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse(kind, {"head_init": "probe", **settings})
+
+
+def test_a_dimension_that_hardly_moves_does_not_count() -> None:
+    """Its deviation is rounding; divided by it, rounding of other rows would decide."""
+    rows = dataset(60)
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(np.c_[rng.normal(size=(60, 4)), np.full(60, 1000.3)].astype(np.float32))
+    features[:, 0] += torch.from_numpy(rows.targets)
+    found = fit_alone(features.clone(), features.clone(), (rows, rows), class_loss)
+    moved = features + torch.tensor([0, 0, 0, 0, 0.01])
+    assert (moved @ found.weight.T - features @ found.weight.T).abs().max() < 1e-2
+
+
+def test_vectors_that_are_not_finite_are_told() -> None:
+    rows = dataset(6)
+    vectors = torch.full((6, 4), float("nan"))
+    with pytest.raises(Diverged, match=r"^the frozen model's vectors are not finite; use another model"):
+        fit_alone(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
