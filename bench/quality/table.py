@@ -21,6 +21,13 @@ WORDS = {
     "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",
     "k0": "LoRA on all six blocks",
+    "head": "head alone, cross-entropy",
+    **{f"head-{loss}": f"head alone, {loss}" for loss in ("asymmetric", "ranking", "balanced", "focal")},
+    **{
+        f"{init}-{n}": f"{init} head, {n} epoch{'s' if n > 1 else ''}"
+        for init in ("random", "probe")
+        for n in (1, 3, 4)
+    },
     **{f"k{k}": f"on the upper {6 - k}, trunk = {k}" for k in range(2, 6)},
 }
 HEADLINES = {False: ("accuracy", "macro_f1", "ece"), True: ("micro_f1", "macro_f1", "ece")}
