@@ -41,7 +41,10 @@ def config_of(method: str, folder: Callable[..., Path], **more: Any) -> Any:
         "embedding": lambda: Embedding(model=model, lora=lora, train=QUICK, **more),
         "instruction": lambda: Instruction(model=model, lora=lora, train=QUICK, **more),
         "encoder": lambda: Encoder(
-            model=str(folder("bert")), train=QUICK.model_copy(update={"epochs": 8.0, "lr": 0.002}), **more
+            model=str(folder("bert")),
+            head_init="random",
+            train=QUICK.model_copy(update={"epochs": 8.0, "lr": 0.002}),
+            **more,
         ),
         "probe": lambda: Probe(model=model, regularisation=(1.0,), **more),
         "linear": lambda: Linear(min_count=1, regularisation=(3.0,)),

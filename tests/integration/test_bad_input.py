@@ -380,7 +380,17 @@ def test_metric_that_cannot_decide_early_stopping(refused: Refused, folder: Call
 def test_divergence_before_the_first_score(refused: Refused, folder: Callable[..., Path]) -> None:
     Path("rows.csv").write_text(GOOD)
     options = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--out", "out")
-    said = refused("train", "rows.csv", *options, "--set", "method.train.lr=1e30", "--set", "method.train.warmup=0")
+    said = refused(
+        "train",
+        "rows.csv",
+        *options,
+        "--set",
+        "method.train.lr=1e30",
+        "--set",
+        "method.train.warmup=0",
+        "--set",
+        "method.head_init=random",
+    )
     assert said.startswith("update 2: loss ")
     assert said.endswith("; lower the learning rate")
 
@@ -388,7 +398,7 @@ def test_divergence_before_the_first_score(refused: Refused, folder: Callable[..
 def test_weights_that_predict_no_number_are_not_kept(refused: Refused, folder: Callable[..., Path]) -> None:
     """The first update, small as it is, breaks the weights, and validation is scored before the second one."""
     Path("rows.csv").write_text(GOOD)
-    settings = ("method.train.lr=1e30", "method.train.warmup=0.9", "method.train.batch=14")
+    settings = ("method.train.lr=1e30", "method.train.warmup=0.9", "method.train.batch=14", "method.head_init=random")
     options = [word for setting in settings for word in ("--set", setting)]
     model = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu")
     said = refused("train", "rows.csv", *model, *options, "--out", "out")
@@ -401,7 +411,13 @@ def test_divergence_after_a_score_keeps_the_best_weights(
 ) -> None:
     """Three updates, one an epoch: warm-up makes the first one 334 times smaller than the second, which overflows."""
     (tmp_path / "rows.csv").write_text(GOOD)
-    settings = ("method.train.lr=1e7", "method.train.warmup=0.333", "method.train.batch=14", "method.train.epochs=3")
+    settings = (
+        "method.train.lr=1e7",
+        "method.train.warmup=0.333",
+        "method.train.batch=14",
+        "method.train.epochs=3",
+        "method.head_init=random",
+    )
     options = [word for setting in settings for word in ("--set", setting)]
     model = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu")
     out = tmp_path / "out"
