@@ -168,9 +168,8 @@ def chance() -> list[str]:
     for case, shares in found["cases"].items():
         cells = [f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]" for one in shares.values()]
         test, mcnemar, claimed = cells
-        several = (
-            "methods" in case
-        )  # the first pair of three is that of the best two: its test is no draw from the null
+        # the first pair of three methods is that of the best two: its test is no draw from the null
+        several = "methods" in case
         lines.append(f"| {case} | {'' if several else test} | {claimed} | {'' if several else mcnemar} |")
     return [*lines, ""]
 

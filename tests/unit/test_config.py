@@ -202,3 +202,8 @@ def test_a_list_that_was_not_written_as_one_is_shown(settings: dict[str, Any], s
 
 def test_one_column_may_be_named_without_a_list() -> None:
     assert parse(Data, {"text": "body", "label": "stars"}) == Data(text=("body",), label=("stars",))
+
+
+def test_several_columns_are_not_taken_for_one() -> None:
+    with pytest.raises(ConfigError, match=r"^text: .* several are written as \['title','body'\]"):
+        parse(Data, {"text": "title,body"})

@@ -10,7 +10,7 @@ from lasttoken.config import Embedding, Encoder
 from lasttoken.data.dataset import Dataset
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.fitting import fit_weights
+from lasttoken.methods.fitting import fit_weights, validation_metric
 from lasttoken.methods.packed import Source, in_batches, pack
 from lasttoken.methods.pretrained import describe_base
 from lasttoken.methods.reading import read_texts
@@ -42,6 +42,7 @@ def fit_head(
     trunk: blocks at the bottom that nothing trains, whose output is kept. merge: the adapter, to predict validation.
     """
     device, settings = backbone.device, config.train
+    validation_metric(settings.metric, valid)  # a name that will not do is told before the texts are read
     parts = [read_texts(backbone, config, data.texts) for data in (train, valid)]
     if cut := parts[0].truncation():
         journal.note(f"train: {cut}")

@@ -164,7 +164,7 @@ def keep_best(
             except Diverged:  # nor do these weights predict
                 raise error from None
         why = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"diverged at {error}"
-        end, failure = f"{why}; the weights of update {at} are kept", error
+        end, failure = f"{why}; the weights {f'of update {at}' if at else 'before the first update'} are kept", error
     with torch.no_grad():
         for parameter, value in zip(trained, kept, strict=False):
             parameter.copy_(value)

@@ -126,6 +126,12 @@ def test_the_weights_before_the_first_update_may_be_the_best() -> None:
     )  # it gains, though below the start
 
 
+def test_divergence_below_the_start_keeps_the_start() -> None:
+    weight, best, _ = run([0.1], first=0.5, last=9, error=Diverged("update 2: loss nan"))
+    assert weight == 0.0
+    assert best.end == "diverged at update 2: loss nan; the weights before the first update are kept"
+
+
 def test_training_that_ends_without_a_gain_has_not_stopped_early() -> None:
     assert run([0.5, 0.4, 0.3])[1] == Best(0.5, 1, "finished")
     assert run([0.5, 0.4, 0.3, 0.2])[1].end == "stopped early at update 3: no gain in 2 scores"
