@@ -25,12 +25,13 @@ BATCH = 8
 STILL = "1e-12"  # a learning rate at which weights stay what they are
 
 
-def options(table: Path, model: Path, out: Path, lr: str) -> list[str]:
+def options(table: Path, model: Path, out: Path, lr: str, head: str) -> list[str]:
     """Two epochs without dropout, whose random numbers differ from process to process."""
     settings = (
         f"train.lr={lr}",
         "train.epochs=2",
         "train.patience=9",
+        f"head_init={head}",
         f"train.batch={BATCH}",
         "lora.dropout=0",
         "max_length=48",
@@ -44,15 +45,15 @@ def options(table: Path, model: Path, out: Path, lr: str) -> list[str]:
 def both(
     command: Callable[..., Any], table: Path, folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Runs of one process and of two, still and moving: {"one still": folder, ...}."""
+    """Runs of one process and of two, still, moving, and from a fitted head: {"one still": folder, ...}."""
     out = tmp_path_factory.mktemp("processes")
-    names = {"still": STILL, "moving": "5e-3"}
-    calls = {count: {f"{count} {name}": lr for name, lr in names.items()} for count in ("one", "two")}
-    for name, lr in calls["one"].items():
-        said = command(*options(table, folder("llama"), out / name, lr))
+    names = {"still": (STILL, "random"), "moving": ("5e-3", "random"), "fitted": (STILL, "probe")}
+    calls = {count: {f"{count} {name}": set_to for name, set_to in names.items()} for count in ("one", "two")}
+    for name, set_to in calls["one"].items():
+        said = command(*options(table, folder("llama"), out / name, *set_to))
         assert said.code == 0, said.err
     script = out / "both.py"
-    commands = [options(table, folder("llama"), out / name, lr) for name, lr in calls["two"].items()]
+    commands = [options(table, folder("llama"), out / name, *set_to) for name, set_to in calls["two"].items()]
     script.write_text(
         "import sys\n"
         "from lasttoken.cli.main import main\n"
@@ -76,8 +77,8 @@ def both(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("macro-F1") == 2  # the first process alone speaks
-    assert done.stderr.count("training finished") == 2
+    assert done.stdout.count("macro-F1") == len(names)  # the first process alone speaks
+    assert done.stderr.count("training finished") == len(names)
     return {name: out / name for names in calls.values() for name in names}
 
 
@@ -108,6 +109,13 @@ def test_updates_hold_the_same_rows_as_those_of_one_process(both: dict[str, Path
     one, two = losses(both["one still"]), losses(both["two still"])
     assert np.ptp(one) > 0.1  # updates can be told apart by their loss
     np.testing.assert_allclose(two, one, atol=1e-4)  # rounding, as above
+
+
+def test_a_fitted_head_is_that_of_one_process(both: dict[str, Path]) -> None:
+    one, two = (read_predictions(both[f"{count} fitted"] / "predictions/test.parquet") for count in ("one", "two"))
+    drawn = read_predictions(both["one still"] / "predictions/test.parquet")
+    assert np.abs(one.probs - drawn.probs).max() > 0.05
+    np.testing.assert_allclose(two.probs, one.probs, atol=1e-3)
 
 
 def test_predictions_are_those_of_one_process(both: dict[str, Path]) -> None:

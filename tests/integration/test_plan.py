@@ -90,7 +90,7 @@ def test_where_it_does_not_fit_the_command_is_one_that_does(
 
 
 def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: Path) -> None:
-    said = command("plan", "--rows", 100, "--model", bare, "--gpu", "0.05GB", "--json")
+    said = command("plan", "--rows", 100, "--model", bare, "--gpu", "100MB", "--json")
     plan = json.loads(said.out)
     assert not plan["fits"]
     assert plan["advice"]["settings"] == {}

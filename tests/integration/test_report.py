@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,17 @@ def test_metric(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Pa
 
 def test_single_run(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
     said = command("report", runs["probe"], "-o", tmp_path / "page.html")
-    assert (said.code, said.out) == (0, "")
+    assert said.code == 0, said.err
+    assert re.fullmatch(r"probe scores \.\d{3} macro-F1; there is no other run to compare it with\.\n", said.out)
     assert "<title>probe" in (tmp_path / "page.html").read_text()
 
 
 def test_json_of_a_single_run(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
     said = command("report", runs["probe"], "-o", tmp_path / "page.html", "--json")
-    assert (said.code, json.loads(said.out)) == (0, None)
+    assert said.code == 0, said.err
+    comparison = json.loads(said.out)
+    assert list(comparison["scores"]) == ["probe"]
+    assert comparison["pairs"] == []
 
 
 def test_page_is_written_anew(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
