@@ -317,7 +317,7 @@ class Linear(Settings):
 class Decision(Settings):
     """How probabilities are calibrated and decided on; all of it is chosen on validation rows alone.
 
-    Thresholds, at_least_one and top are for rows with several labels; `auto` thresholds are for macro-F1.
+    Thresholds, at_least_one and top are for rows with several labels; `auto` is macro-F1 as far as micro-F1 does not fall.
     """
 
     calibration: Literal["auto", "off", "temperature", "vector", "dirichlet", "isotonic", "platt", "beta"] = "auto"

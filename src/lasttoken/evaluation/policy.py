@@ -100,12 +100,13 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
         limits, told = fit_thresholds(
             probs,
             y,
-            objective="macro_f1" if settings.thresholds == "auto" else settings.thresholds,
+            objective=settings.thresholds,
             wanted=settings.wanted,
             false_cost=settings.false_cost,
             missed_cost=settings.missed_cost,
             seed=seed,
             above=above,
+            raw=coherent(raw.probs, above),
         )
         rule = replace(rule, thresholds=limits)
         notes.append(told)

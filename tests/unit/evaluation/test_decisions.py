@@ -84,16 +84,41 @@ def test_cuts_show_the_wanted_share() -> None:
     assert cut_for(probs[:3], true[:3], "recall", 0.8) == 0.0
 
 
-@pytest.mark.parametrize("objective", ["micro_f1", "macro_f1", "samples_f1"])
+@pytest.mark.parametrize("objective", ["auto", "micro_f1", "macro_f1", "samples_f1"])
 def test_thresholds_raise_their_objective_on_other_rows(objective: str) -> None:
     limits, told = fit_thresholds(*rows(1500), objective=objective)
     others, truth = rows(4000, seed=1)
-    metric = METRICS[objective]
+    metric = METRICS["macro_f1" if objective == "auto" else objective]
     assert limits is not None
     assert metric(truth, others, others >= limits) > metric(truth, others) + 0.05
     assert told.startswith(f"thresholds for {metric.words}: ")
     micro = METRICS["micro_f1"]
     assert micro(truth, others, others >= limits) >= micro(truth, others) - 0.005
+
+
+def faint(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities of two clear labels and 18 that nothing tells: what macro-F1 gains there costs micro-F1."""
+    random = np.random.default_rng(seed)
+    spread, mean = np.repeat([3.0, 0.7], [2, 18]), np.repeat([-1.0, -3.0], [2, 18])
+    probs = sigmoid(random.normal(size=(n, 20)) * spread + mean)
+    return probs, random.random((n, 20)) < probs
+
+
+def test_auto_gives_up_macro_f1_for_what_one_half_gave_before_calibration() -> None:
+    """A loss that pushes claims up decides well at one half; calibrated, one half gives less, and would be no floor."""
+    (probs, y), (others, truth) = faint(1500), faint(8000, seed=1)
+    micro, macro = METRICS["micro_f1"], METRICS["macro_f1"]
+    pushed = np.clip(probs * 0.5 / best_cut(probs.ravel(), y.ravel()), 0, 1)
+    held, told = fit_thresholds(probs, y, objective="auto", raw=pushed)
+    free, said = fit_thresholds(probs, y, objective="macro_f1", raw=pushed)
+    assert held is not None
+    assert free is not None
+    at_half = micro(truth, others, others >= best_cut(probs.ravel(), y.ravel()))
+    assert micro(truth, others, others >= free) < at_half - 0.02
+    assert micro(truth, others, others >= held) > at_half - 0.01
+    assert macro(truth, others, others >= free) > macro(truth, others, others >= held) > macro(truth, others) + 0.01
+    assert told.endswith("; drawn further to one threshold for all, or micro-F1 would fall")
+    assert said.endswith("cross-validated")
 
 
 def test_thresholds_that_help_no_held_out_row_are_not_kept() -> None:
@@ -149,7 +174,7 @@ def test_one_row_and_constant_claims() -> None:
 
 
 def test_unknown_objective() -> None:
-    with pytest.raises(DataError, match="thresholds for 'f2': choose from half, micro_f1, macro_f1"):
+    with pytest.raises(DataError, match="thresholds for 'f2': choose from auto, half, micro_f1, macro_f1"):
         fit_thresholds(PROBS, PROBS > 0.5, objective="f2")
 
 
