@@ -16,7 +16,8 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     source.write_text(ROWS, encoding="utf-8")
     said = command("check", source, "--text", "body", "--label", "mark", "--fix", fixed, "-o", places)
     assert said.code == 0, said.err
-    assert said.out.splitlines()[0] == f"{source}: 6 rows, 3 findings to look at first"
+    assert said.out.splitlines()[0] == f"{source}: 6 rows, ids counted from 0, 3 findings to look at first"
+    assert "    id 3\n" in said.out
     assert "! empty: 1 of 6 rows have no text" in said.out
     assert "! conflicts: 1 text occurs with different labels" in said.out
     assert said.err.splitlines()[-1] == f"{fixed}: 1 row left out, control characters taken out of 1 text"

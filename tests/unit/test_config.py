@@ -77,6 +77,16 @@ def test_all_problems_at_once_with_their_place() -> None:
 def test_an_unknown_name_gets_the_nearest() -> None:
     assert problems({"data": {"lable": ["y"]}}) == ["data.lable: no such setting; did you mean 'data.label'?"]
     assert problems({"sede": 3}) == ["sede: no such setting; did you mean 'seed'?"]
+    assert problems({"decison": {"top": 1}}) == ["decison: no such setting; did you mean 'decision'?"]
+    assert problems({"method": {"method": "embedding", "lr": 1}}) == [
+        "method.lr: no such setting; did you mean 'method.train.lr'?"
+    ]
+
+
+def test_a_hint_is_a_setting_of_the_method() -> None:
+    (found,) = problems({"method": {"method": "linear", "lr": 1}})  # embedding's train.lr would be refused as well
+    assert found.startswith("method.lr: no such setting; known are method.characters, ")
+    assert "lora" not in found
 
 
 def test_an_unknown_method_is_named() -> None:

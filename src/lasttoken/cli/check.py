@@ -78,7 +78,8 @@ def check(
     if as_json:
         typer.echo(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
     else:
-        typer.echo(page(", ".join(given), len(rows), findings))
+        counted_from = "" if id else ", ids counted from 0"
+        typer.echo(page(", ".join(given), f"{counted(len(rows), 'row', 'rows')}{counted_from}", findings))
     if out is not None:
         write_places(out, findings, overwrite=overwrite)
         say(f"rows of every finding: {out}")
@@ -90,13 +91,13 @@ def check(
         say(f"{fix}: {left_out} left out, control characters taken out of {cleared}")
 
 
-def page(source: str, count: int, findings: list[Finding]) -> str:
+def page(source: str, rows: str, findings: list[Finding]) -> str:
     """The findings for a terminal, the serious first."""
     serious = sum(finding.serious for finding in findings)
-    lines = [f"{source}: {counted(count, 'row', 'rows')}, {counted(serious, 'finding', 'findings')} to look at first"]
+    lines = [f"{source}: {rows}, {counted(serious, 'finding', 'findings')} to look at first"]
     for finding in findings:
         lines += ["", f"{'!' if finding.serious else '-'} {finding.kind}: {finding.sentence}"]
-        lines += [f"    row {place.id}  {place.detail}".rstrip() for place in finding.places[:SHOWN]]
+        lines += [f"    id {place.id}  {place.detail}".rstrip() for place in finding.places[:SHOWN]]
         more = len(finding.places) - SHOWN
         lines += [f"    and {more} more"] if more > 0 else []
         lines += [f"  {finding.remedy}"] if finding.remedy else []

@@ -250,6 +250,15 @@ def test_missing_labels_are_counted_and_named(tmp_path: Path) -> None:
     assert "row 1: the row has nothing in column 'label'" in refusal(frame)
 
 
+def test_a_blank_among_several_labels_is_told_from_a_missing_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("text,label\none,a|b\ntwo,\n", encoding="utf-8")
+    assert refusal(path) == (
+        f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row; "
+        "if '|' stands between several labels of a row, which may have none: --separator '|'"
+    )
+
+
 def test_equal_labels_and_groups_are_one_object(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label,group\na,long label,long group\nb,long label,long group\n")
     rows = read_rows(path, columns=Columns(text=("text",), label=("label",), group="group"))
