@@ -380,11 +380,11 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
             )
         if chosen := next((part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS), None):
             known = sorted(names(METHOD_CONFIGS[chosen], f"{place[0]}." if place[:-1] else ""))
-        known += sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables
+        every = known + sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables
         ends = (f".{name}", f".{place[-1]}")  # train.lr of method.train.lr, method.lr of the same
-        near = [n for end in ends for n in known if n.endswith(end)]
+        near = [n for end in ends for n in every if n.endswith(end)]
         # a slip keeps the table and, as a rule, the first letter
-        alike = [n for n in known if n.count(".") == name.count(".") and n.split(".")[-1][0] == place[-1][0]]
+        alike = [n for n in every if n.count(".") == name.count(".") and n.split(".")[-1][0] == place[-1][0]]
         near += difflib.get_close_matches(name, alike, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{name}: no such setting; {hint}"

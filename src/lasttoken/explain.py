@@ -1,7 +1,8 @@
 """Why a text got its label: what each of its words adds to the label's log-odds.
 
 By gradients (methods/gradients.py) for models that have them, from what they read alone; or by removal, for any
-method: what the log-odds lose when a word is left out. Both speak of the raw model, before calibration.
+method: what the log-odds lose when a word is left out. Both speak of the raw model, before calibration. Left to itself
+(`auto`), an explanation is by gradients where their scores add up to what they explain, and else by removal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from lasttoken.methods.classifier import Classifier
 By = Literal["auto", "gradients", "removal"]
 STEPS = 32  # on the path of integrated gradients
 PIECES = 200  # that are left out in turn; a longer text is left out several words at a time
+MISSING = 0.1  # share of the log-odds that the scores of gradients may lack
+FINER = 4  # times as many steps, where they lack more
 LOWEST = 1e-12
 
 
@@ -45,6 +48,8 @@ def explain(
 ) -> list[Explanation]:
     """An explanation for each of `labels`; None: for those decided at one half, or the most probable one.
 
+    steps: of integrated gradients; with by = "auto" they are raised, and the text read without each word, where scores do
+    not add up to within MISSING.
     Raises DataError on an unknown label, ConfigError where the method has no gradients or captum is missing.
     """
     space = classifier.labels
@@ -54,10 +59,11 @@ def explain(
         columns = columns or [int(probs.argmax())]
     else:
         columns = space.encode(list(labels)).tolist()
-    way = method_for(classifier) if by == "auto" else by
-    if way == "removal":
+    if by == "removal" or (by == "auto" and method_for(classifier) == "removal"):
         return [by_removal(classifier, text, column) for column in columns]
-    return [by_gradients(classifier, text, column, steps) for column in columns]
+    if by == "gradients":
+        return [by_gradients(classifier, text, column, steps) for column in columns]
+    return [by_what_adds_up(classifier, text, column, steps) for column in columns]
 
 
 def method_for(classifier: Classifier) -> Literal["gradients", "removal"]:
@@ -75,6 +81,15 @@ def method_for(classifier: Classifier) -> Literal["gradients", "removal"]:
 def words_of(text: str) -> list[tuple[int, int]]:
     """Where the words of a text are: what stands between white space."""
     return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def by_what_adds_up(classifier: Classifier, text: str, column: int, steps: int) -> Explanation:
+    """By gradients, of more steps where it takes them; by removal where their scores are not what they should sum to."""
+    for tried in (steps, FINER * steps):
+        found = by_gradients(classifier, text, column, tried)
+        if found.gap <= MISSING:
+            return found
+    return by_removal(classifier, text, column)
 
 
 def by_gradients(classifier: Classifier, text: str, column: int, steps: int) -> Explanation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from tiny import dataset
 
+import lasttoken.explain
 from lasttoken import catalog
 from lasttoken.config import Embedding, Encoder, Instruction, Linear, Long, Lora, Probe, Training
 from lasttoken.data.dataset import Dataset
@@ -106,6 +109,23 @@ def test_several_labels_are_explained_one_by_one(folder: Callable[..., Path], me
     probs = model.predict_proba([text])
     for column, found in enumerate(explain(model, text, data.labels.names, by="gradients", steps=16)):
         assert found.log_odds == pytest.approx(float(probs_log_odds(probs, column)[0]), abs=0.05)
+
+
+def test_auto_goes_over_to_removal_where_gradients_do_not_add_up(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tried = fitted("embedding", folder), list[int]()
+    exact = lasttoken.explain.by_gradients
+
+    def short(*given: Any, missing: float) -> Any:
+        tried.append(given[-1])
+        return replace(exact(*given), gap=missing)
+
+    for missing, by, steps in ((0.05, "gradients", [8]), (0.5, "removal", [8, 32])):
+        monkeypatch.setattr(lasttoken.explain, "by_gradients", partial(short, missing=missing))
+        (found,) = explain(model, "one two stadium", ["sport"], steps=8)
+        assert (found.by, tried) == (by, steps)
+        tried.clear()
 
 
 def test_very_long_texts_are_left_out_several_words_at_a_time(folder: Callable[..., Path]) -> None:

@@ -22,7 +22,7 @@ def explain(
         str | None, typer.Option("--label", help="Label, or several with commas; default: what the run decides")
     ] = None,
     by: Annotated[
-        str, typer.Option("--by", help="gradients, or removal of each word; auto: gradients where there are any")
+        str, typer.Option("--by", help="gradients, or removal of each word; auto: gradients where they add up")
     ] = "auto",
     steps: Annotated[int, typer.Option("--steps", min=2, help="Of integrated gradients")] = 32,
     words: Annotated[int, typer.Option("--words", min=1, help="How many to show, the heaviest first")] = 12,
@@ -33,6 +33,7 @@ def explain(
     from lasttoken.cli.screen import say
     from lasttoken.evaluation.policy import read_policy
     from lasttoken.experiment import load
+    from lasttoken.explain import MISSING
     from lasttoken.explain import explain as explained
 
     if by not in WAYS:
@@ -62,10 +63,8 @@ def explain(
             unread = sum(score != score for score in one.scores)
             if unread:
                 say(f"{unread} of {len(one.words)} words were not read: the model's limit left them out")
-            if one.gap > 0.1:
-                say(
-                    f"{one.gap:.0%} of the log-odds are not accounted for; more --steps bring the words nearer to the truth"
-                )
+            if one.gap > MISSING:
+                say(f"{one.gap:.0%} of the log-odds are not accounted for; try more --steps, or --by removal")
     say("figures are log-odds: what a word adds to the label, or takes from it where negative")
 
 
