@@ -410,6 +410,11 @@ def test_a_forecast_is_whole() -> None:
     drawn = forecast(Embedding(model="base", head_init="random"), LARGE, Estimate(), rows, find_card("4090"), seed=0)
     assert drawn.epoch_seconds == found.epoch_seconds
     assert drawn.seconds is not None
+    assert "head" not in drawn.phases
+    many = suppose(100_000, 100, 3, valid_share=0.1, test_share=0.2)
+    more = forecast(Embedding(model="base"), LARGE, Estimate(), many, find_card("4090"), seed=0)
+    vectors = 4 * 2048 * 80_000  # rows to train on and to validate with
+    assert 0.98 * vectors < more.phases["head"] - found.phases["head"] < 1.02 * vectors
     a_pass = found.seconds - drawn.seconds  # without gradients
     assert 0.2 * found.epoch_seconds < a_pass < 0.5 * found.epoch_seconds
     probe = forecast(Probe(model="base"), LARGE, Estimate(), rows, find_card("4090"), seed=0)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lasttoken.plan.forecast import Forecast
 
 PHASES = {
+    "head": "fitting the head alone",
     "training": "in training",
     "step": "in the optimiser's step",
     "validation": "while predicting validation rows",

@@ -22,6 +22,7 @@ from lasttoken.model.pooling import Head
 from lasttoken.train.loss import Loss
 from lasttoken.train.world import World
 
+HISTORY = 10  # steps that L-BFGS remembers
 # factors of half the squared weights; each fit goes on from the one before
 PULLS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -129,7 +130,7 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """(weight (C, H), bias (C,)) that minimise the mean loss + pull / 2 * |weight|^2, from where the given ones stand."""
     weight, bias = (x.detach().clone().requires_grad_() for x in (weight, bias))
-    solver = torch.optim.LBFGS([weight, bias], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([weight, bias], max_iter=100, history_size=HISTORY, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()

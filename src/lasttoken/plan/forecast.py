@@ -12,7 +12,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.model.depth import depth_of
 from lasttoken.plan.batches import Work, packed
 from lasttoken.plan.cards import Card
-from lasttoken.plan.phases import Learning, Predicting, Scene, learning, predicting, resident
+from lasttoken.plan.phases import Learning, Predicting, Scene, alone_bytes, learning, predicting, resident
 from lasttoken.plan.rehearsal import Rehearsed
 from lasttoken.plan.rows import Rows
 from lasttoken.plan.skeleton import Method, build
@@ -76,7 +76,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         tokens = learnt.work.tokens
         # once over the rows to train on and to validate with: the blocks below a trunk, and for a head fitted alone the rest
         passes = trunk / (depth - trunk)
-        passes += isinstance(config, Embedding | Encoder) and config.head_start == "probe"
+        passes += fits_head_alone(config)
         for part in ("train", "valid") if passes else ():
             reading = clock.predict(asked, scene.texts.predicting(part, budget))
             once = plus(once, None if reading is None else reading * passes)
@@ -134,13 +134,19 @@ def bytes_of(scene: Scene, learnt: Learning | None, asked: Predicting) -> tuple[
     parts |= {"gradients": skeleton.trained, "optimiser": learnt.states + learnt.paged}
     parts |= {"activations": seen.kept, "temporaries": max(0, seen.peak - seen.kept), **process}
     best = skeleton.trained if on_cpu else 0  # the best weights so far are kept in main memory
-    phases = {
+    phases = {"head": always + alone_bytes(scene, asked)} if fits_head_alone(skeleton.config) else {}
+    phases |= {
         "training": always + learnt.states + best + seen.peak,
         "step": always + learnt.states + best + skeleton.trained + learnt.step,
         "validation": always + learnt.states + best + seen.pool + asked.merged + prediction,
         "merged": always + best + seen.pool + asked.replaced + asked.merging,
     }
     return parts, phases
+
+
+def fits_head_alone(config: Method) -> bool:
+    """Whether training begins with the head."""
+    return isinstance(config, Embedding | Encoder) and config.head_start == "probe"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 
 from lasttoken.config import Embedding, Instruction, Training
 from lasttoken.methods.memory import FULL, SHARE
+from lasttoken.methods.start import HISTORY
 from lasttoken.model.depth import blocks_of
 from lasttoken.model.lora import SHARE as MERGED_SHARE
 from lasttoken.model.lora import layer_dtype, unmerged
@@ -147,6 +148,15 @@ def merged_bytes(skeleton: Skeleton, card: Card) -> tuple[int, int, int]:
     beside = dense if now + dense <= room else 0
     growth = dense - given_up if now + dense - given_up <= room else 0
     return beside, growth, 3 * 4 * max(sizes) if beside or growth else 0  # W, B A and their sum, float32
+
+
+def alone_bytes(scene: Scene, asked: Predicting) -> int:
+    """Bytes of fitting the head alone (methods/start.py), beside the weights: every text's vector, and reading or solving."""
+    rows, width = scene.texts.rows, scene.skeleton.backbone.width
+    vectors = 4 * width * (len(rows.train) + len(rows.valid))
+    logits = 3 * 4 * len(rows.train) * len(rows.labels)  # what they become, and their gradient
+    steps = 2 * HISTORY * 4 * width * len(rows.labels)
+    return vectors + max(asked.side_by_side * asked.seen.peak, logits + steps)
 
 
 def resident() -> int:
