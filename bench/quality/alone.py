@@ -15,6 +15,7 @@ import torch
 from lasttoken.config import Probe, parse
 from lasttoken.data.dataset import Splits
 from lasttoken.journal import Journal
+from lasttoken.methods.head import probabilities
 from lasttoken.methods.probe import build, cached
 from lasttoken.methods.start import fit_alone
 from lasttoken.model.depth import depth_of
@@ -50,5 +51,5 @@ def fit_and_predict(
     head = fit_alone(parts["train"], parts["valid"], (splits.train, splits.valid), loss)
     spent = time.perf_counter() - began + seconds["train"] + seconds["valid"]
     said = [(vectors @ head.weight.T + head.bias).double() for vectors in (asked, tested)]
-    valid, test = ((x.sigmoid() if splits.labels.multi else x.softmax(dim=1)).numpy() for x in said)
+    valid, test = (probabilities(logits, splits.labels.multi) for logits in said)
     return valid, test, spent, max(seconds["test"], 1e-9)

@@ -122,4 +122,9 @@ def head_probs(
     for rows, found in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
         logits[torch.from_numpy(rows)] = found
     world.add([logits])
-    return (logits.sigmoid() if labels.multi else logits.softmax(dim=1)).numpy()
+    return probabilities(logits, labels.multi)
+
+
+def probabilities(logits: Tensor, multi: bool) -> np.ndarray:
+    """What a head's logits (N, C) say, (N, C) in their type: of each label by itself with `multi`, else of one of them."""
+    return (logits.sigmoid() if multi else logits.softmax(dim=1)).numpy()

@@ -1,0 +1,61 @@
+"""The parts of the quality benchmark that are more than a call: a head by itself, and data without a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import dataset
+
+from lasttoken.data.dataset import Splits
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.journal import Journal
+
+BENCH = Path(__file__).parents[3] / "bench/quality"
+
+
+@pytest.fixture(autouse=True)
+def bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_head_alone_learns_by_its_loss(folder: Callable[..., Path], multi: bool) -> None:
+    from alone import fit_and_predict
+
+    train, valid = dataset(96, multi=multi), dataset(32, multi=multi, seed=1)
+    splits = Splits(train, valid, replace(valid), "made up")
+    settings = {"method": "embedding", "model": str(folder("llama")), "pooling": "mean", "max_length": 32}
+    said = {}
+    for loss in ("cross_entropy", "focal"):
+        checked, tested, seconds, predicting = fit_and_predict({**settings, "loss": loss}, splits, Journal())
+        np.testing.assert_array_equal(checked, tested)  # the same rows
+        assert seconds > 0 < predicting
+        said[loss] = tested
+    plain, focal = said["cross_entropy"], said["focal"]
+    chance = np.broadcast_to(train.targets.mean(axis=0) if multi else np.bincount(train.targets) / 96, plain.shape)
+    log_loss = METRICS["log_loss"]
+    assert log_loss(valid.targets, plain) < log_loss(valid.targets, chance)
+    assert (np.allclose(plain.sum(axis=1), 1)) != multi
+    assert np.abs(plain - focal).max() > 0.01
+    assert log_loss(valid.targets, plain) < log_loss(valid.targets, focal)  # which does not ask for calibrated claims
+
+
+def test_methods_of_the_null_are_equally_good() -> None:
+    from chance import CASES, said, trial
+
+    rng = np.random.default_rng(0)
+    for draw, metric, _, seeds in CASES.values():
+        scores = []
+        for _ in range(40):
+            y = draw(rng)
+            scores.append([np.mean([METRICS[metric](y, one.probs) for one in said(y, rng, seeds)]) for _ in range(2)])
+        apart = np.diff(np.array(scores), axis=1)
+        assert abs(apart.mean()) < 3 * apart.std() / np.sqrt(len(apart))
+        assert apart.std() > 0
+    found = trial("one label, macro-F1, three methods", 0)
+    assert len(found.pairs) == 3
+    assert found.to_dict() == trial("one label, macro-F1, three methods", 0).to_dict()
