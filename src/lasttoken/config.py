@@ -211,7 +211,7 @@ class Instruction(Settings):
     )
     prompt: str | None = None  # a template with {labels} and {text}; None: see text/prompt.py
     chat: Literal["auto", "off"] = "auto"  # auto: the tokenizer's chat template where it has one
-    verbalizer: dict[str, str] = {}  # label -> answer text; a label's own name where it is missing
+    verbalizer: dict[str, str] | Literal["numbers"] = {}  # label -> answer, else its name; numbers: 1, 2, ...
     decode: Literal["score", "generate"] = "score"
     tolerance: Annotated[float, Field(ge=0, lt=1)] = (
         0.0  # of a label's probability, one label a row; 0 scores every label to its end, more is faster with many labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -75,27 +75,33 @@ def make_prompt(
     *,
     template: str | None = None,
     chat: bool = True,
-    verbalizer: Mapping[str, str] | None = None,
+    verbalizer: Mapping[str, str] | Literal["numbers"] | None = None,
     separator: str = ", ",
     room: int | None = None,
 ) -> Prompt:
     """The prompt for a label space. Raises ConfigError on a template without {text} or a verbalizer that cannot work.
 
+    verbalizer: the answer of a label where that is not its name; `numbers` answers 1, 2, ... in the order of labels, and
+    where the prompt speaks of a label it says `1: name`.
     chat: wrap it in the tokenizer's chat template, where it has one. room: tokens that the list of labels may take in
     the default template; with more, the default leaves the list out.
     """
     wrapped = chat and bool(tokenizer.chat_template)
+    numbered = verbalizer == "numbers"
+    if verbalizer == "numbers":
+        verbalizer = {name: str(i) for i, name in enumerate(labels.names, 1)}
     names = answer_texts(labels, verbalizer or {}, separator)
-    listed = template is not None or room is None or len(plain_ids(tokenizer, "; ".join(names))) <= room
+    called = [f"{i}: {label}" for i, label in zip(names, labels.names, strict=True)] if numbered else names
+    listed = template is not None or room is None or len(plain_ids(tokenizer, "; ".join(called))) <= room
     if template is None:
         template = (MULTI if labels.multi else SINGLE) if listed else (SHORT_MULTI if labels.multi else SHORT)
     if template.count("{text}") != 1:
         raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
-    before, after = (piece.replace("{labels}", "; ".join(names)) for piece in template.split("{text}"))
+    before, after = (piece.replace("{labels}", "; ".join(called)) for piece in template.split("{text}"))
     lead = "" if wrapped else " "
     header, footer = render(tokenizer, before, after, wrapped)
     asked = (
-        [render(tokenizer, before, QUESTION.replace("{label}", name), wrapped)[1] for name in names]
+        [render(tokenizer, before, QUESTION.replace("{label}", name), wrapped)[1] for name in called]
         if labels.multi
         else []
     )

@@ -71,6 +71,14 @@ def test_a_template_needs_the_text_once(template: str) -> None:
         make_prompt(PLAIN, SINGLE, template=template)
 
 
+def test_numbers_answer_for_labels_that_the_prompt_names() -> None:
+    prompt = make_prompt(PLAIN, SINGLE, verbalizer="numbers")
+    assert prompt.texts == [f" {i + 1}" for i in range(len(SINGLE))]
+    assert words(prompt.header) == "<s>Classify the text into one of these labels: 1: music; 2: sport\n\nText:\n"
+    assert words(make_prompt(PLAIN, MULTI, verbalizer="numbers").questions[1]) == "\n\nDoes the label 2: sport apply?"
+    assert not make_prompt(PLAIN, SINGLE, verbalizer="numbers", room=3).listed
+
+
 def test_every_problem_of_a_verbalizer_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         make_prompt(PLAIN, MULTI, verbalizer={"musik": "x", "sport": " ", "trade": "music"})
