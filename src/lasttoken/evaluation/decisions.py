@@ -126,15 +126,15 @@ def fit_thresholds(
     held = objective == "auto"
     objective = "macro_f1" if held else objective
     metric, micro = METRICS[objective], METRICS["micro_f1"]
-    before, scores = metric(y, probs), dict[float, float]()
-    # asymmetric loss pushes claims up and decides well at one half, where its calibrated claims give hardly a label
-    floor = max(micro(y, p) for p in (probs, raw) if p is not None) - MICRO_LOSS
+    before, scores, micros = metric(y, probs), dict[float, float](), dict[float, float]()
     for shrink in SHRINKS if held else (SHRINK,):
         chosen = consistent(held_out(probs, y, objective, shrink, seed), above)
-        if not held or micro(y, probs, chosen) >= floor:
-            scores[shrink] = metric(y, probs, chosen)
-    best = max(scores, key=scores.__getitem__, default=None)
-    if best is None or scores[best] <= before:
+        scores[shrink], micros[shrink] = metric(y, probs, chosen), micro(y, probs, chosen)
+    # asymmetric loss pushes claims up and decides well at one half, where its calibrated claims give hardly a label
+    floor = max(micro(y, p) for p in (probs, raw) if p is not None) - MICRO_LOSS if held else 0.0
+    standing = {shrink: scores[shrink] for shrink in scores if micros[shrink] >= floor}
+    best = max(scores, key=lambda shrink: (standing or micros).get(shrink, -1.0))  # where none stands, the least harm
+    if scores[best] <= before:
         return None, f"thresholds: one half; none raises {metric.words} of rows held out ({before:.3f})"
     told = f"thresholds for {metric.words}: {scores[best]:.3f} against {before:.3f} at one half, cross-validated"
     if best > SHRINK:

@@ -121,6 +121,16 @@ def test_auto_gives_up_macro_f1_for_what_one_half_gave_before_calibration() -> N
     assert said.endswith("cross-validated")
 
 
+def test_where_nothing_keeps_micro_f1_the_least_is_lost() -> None:
+    """Raw claims that fit these very rows are a floor that no held-out choice reaches; half of calibrated ones is worse yet."""
+    (probs, y), (others, truth) = faint(1500), faint(8000, seed=1)
+    micro = METRICS["micro_f1"]
+    limits, told = fit_thresholds(probs, y, objective="auto", raw=np.where(y, 0.9, probs))
+    assert limits is not None
+    assert micro(truth, others, others >= limits) > micro(truth, others) + 0.01
+    assert told.endswith("or micro-F1 would fall")
+
+
 def test_thresholds_that_help_no_held_out_row_are_not_kept() -> None:
     exact, truth = np.array([[0.9, 0.1], [0.1, 0.9]] * 30), np.array([[True, False], [False, True]] * 30)
     none, said = fit_thresholds(exact, truth, objective="macro_f1")
