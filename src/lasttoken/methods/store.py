@@ -1,7 +1,8 @@
 """Arrays too large for memory, kept on disk by the digest of what they depend on.
 
 A file of the cache is an ordinary safetensors file with one tensor, mapped into memory: what is not read is not
-loaded. Its header has a fixed size, so that the array can be filled in place before the metadata is known.
+loaded. Its header has a fixed size, so that the array can be filled in place before the metadata is known. What was
+used least recently makes room for what is new.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from lasttoken.errors import ConfigError
+
+ROOM = 50.0  # GB that the cache may take, unless LASTTOKEN_CACHE_GB says otherwise
+ABANDONED = 86_400  # seconds after which an array that was never finished is taken for a killed process's
 HEADER = 4096  # bytes, its length field included; safetensors allows spaces at the end of its JSON
 TYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(np.uint16)}  # numpy has no bfloat16: its bits, as integers
 
@@ -41,9 +46,10 @@ def stored(
 
     kind: F32 or BF16. Where the disk has no room the array is kept in memory, and `origin` says so.
     """
-    path = cache_folder() / f"{what}-{digest}.safetensors"
+    path, limit = cache_folder() / f"{what}-{digest}.safetensors", cache_limit()
     with suppress(OSError, ValueError, KeyError):  # none, or a damaged one, which is made anew below
         array, seconds = read(path, shape, kind)
+        os.utime(path)
         return Stored(array, seconds, f"{what} from the cache ({path})")
     part, problem = path.with_name(f"{path.name}.{os.getpid()}.part"), ""
     began = time.perf_counter()
@@ -59,6 +65,7 @@ def stored(
         if not problem:
             finish(part, array, kind, seconds)
             part.rename(path)
+            make_room(path, limit)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -100,12 +107,36 @@ def read(path: Path, shape: tuple[int, ...], kind: str) -> tuple[np.ndarray, flo
     return array, float(header["__metadata__"]["seconds"])
 
 
+def make_room(newest: Path, limit: float) -> None:
+    """Remove the files beside `newest` that were used least recently, until all take no more than `limit` bytes."""
+    total, now = newest.stat().st_size, time.time()
+    others = [(path, path.stat()) for path in newest.parent.glob("*.safetensors") if path != newest]
+    for path, found in sorted(others, key=lambda pair: -pair[1].st_mtime):
+        total += found.st_size
+        if total > limit:
+            with suppress(OSError):  # another process was quicker, or has it open where that holds a file
+                path.unlink()
+    for path in newest.parent.glob("*.part"):
+        with suppress(OSError):
+            if now - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+
+
 def digest(values: Mapping[str, Any], texts: Sequence[str]) -> str:
     """The name of an array: sha256 over all that it depends on, the version of torch and every text included."""
     whole = hashlib.sha256(json.dumps([dict(values), version("torch")], sort_keys=True).encode())
     for text in texts:
         whole.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     return whole.hexdigest()[:32]
+
+
+def cache_limit() -> float:
+    """Bytes that the cache may take: LASTTOKEN_CACHE_GB, or ROOM. Raises ConfigError where that is no number."""
+    told = os.environ.get("LASTTOKEN_CACHE_GB") or ROOM
+    try:
+        return float(told) * 1e9
+    except ValueError as error:
+        raise ConfigError([f"LASTTOKEN_CACHE_GB: {told!r} is no number of gigabytes; write it as 50"]) from error
 
 
 def cache_folder() -> Path:

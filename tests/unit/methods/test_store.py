@@ -2,13 +2,15 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lasttoken.methods.store import HEADER, stored
+from lasttoken.errors import ConfigError
+from lasttoken.methods.store import ABANDONED, HEADER, stored
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,38 @@ class Fill:
     def __call__(self, array: np.ndarray) -> None:
         self.calls += 1
         array[:] = np.arange(array.size).reshape(array.shape)
+
+
+def test_what_was_used_least_recently_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = HEADER + 4 * 1000
+    monkeypatch.setenv("LASTTOKEN_CACHE_GB", str(2.5 * size / 1e9))
+    fill = Fill()
+    for age, name in ((30, "a"), (20, "b")):
+        stored(name, (1000,), "F32", fill)
+        then = time.time() - age
+        os.utime(cache / f"features-{name}.safetensors", (then, then))
+    stored("a", (1000,), "F32", fill)  # used again
+    (cache / "left.1.part").touch()
+    (cache / "old.2.part").touch()
+    os.utime(cache / "old.2.part", (0, time.time() - ABANDONED - 60))
+    stored("c", (1000,), "F32", fill)
+    assert sorted(path.name for path in cache.iterdir()) == [
+        "features-a.safetensors",
+        "features-c.safetensors",
+        "left.1.part",
+    ]
+    monkeypatch.setenv("LASTTOKEN_CACHE_GB", "0")
+    kept = stored("d", (1000,), "F32", fill)
+    assert [path.name for path in cache.glob("*.safetensors")] == ["features-d.safetensors"]  # the newest stays
+    assert kept.array[999] == 999
+
+
+def test_a_limit_that_is_no_number_is_told_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTTOKEN_CACHE_GB", "much")
+    fill = Fill()
+    with pytest.raises(ConfigError, match="LASTTOKEN_CACHE_GB: 'much' is no number of gigabytes"):
+        stored("abc", (2, 3), "F32", fill)
+    assert fill.calls == 0
 
 
 def test_filled_once_then_read_from_the_cache(cache: Path) -> None:
