@@ -361,9 +361,12 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
         named: dict[str, str] = {}
         for problem in error.errors():  # a setting of several types has a problem with each; one line is enough
             told = sentence(kind, dict(problem))
-            first = named.setdefault(told.partition(":")[0], told)
+            name = told.partition(":")[0]
+            first = named.setdefault(name, told)
             if problem["type"] == "tuple_type":
-                named[told.partition(":")[0]] = first + listing(problem["input"])
+                named[name] = first + listing(problem["input"])
+            elif problem["type"] == "literal_error" and first != told:
+                named[name] = first.replace(", got ", f" or {problem['ctx']['expected']}, got ", 1)
         raise ConfigError(list(named.values())) from error
 
 

@@ -89,6 +89,14 @@ def test_a_hint_is_a_setting_of_the_method() -> None:
     assert "lora" not in found
 
 
+def test_a_setting_of_two_types_names_both() -> None:
+    wrong = {"method": "instruction", "verbalizer": "letters", "train": {"lr": "atuo"}}
+    assert problems({"method": wrong}) == [
+        "method.verbalizer: input should be a valid dictionary or 'numbers', got 'letters'",
+        "method.train.lr: input should be a valid number, unable to parse string as a number or 'auto', got 'atuo'",
+    ]
+
+
 def test_an_unknown_method_is_named() -> None:
     (found,) = problems({"method": {"method": "magic"}})
     assert found.startswith("method: input tag 'magic' found using 'method' does not match any of the expected tags")
