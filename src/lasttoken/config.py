@@ -359,8 +359,9 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         named: dict[str, str] = {}
-        for problem in error.errors():  # a setting of several types has a problem with each; one line is enough
-            told = sentence(kind, dict(problem))
+        problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+        for problem in problems:  # a setting of several types has a problem with each; one line is enough
+            told = sentence(kind, problem)
             name = told.partition(":")[0]
             first = named.setdefault(name, told)
             if problem["type"] == "tuple_type":
@@ -378,9 +379,10 @@ def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
         known = sorted(names(kind))
         if any(setting == name or setting.startswith(f"{name}.") for setting in known):  # of another method
             chosen = next(part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS)
-            return (
-                f"{name}: {chosen} has no such setting; other methods do (for one of several, --set METHOD.NAME=VALUE)"
-            )
+            bare = name.removeprefix(f"{place[0]}.") if place[1:] else name
+            others = [m for m, c in METHOD_CONFIGS.items() if any(f"{n}.".startswith(f"{bare}.") for n in names(c))]
+            have = f"{' and '.join(others)} {'have' if others[1:] else 'has'}"
+            return f"{name}: {chosen} has no such setting; {have} (compare: --set METHOD.NAME=VALUE)"
         if chosen := next((part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS), None):
             known = sorted(names(METHOD_CONFIGS[chosen], f"{place[0]}." if place[:-1] else ""))
         every = known + sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables

@@ -13,10 +13,13 @@ from lasttoken.check.texts import cut
 from lasttoken.config import Linear
 from lasttoken.data.dataset import Dataset, Rows
 from lasttoken.data.doubts import alike, unsplit
+from lasttoken.data.split import nearest
 from lasttoken.errors import UserError
 from lasttoken.labels import LabelSpace
+from lasttoken.wording import counted
 
 FEW = 10  # rows below which a label is hardly learnt and not at all judged
+SLIPS = 50  # times as many rows as a misspelt label, that the one which was meant has at least
 FOLDS = 5
 JUDGED = 200  # rows below which no mislabelled rows are looked for
 PLAIN = Linear(characters=(0, 0), regularisation=(10.0,))
@@ -28,6 +31,19 @@ def names(rows: Rows) -> Iterator[Finding]:
     for kind, sentence in (("names", alike(known)), ("lists", None if rows.multi else unsplit(known))):
         if sentence:
             yield Finding(kind, sentence)
+    counts = Counter(name for labels in rows.labels or () for name in labels)
+    for name in known:
+        meant = nearest(name, [other for other in known if counts[other] >= SLIPS * counts[name]])
+        if meant:
+            where = tuple(
+                Place(row, cut(text))
+                for row, text, labels in zip(rows.ids, rows.texts, rows.labels or (), strict=True)
+                if name in labels
+            )
+            told = f"{name!r}, the label of {counted(counts[name], 'row', 'rows')}, may be {meant!r} misspelt"
+            yield Finding(
+                "misspelt", told, where, f"write it alike, if they are one: {meant!r} has {counts[meant]} rows"
+            )
 
 
 def balance(rows: Rows) -> Iterator[Finding]:

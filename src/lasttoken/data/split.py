@@ -212,7 +212,7 @@ def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:
     if single:
         shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
         what = f"{len(single)} labels have" if len(single) > 1 else "label has"
-        meant = nearest(single[0], [name for name, count in counts.items() if count > 1])
+        meant = misspelt(single[0], [name for name, count in counts.items() if count > 1])
         raise DataError(f"{what} one row only: {shown}{meant}; add rows, merge it into another label, or remove it")
 
 
@@ -225,16 +225,22 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
         shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unseen.items())[:5])
         more = ", ..." if len(unseen) > 5 else ""
         what = counted(len(unseen), "label is", "labels are")
-        more += nearest(min(unseen), known)
+        more += misspelt(min(unseen), known)
         raise DataError(
             f"{what} in {part} but not in train: {shown}{more}; add such rows to train or remove them from {part}"
         )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def misspelt(name: str, known: Iterable[str]) -> str:
     """Words on the label that a misspelt one may be; empty where none is near."""
+    meant = nearest(name, known)
+    return f" ({name!r} may be {meant!r} misspelt)" if meant else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The label that a misspelt one may be; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75) if len(name) > 5 else []  # G06F is no G06T
-    return f" ({name!r} may be {near[0]!r} misspelt)" if near else ""
+    return near[0] if near else ""
 
 
 def too_few(rows: Rows, count: int) -> str:

@@ -6,6 +6,7 @@ labels, so a rare label's is drawn to the threshold of all labels, and what is p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -213,6 +214,11 @@ def logit(p: np.ndarray | float) -> np.ndarray:
 
 def unlogit(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
+
+
+def rows_to_show(most: float) -> int:
+    """Validation rows without a mistake from which `abstain_below` lets any be answered."""
+    return math.ceil(math.log(0.05 / STEPS) / math.log1p(-most))
 
 
 def risk_coverage(right: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,8 +117,9 @@ def sentences(curves: Mapping[str, Curve], metric: Metric, *, goal: float | None
     for name, curve in curves.items():
         now, largest = float(curve.scores[-1]), curve.sizes[-1]
         twice = curve.at(2 * largest)
+        before = ", ".join(f"{figure(s)} with {int(n):,}" for n, s in zip(curve.sizes[:-1], curve.scores, strict=False))
         sentence = (
-            f"{name}: {figure(now)} {metric.words} with {int(largest):,} rows; with {int(2 * largest):,} about "
+            f"{name}: {figure(now)} {metric.words} with {int(largest):,} rows ({before}); with {int(2 * largest):,} about "
             f"{figure(twice[0])} [{figure(twice[1])}, {figure(twice[2])}]"
         )
         wanted, whose = (goal, "") if goal is not None else (best[0], f", the score of {best[1]}")

@@ -16,7 +16,7 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
-from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_thresholds
+from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_thresholds, rows_to_show
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import share_of
@@ -126,7 +126,7 @@ def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
     if limit > 1:
         return (
             f"abstains from every row: {len(sure)} validation rows cannot show that at most {most:.1%} of answers are "
-            "wrong; give more rows, or allow more"
+            f"wrong, which takes {rows_to_show(most)} even without a mistake; give more rows (data.valid_share), or allow more"
         )
     share = float((sure >= limit).mean())
     return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"
@@ -137,7 +137,7 @@ def promising(coverage: float, limit: float, rows: int) -> str:
     if rows < (needed := rows_needed(coverage)):
         return (
             f"sets hold every label: {coverage:.1%} coverage needs {needed} validation rows and there are {rows}; "
-            "give more rows, or promise less"
+            "give more rows (data.valid_share), or promise less"
         )
     return f"sets hold every label from {limit:.4f} before calibration, for {coverage:.1%} coverage"
 

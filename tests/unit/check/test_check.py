@@ -134,3 +134,13 @@ def test_tokens() -> None:
 @pytest.mark.parametrize("labels", [None, ["x"] * 3])
 def test_few_rows_and_no_labels(labels: list[str] | None) -> None:
     assert [f.kind for f in examine(rows(["a", "b", "c"], labels))] == ([] if labels is None else ["one-label"])
+
+
+def test_a_rare_label_near_a_frequent_one_may_be_misspelt() -> None:
+    labels = ["billing"] * 60 + ["biling", "shipping", "A61K0", "A61K1"]
+    one = found(rows([f"text {i} {i}" for i in range(len(labels))], labels), "misspelt")
+    assert ids(one) == ["r60"]
+    assert one is not None
+    assert one.sentence == "'biling', the label of 1 row, may be 'billing' misspelt"
+    assert one.serious
+    assert one.remedy == "write it alike, if they are one: 'billing' has 60 rows"

@@ -63,7 +63,7 @@ def test_the_question_is_answered_in_words() -> None:
         "probe": fit_curve(ACCURACY, {100: [at(0.7)], 400: [at(0.85)]}),
     }
     first, second = sentences(curves, ACCURACY)
-    assert first.startswith("linear: .900 accuracy with 400 rows; with 800 about .929 [")
+    assert first.startswith("linear: .900 accuracy with 400 rows (.800 with 100); with 800 about .929 [")
     assert "for .900" not in first  # it is the best already
     assert "; for .900, the score of linear: about 900 training rows (" in second
     assert "for .950: about 1,600 training rows" in sentences(curves, ACCURACY, goal=0.95)[0]

@@ -12,6 +12,7 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import sigmoid, softmax
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
+from lasttoken.evaluation.decisions import abstain_below
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.policy import Policy, fit_policy, judged, read_policy, write_policy
 from lasttoken.evaluation.predictions import Predictions
@@ -114,7 +115,8 @@ def test_as_many_rows_as_a_coverage_needs(coverage: float, rows: int, multi: boo
 def test_a_coverage_that_rows_cannot_show_is_told() -> None:
     _, notes = fit_policy(Decision(coverage=0.99), said(30, multi=False))
     assert notes[-1] == (
-        "sets hold every label: 99.0% coverage needs 99 validation rows and there are 30; give more rows, or promise less"
+        "sets hold every label: 99.0% coverage needs 99 validation rows and there are 30; "
+        "give more rows (data.valid_share), or promise less"
     )
 
 
@@ -143,9 +145,12 @@ def test_promises_are_judged_on_other_rows() -> None:
 def test_too_few_rows_to_promise_anything_are_told() -> None:
     policy, notes = fit_policy(Decision(most_wrong=0.01), said(60, multi=False))
     assert policy.rule.abstains(said(20, multi=False).probs, multi=False).all()
-    assert notes[1].startswith(
-        "abstains from every row: 60 validation rows cannot show that at most 1.0% of answers are"
+    assert notes[1] == (
+        "abstains from every row: 60 validation rows cannot show that at most 1.0% of answers are wrong, which takes 528 "
+        "even without a mistake; give more rows (data.valid_share), or allow more"
     )
+    right, sure = np.ones(528, dtype=bool), np.linspace(0.5, 1, 528)
+    assert abstain_below(right, sure, 0.01) < 1 < abstain_below(right[1:], sure[1:], 0.01)
 
 
 @pytest.mark.parametrize(
