@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 WORDS = {
     "embedding-last": "embedding, last token",
     "random": "embedding, random weights",
+    "instruction-numbers": "instruction, answered by number",
     "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",
     "k0": "LoRA on all six blocks",
