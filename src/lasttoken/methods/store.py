@@ -49,7 +49,8 @@ def stored(
     path, limit = cache_folder() / f"{what}-{digest}.safetensors", cache_limit()
     with suppress(OSError, ValueError, KeyError):  # none, or a damaged one, which is made anew below
         array, seconds = read(path, shape, kind)
-        os.utime(path)
+        with suppress(OSError):  # a cache that others may only read
+            os.utime(path)
         return Stored(array, seconds, f"{what} from the cache ({path})")
     part, problem = path.with_name(f"{path.name}.{os.getpid()}.part"), ""
     began = time.perf_counter()
@@ -110,15 +111,18 @@ def read(path: Path, shape: tuple[int, ...], kind: str) -> tuple[np.ndarray, flo
 def make_room(newest: Path, limit: float) -> None:
     """Remove the files beside `newest` that were used least recently, until all take no more than `limit` bytes."""
     total, now = newest.stat().st_size, time.time()
-    others = [(path, path.stat()) for path in newest.parent.glob("*.safetensors") if path != newest]
-    for path, found in sorted(others, key=lambda pair: -pair[1].st_mtime):
-        total += found.st_size
-        if total > limit:
-            with suppress(OSError):  # another process was quicker, or has it open where that holds a file
+    others: list[tuple[float, int, Path]] = []
+    for path in newest.parent.iterdir():
+        with suppress(OSError):  # another process was quicker, or has it open where that holds a file
+            found = path.stat()
+            if path.suffix == ".part" and now - found.st_mtime > ABANDONED:
                 path.unlink()
-    for path in newest.parent.glob("*.part"):
-        with suppress(OSError):
-            if now - path.stat().st_mtime > ABANDONED:
+            elif path.suffix == ".safetensors" and path != newest:
+                others.append((found.st_mtime, found.st_size, path))
+    for _, size, path in sorted(others, reverse=True):
+        total += size
+        if total > limit:
+            with suppress(OSError):
                 path.unlink()
 
 
