@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
 from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.truth import SEPARATORS
 
-SEPARATORS = (";", "|", ",")
 # what stands for no value in files, case aside
 MISSING = ("nan", "none", "null", "n/a", "na", "nil", "-", "?", "unknown")
 

@@ -15,7 +15,7 @@ from lasttoken.errors import DataError
 
 LISTS = (list, tuple, set, frozenset, np.ndarray)
 Places = Callable[[list[int]], str]  # indices of rows -> how errors name them
-MARKS = ("|", ";", ",")  # between several labels in a cell, as people write them
+SEPARATORS = (";", "|", ",")  # between several labels in a cell, as people write them
 YES, NO = {"1", "true"}, {"0", "false"}
 
 
@@ -38,7 +38,7 @@ def label_names(
             named = enumerate(present(values, column, places))
         except DataError as error:
             mark = next(
-                (mark for mark in MARKS if any(mark in value for value in values if isinstance(value, str))), None
+                (mark for mark in SEPARATORS if any(mark in value for value in values if isinstance(value, str))), None
             )
             hint = f"; if {mark!r} stands between several labels of a row, which may have none: --separator {mark!r}"
             raise DataError(f"{error}{hint if mark else ''}") from error

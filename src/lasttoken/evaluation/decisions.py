@@ -20,6 +20,7 @@ from lasttoken.hierarchy import Above, consistent, upwards
 
 HALF = 0.5
 SURE = 0.9  # confidence at which a label is to have the precision or recall that is wanted
+WRONG = 0.05  # chance that what abstaining promises does not hold
 STEPS = 10  # shares of the rows that abstaining tries to answer
 NEEDED = 50  # validation rows below which no threshold is chosen
 SHRINK = 10.0  # true rows that the threshold of all labels weighs against a label's own
@@ -218,7 +219,7 @@ def unlogit(z: np.ndarray) -> np.ndarray:
 
 def rows_to_show(most: float) -> int:
     """Validation rows without a mistake from which `abstain_below` lets any be answered."""
-    return math.ceil(math.log(0.05 / STEPS) / math.log1p(-most))
+    return math.ceil(math.log(WRONG / STEPS) / math.log1p(-most))
 
 
 def risk_coverage(right: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +245,6 @@ def abstain_below(right: np.ndarray, sure: np.ndarray, most: float) -> float:
         count = len(right) * part // STEPS
         while 0 < count < len(right) and ordered[count] == ordered[count - 1]:  # equal claims are answered alike
             count += 1
-        if count and 1 - lowest_share(count - wrong[[count - 1]], np.array([count]), 1 - 0.05 / STEPS)[0] <= most:
+        if count and 1 - lowest_share(count - wrong[[count - 1]], np.array([count]), 1 - WRONG / STEPS)[0] <= most:
             return float(ordered[count - 1])
     return 1.0 + 1e-9
