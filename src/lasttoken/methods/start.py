@@ -135,7 +135,7 @@ def solve(
         max_iter=100,
         history_size=HISTORY,
         line_search_fn="strong_wolfe",
-        tolerance_grad=1e-6,  # torch's own ask for ten times less, and found no better validation loss (docs/lab.md)
+        tolerance_grad=1e-6,  # torch's own are stricter, and found no better validation loss (docs/lab.md)
         tolerance_change=1e-7,
     )
 
