@@ -50,14 +50,22 @@ def fit(
     return family(config.method).fit(config, train, valid, seed=seed, device=device, journal=journal)
 
 
-def load(folder: Path, *, device: str = "auto", trust_remote_code: bool = False) -> Classifier:
-    """The classifier saved in a method folder. Raises ArtifactError on one that is damaged or of an unknown method."""
+def load(
+    folder: Path, *, device: str = "auto", trust_remote_code: bool = False, model: str | None = None
+) -> Classifier:
+    """The classifier saved in a method folder, its base model in the folder `model` where that is given.
+
+    Raises ArtifactError on one that is damaged, of an unknown method, or trained on another base model; ConfigError on a
+    `model` for a run that holds all of its own.
+    """
     from lasttoken.methods.artifact import read_settings
 
-    config, _, _ = read_settings(folder)
+    config, _, rest = read_settings(folder)
+    if model is not None and "base" not in rest:
+        raise ConfigError([f"model: {folder} holds all of its {config.method} model and needs no other; leave it out"])
     if getattr(config, "trust_remote_code", False) and not trust_remote_code:
         raise ArtifactError(
             f"{folder}: its base model brings its own code, which loading would run; if you trust it, allow it "
             "(--trust-remote-code, or trust_remote_code=True)"
         )
-    return family(config.method).load(folder, device=device)
+    return family(config.method).load(folder, device=device, **({} if model is None else {"model": model}))

@@ -29,7 +29,7 @@ from lasttoken.experiment import load as load_classifier
 from lasttoken.explain import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import LOGGER, Journal
-from lasttoken.labels import LabelSpace
+from lasttoken.labels import NOTHING, LabelSpace
 from lasttoken.run import writing
 from lasttoken.seed import generator
 
@@ -184,11 +184,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt; of rows that
-        `abstains` names too.
+        `abstains` names too. None where a generated answer named no label.
         """
         probs = self.predict_proba(texts)
         chosen = self.policy_.rule(probs, self.classifier_.labels.multi)
-        return chosen.astype(np.int64) if chosen.ndim == 2 else self.classes_[chosen]
+        if chosen.ndim == 2:
+            return chosen.astype(np.int64)
+        given = self.classes_[chosen]
+        if (chosen == NOTHING).any():
+            given = given.astype(object)
+            given[chosen == NOTHING] = None
+        return given
 
     def predict_sets(self, texts: Sequence[str]) -> np.ndarray:
         """The labels of each text's conformal set, (N, C) bool. Raises ConfigError where `decision_coverage` was not set."""
@@ -209,7 +215,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if labels is None:
             space = self.classifier_.labels
             decided = self.policy_(self.classifier_.predict_proba([text]), space.multi)[1]
-            labels = list(space.decode_sets(decided)[0]) or None if space.multi else space.decode(decided)
+            given = space.decode_sets(decided)[0] if space.multi else space.decode(decided)
+            labels = [name for name in given if name] or None
         if isinstance(labels, str):
             raise DataError(f"labels must be a list, got one string; put it into a list: labels=[{labels!r}]")
         names = None if labels is None else [str(label) for label in labels]
@@ -261,7 +268,12 @@ ESTIMATORS: dict[str, type[TextClassifier]] = {
 
 
 def load(
-    folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False, compile: bool = False
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    compile: bool = False,
+    model: str | None = None,
 ) -> TextClassifier:
     """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
 
@@ -270,8 +282,10 @@ def load(
     trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
     compile: take ten seconds or more to predict faster afterwards, up to what another order of sums rounds; raises
     ConfigError where the method has no language model or torch finds no C++ compiler.
+    model: the folder that the base model is in on this machine, where that is another than in training; it must hold the
+    same weights.
     """
-    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code)
+    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code, model=model)
     if compile:
         compile_classifier(classifier)
     run = read_run(Path(folder) / "config.toml")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -32,13 +34,14 @@ from lasttoken.evaluation.wording import figure, span
 from lasttoken.explain import explained
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import Journal, Truncation
+from lasttoken.methods.artifact import SETTINGS
 from lasttoken.methods.classifier import Classifier
 from lasttoken.model.device import choose_device, describe_device, peak_memory, reset_peak
 from lasttoken.report.collect import collect
 from lasttoken.report.page import render, write_page
 from lasttoken.report.tables import Mistake, mistakes
 from lasttoken.report.verdict import title
-from lasttoken.run import FORMAT, files, read_json, verify, write_json, write_jsonl, writing
+from lasttoken.run import FORMAT, check_free, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
@@ -73,9 +76,9 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         keep_empty=data.drop_empty,
     )
     for part, read in rows.items() if data.drop_empty else ():
-        rows[part], dropped = without_empty(read)
+        source = data.source if part == "train" else getattr(data, part)
+        rows[part], dropped = without_empty(read, source)
         if dropped:
-            source = data.source if part == "train" else getattr(data, part)
             journal.note(f"{source}: {dropped} rows without text left out")
     hierarchy = None
     if data.hierarchy is not None:
@@ -117,6 +120,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     check_decision(config.decision, multi=splits.labels.multi, classes=len(splits.labels), rows=len(splits.valid))
     device = choose_device(config.device)
     world = join(device)
+    check_free(folder)  # before hours are spent
     reset_peak(device)
     classifier = catalog.fit(
         config.method, splits.train, splits.valid, seed=config.seed, device=config.device, journal=journal
@@ -157,29 +161,35 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "notes": list(journal.notes),
         "invalid_answers": invalid,
     }
-    if world.rank == 0:
-        with writing(folder) as part:
-            classifier.save(part)
-            on_disk = sum((part / file).stat().st_size for file in files(part))
-            metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
-            write_policy(policy, part)
-            write_records(part, config, splits, metrics, shipped, raw, journal)
-            wrong = mistakes(collect(part), config.explained)
-            write_jsonl(part / "explained.jsonl", weighed(classifier, wrong, splits.test, journal))
-            write_json(part / "metrics.json", {**metrics, "notes": list(journal.notes)})
-            views = [collect(part)]
-            write_page(render(views, None, title=title(views)), part / "report.html")
-    world.wait()
+    try:
+        if world.rank == 0:
+            folder = vacant(folder, journal)
+            with writing(folder) as part:
+                classifier.save(part)
+                on_disk = sum((part / file).stat().st_size for file in files(part))
+                metrics["cost"]["model_bytes"] = journal.facts.get("model_bytes", on_disk)
+                write_policy(policy, part)
+                write_records(part, config, splits, metrics, shipped, raw, journal)
+                wrong = mistakes(collect(part), config.explained)
+                write_jsonl(part / "explained.jsonl", weighed(classifier, wrong, splits.test, journal))
+                write_json(part / "metrics.json", {**metrics, "notes": list(journal.notes)})
+                views = [collect(part)]
+                write_page(render(views, None, title=title(views)), part / "report.html")
+    finally:
+        world.wait()  # where the disk is full too: the others wait here
     return Outcome(folder, name, classifier, shipped["test"], metrics, journal.failure)
 
 
-def load(folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False) -> Classifier:
+def load(
+    folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False, model: str | None = None
+) -> Classifier:
     """The classifier of a finished run. Raises ArtifactError, naming the file, where anything in it is missing or damaged.
 
-    trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
+    trust_remote_code: allow a base model that brings its own code, which a run folder alone never can. model: the folder
+    that the base model is in here, where that is another than in training; it must hold the same weights.
     """
     verify(Path(folder))
-    return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code)
+    return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code, model=model)
 
 
 def compile_classifier(classifier: Classifier) -> float:
@@ -203,6 +213,15 @@ def weighed(classifier: Classifier, wrong: Sequence[Mistake], test: Dataset, jou
     except (UserError, MemoryError, torch.OutOfMemoryError) as error:
         journal.note(f"mistakes are not explained: {str(error).splitlines()[0]}")
         return []
+
+
+def vacant(folder: Path, journal: Journal) -> Path:
+    """`folder`, or another beside it where one was written there while this run trained: it is not lost for that."""
+    names = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
+    free = folder if not folder.exists() else next(path for path in names if not path.exists())
+    if free != folder:
+        journal.note(f"{folder} was written by another process meanwhile; this run is {free}")
+    return free
 
 
 def ended(failure: BaseException | None) -> str:
@@ -309,15 +328,25 @@ def git_commit() -> str | None:
 
 
 def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | None:
-    """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another."""
+    """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another.
+
+    A run that Ctrl-C cut short is none: it makes room, as FOLDER.interrupted, for the one that will be finished.
+    """
     if not folder.exists():
         return None
     verify(folder)
     check_same(config, splits, folder)
     metrics = read_json(folder / "metrics.json")
-    if metrics["ended"] != "finished":
-        raise ArtifactError(f"{folder} holds a run that was cut short ({metrics['ended']}); delete it to run it again")
-    return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics)
+    if metrics["ended"] == "interrupted":
+        if leads(config.device):
+            aside = folder.with_name(f"{folder.name}.interrupted")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        return None
+    failure = (
+        None if metrics["ended"] == "finished" else RuntimeError("its training diverged; the best weights were kept")
+    )
+    return Outcome(folder, name, None, read_predictions(folder / "predictions" / "test.parquet"), metrics, failure)
 
 
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
@@ -325,6 +354,11 @@ def check_same(config: Run, splits: Splits, folder: Path) -> None:
     others = differences(read_run(folder / "config.toml"), config)
     if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         others.append("the rows")
+    base = read_json(folder / SETTINGS).get("base") or {}
+    if base.get("fingerprint") is not None:
+        from lasttoken.model.backbone import fingerprint  # methods without a model need not wait for transformers
+
+        others += ["the base model"] if fingerprint(base["name"]) != base["fingerprint"] else []
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
@@ -334,6 +368,11 @@ def differences(one: Run, other: Run) -> list[str]:
     """Dotted names of the settings in which two runs differ."""
     a, b = dict(flat(one.model_dump())), dict(flat(other.model_dump()))
     return [name for name in a | b if a.get(name) != b.get(name)]
+
+
+def in_step(device: str) -> None:
+    """Wait until all processes that train together are here, so that none sees a folder the first one is yet to write."""
+    join(choose_device(device)).wait()
 
 
 def leads(device: str) -> bool:

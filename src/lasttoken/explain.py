@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lasttoken.evaluation.predictions import HALF
 from lasttoken.methods.classifier import Classifier
 
 By = Literal["auto", "gradients", "removal"]
@@ -55,7 +56,7 @@ def explain(
     space = classifier.labels
     if labels is None:
         probs = classifier.predict_proba([text])[0]
-        columns = np.flatnonzero(probs >= 0.5).tolist() if space.multi else []
+        columns = np.flatnonzero(probs >= HALF).tolist() if space.multi else []
         columns = columns or [int(probs.argmax())]
     else:
         columns = space.encode(list(labels)).tolist()

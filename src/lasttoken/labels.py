@@ -10,6 +10,8 @@ import numpy as np
 
 from lasttoken.errors import DataError
 
+NOTHING = -1  # in the place of a column: a text with one label whose answer named none
+
 
 @dataclass(frozen=True)
 class LabelSpace:
@@ -58,8 +60,8 @@ class LabelSpace:
         return targets
 
     def decode(self, columns: np.ndarray) -> list[str]:
-        """Columns (N,) -> names (N,). The inverse of `encode`."""
-        return [self.names[j] for j in columns]
+        """Columns (N,) -> names (N,), "" for NOTHING. The inverse of `encode`."""
+        return ["" if j == NOTHING else self.names[j] for j in columns]
 
     def decode_sets(self, targets: np.ndarray) -> list[tuple[str, ...]]:
         """Indicator (N, C) bool -> names per row, in column order. The inverse of `encode_sets`."""

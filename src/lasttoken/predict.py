@@ -20,7 +20,7 @@ from lasttoken.data.write import Place, Row, chunks, header_of, is_standard, ope
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.decisions import Rule
 from lasttoken.evaluation.policy import Policy
-from lasttoken.journal import Journal
+from lasttoken.journal import Journal, Truncation
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
 
@@ -60,7 +60,8 @@ def predict_file(
 
     policy: how probabilities are calibrated and decided on (`read_policy(run)`); None takes them as they are.
 
-    All columns pass through; added are `predicted_label`, `predicted_probability` of that label, and with `probs` one
+    All columns pass through; added are `predicted_label` (null where a generated answer named none),
+    `predicted_probability` of that label, and with `probs` one
     `p(NAME)` for each label. Where the policy may abstain, `abstained` says so of a row, which then has no label; where it
     makes sets of labels they are `predicted_set`. With a multi-label classifier `predicted_label` is a list, in csv and tsv joined by
     `separator` (";" where it is None), and there is no `predicted_probability`. Formats (csv, tsv, jsonl, parquet) go
@@ -76,7 +77,7 @@ def predict_file(
     joined = (separator or ";") if format in ("csv", "tsv") else None
     policy = policy or Policy()
     added = added_names(classifier.labels, policy.rule, probs=probs, joined=joined)
-    header, done, empty, left, journal = list[str](), 0, 0, 0, Journal()
+    header, done, empty, left, cut = list[str](), 0, 0, 0, Truncation()
     lists = {LABEL: classifier.labels.multi, SET: True}
     with opened(target, overwrite) as stream, writer(format, stream, table=table, lists=lists) as write:
         for records in chunks(table, chunk):
@@ -85,13 +86,15 @@ def predict_file(
             texts = texts_of(records, columns, table=table)
             if ready and not done:
                 ready()
+            journal = Journal()  # one a chunk, because it keeps something of each row
             said = predicted(classifier, policy, texts, journal, table=table, probs=probs, joined=joined)
+            cut += journal.truncation
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)
             left += sum(more.get(ABSTAINED, False) for more in said)
             if progress:
                 progress(done)
-    truncated = str(journal.truncation) if journal.truncation else None
+    truncated = str(cut) if cut else None
     return Summary(done, empty, truncated, time.monotonic() - started, left)
 
 
@@ -206,7 +209,9 @@ def predicted(
         rows: list[Row] = [{LABEL: names} for names in written(decisions)]
     else:
         highest = values[np.arange(len(texts)), decisions].tolist()
-        rows = [{LABEL: name, PROBABILITY: p} for name, p in zip(labels.decode(decisions), highest, strict=True)]
+        rows = [
+            {LABEL: name or None, PROBABILITY: p} for name, p in zip(labels.decode(decisions), highest, strict=True)
+        ]
     if rule.abstain_below:
         left = rule.abstains(values, labels.multi).tolist()
         rows = [

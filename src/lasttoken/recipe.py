@@ -61,7 +61,7 @@ def read_recipe(name: str) -> Recipe:
     written = values.get("entries")
     if not isinstance(written, dict) or not written or not all(isinstance(own, dict) for own in written.values()):
         raise ConfigError([f"--recipe {name}: has no entries; write [entries.NAME] with method = ... for each"])
-    wrong = [entry for entry in written if not re.fullmatch(r"[\w.-]+", entry)]
+    wrong = [entry for entry in written if not re.fullmatch(r"[\w-]+", entry)]
     if wrong:
         raise ConfigError([f"--recipe {name}: entry {wrong[0]!r} names a folder; use letters, digits, - and _"])
     entries = {entry: settings_of(written, entry, name) for entry in written}

@@ -6,6 +6,7 @@ sha256 of every other file. Nothing in it executes on load: TOML, JSON, JSONL, P
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -94,23 +95,29 @@ def digest(path: Path) -> str:
     return value.hexdigest()
 
 
-def verify(folder: Path) -> None:
-    """Raises ArtifactError, naming the file, where a run is missing, damaged, or of a newer format.
-
-    report.html is no part of what is verified: it is made anew from the rest at any time.
-    """
+def check_run(folder: Path) -> None:
+    """Raises ArtifactError where there is no run in `folder`; what it holds is not looked at."""
     if folder.is_file():
         raise ArtifactError(
             f"{folder} is a file, not the folder of a run; name the folder that `lasttoken train` wrote"
         )
     if not folder.is_dir():
-        hint = (
-            "; its .part folder is a run that never finished"
-            if folder.with_name(folder.name + ".part").exists()
-            else ""
+        near = difflib.get_close_matches(
+            folder.name, [one.parent.name for one in folder.parent.glob(f"*/{MANIFEST}")], n=1
         )
+        hint = f"; did you mean {folder.with_name(near[0])}?" if near else ""
+        if folder.with_name(folder.name + ".part").exists():
+            hint = "; its .part folder is a run that never finished"
         raise ArtifactError(f"{folder}: no such run{hint}; `lasttoken train` makes one")
     check_single(folder)
+
+
+def verify(folder: Path) -> None:
+    """Raises ArtifactError, naming the file, where a run is missing, damaged, or of a newer format.
+
+    report.html is no part of what is verified: it is made anew from the rest at any time.
+    """
+    check_run(folder)
     manifest = read_json(folder / MANIFEST)
     kinds = {"format": int, "sha256": dict}
     if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):

@@ -17,7 +17,7 @@ from lasttoken.data.dataset import Splits
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError, ConfigError, UserError
 from lasttoken.evaluation.metrics import HEADLINE, named
-from lasttoken.experiment import check_same, finished, leads, load_data, run_method
+from lasttoken.experiment import check_same, finished, in_step, leads, load_data, run_method
 from lasttoken.journal import Journal, told
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
@@ -142,6 +142,7 @@ def run_cells(
         try:
             part = parts[config.data.train_rows, config.seed]
             outcome = finished(config, part, out / name, cell.name)
+            in_step(config.device)
             if outcome is None:
                 tell(f"{name}: {settings_line(config)}")  # kept in config.toml
                 outcome = run_method(config, part, out / name, name=cell.name, journal=journal)

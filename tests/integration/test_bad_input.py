@@ -164,7 +164,7 @@ def test_the_same_ids_in_two_files(refused: Refused) -> None:
 
 def test_indicator_that_is_no_indicator(refused: Refused) -> None:
     said = train(refused, "text,a,b\nx,1,0\ny,0,2\n", "--label", "a,b")
-    assert said == "rows.csv:3: label column 'b' holds '2'; an indicator is 0 or 1"
+    assert said == "rows.csv:3: label column 'b' holds '2'; write 0 or 1 in each of its cells"
 
 
 def test_unknown_part_in_a_split_column(refused: Refused) -> None:
@@ -338,7 +338,8 @@ def test_report_replaces_a_report_and_nothing_else(refused: Refused, runs: dict[
 
 
 def test_compare_into_a_run(refused: Refused, runs: dict[str, Path]) -> None:
-    said = refused("compare", "docstrings.csv", "--methods", "linear", "--out", runs["linear"])
+    Path("rows.csv").write_text(GOOD)
+    said = refused("compare", "rows.csv", "--methods", "linear", "--out", runs["linear"])
     assert said == f"{runs['linear']} is a run itself; name a folder for several with --out"
 
 
@@ -351,7 +352,8 @@ def test_compare_into_a_run(refused: Refused, runs: dict[str, Path]) -> None:
     ],
 )
 def test_options_that_the_method_does_not_have(refused: Refused, words: Sequence[str], said: str) -> None:
-    assert refused("train", "docstrings.csv", *words).startswith(said)
+    Path("rows.csv").write_text(GOOD)
+    assert refused("train", "rows.csv", *words).startswith(said)
 
 
 def test_unknown_metric_of_a_single_run(refused: Refused, runs: dict[str, Path]) -> None:
@@ -371,7 +373,7 @@ def test_metric_that_cannot_decide_early_stopping(refused: Refused, folder: Call
         "method.train.metric=ece",
     )
     said = refused("train", "rows.csv", *options, "--out", "out")
-    assert "train.metric: 'ece' cannot decide early stopping; known are accuracy, micro_f1, macro_f1" in said
+    assert "train.metric: 'ece' cannot decide early stopping; known are micro_f1, macro_f1, weighted_f1" in said
 
 
 # Divergence
@@ -490,10 +492,33 @@ def test_base_model_that_has_changed(
     path = model / "config.json"
     path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
     said = refused("predict", "out", "rows.csv", "-o", "labelled.csv")
-    assert (
-        said
-        == f"the base model {str(model)!r} is missing or has changed since this run was trained; restore it or fit again"
+    assert said == (
+        f"{model}: another model than the one that out was trained on, or it has changed since; restore it, name the folder "
+        "that it is in (--model FOLDER), or fit again"
     )
+    shutil.rmtree(model)
+    assert refused("predict", "out", "rows.csv", "-o", "labelled.csv") == (
+        f"the base model of out is not in {model}; name the folder that it is in: --model FOLDER, in Python "
+        "load(run, model=FOLDER)"
+    )
+
+
+def test_base_model_that_has_moved(
+    refused: Refused, command: Callable[..., Any], folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As on another machine: what is said is the same, wherever the base model lies."""
+    Path("rows.csv").write_text(GOOD)
+    model = Path(shutil.copytree(folder("llama"), tmp_path / "model"))
+    words = ("--method", "embedding", "--device", "cpu", "--set", "method.train.epochs=1")
+    assert command("train", "rows.csv", "--model", model, "--out", "moved", *words).code == 0
+    assert command("predict", "moved", "rows.csv", "-o", "before.csv", "--probs").code == 0
+    moved = model.rename(tmp_path / "elsewhere")
+    said = command("predict", "moved", "rows.csv", "-o", "after.csv", "--probs", "--model", moved)
+    assert said.code == 0, said.err
+    assert Path("after.csv").read_bytes() == Path("before.csv").read_bytes()
+    assert command("train", "rows.csv", "--method", "linear", "--out", "plain").code == 0
+    said = refused("predict", "plain", "rows.csv", "-o", "plain.csv", "--model", moved)
+    assert said == "model: plain holds all of its linear model and needs no other; leave it out"
 
 
 def test_report_on_runs_of_other_rows(

@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lasttoken.data.dataset import Rows
-from lasttoken.data.split import make_splits, split_rows
+from lasttoken.data.split import divided, make_splits
 from lasttoken.errors import DataError
 
 NAMES = ("a", "b", "c", "d")
@@ -29,7 +29,7 @@ def problems(draw: st.DrawFn) -> Rows:
 def split(rows: Rows, seed: int, shares: tuple[float, float]) -> np.ndarray:
     """The parts of rows that can be divided; others are no example."""
     try:
-        return split_rows(rows, seed=seed, valid=shares[0], test=shares[1])
+        return divided(rows, seed=seed, valid=shares[0], test=shares[1])[0]
     except DataError as error:
         # these two and no other: so few rows, groups or labels that a part would stay empty, and single rows of a class
         assert "would be empty" in str(error) or "one row only" in str(error)  # noqa: PT017

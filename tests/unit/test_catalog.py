@@ -103,7 +103,7 @@ def test_a_base_model_that_has_changed(saved: Path, folder: Callable[..., Path],
     rewrite(saved, lambda values: (values["base"].update(name=str(other)), values["config"].update(model=str(other))))
     with pytest.raises(
         ArtifactError,
-        match=r"^the base model '.*other' is missing or has changed since this run was trained; restore it or fit again$",
+        match=r"other: another model than the one that .* was trained on, or it has changed since; restore it, name the",
     ):
         catalog.load(saved, device="cpu")
 

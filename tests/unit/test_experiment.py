@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny import dataset
 
+from lasttoken import catalog
 from lasttoken.config import Data, Linear, Run, read_run
 from lasttoken.data.dataset import Splits
 from lasttoken.data.read import Columns
@@ -139,6 +142,22 @@ def test_folder_that_exists_is_not_written_to(outcome: Outcome) -> None:
     with pytest.raises(ArtifactError, match="linear exists; name another folder with --out, or delete it first"):
         run_method(CONFIG, SPLITS, outcome.folder, name="linear", journal=Journal())
     assert {path: path.stat().st_mtime_ns for path in outcome.folder.rglob("*")} == before
+
+
+def test_a_folder_that_was_taken_meanwhile_costs_no_training(
+    outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, journal = catalog.fit, Journal()
+
+    def taken_meanwhile(*arguments: Any, **more: Any) -> Any:
+        shutil.copytree(outcome.folder, tmp_path / "run")
+        return fit(*arguments, **more)
+
+    monkeypatch.setattr(catalog, "fit", taken_meanwhile)
+    second = run_method(CONFIG, SPLITS, tmp_path / "run", name="linear", journal=journal)
+    assert second.folder == tmp_path / "run-2"
+    verify(second.folder)
+    assert journal.notes[-1] == f"{tmp_path}/run was written by another process meanwhile; this run is {tmp_path}/run-2"
 
 
 def test_run_that_fails_leaves_nothing(tmp_path: Path) -> None:

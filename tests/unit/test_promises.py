@@ -16,7 +16,7 @@ from lasttoken.experiment import finished, run_method
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import write_settings
-from lasttoken.methods.pretrained import at_commit
+from lasttoken.methods.pretrained import on_base
 from lasttoken.run import read_json, seal, write_json
 
 TEXTS = [f"{word} number {i}" for i in range(10) for word in ("alpha", "beta")]
@@ -74,8 +74,14 @@ def test_a_run_that_was_cut_short_does_not_count_as_finished(tmp_path: Path) -> 
     assert again.metrics["ended"] == "finished"
     write_json(tmp_path / "run/metrics.json", {**read_json(tmp_path / "run/metrics.json"), "ended": "interrupted"})
     seal(tmp_path / "run")
-    with pytest.raises(ArtifactError, match=r"cut short \(interrupted\); delete it to run it again"):
-        finished(config, splits, tmp_path / "run", "linear")
+    assert finished(config, splits, tmp_path / "run", "linear") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run.interrupted"]  # still there, and out of the way
+    run_method(config, splits, tmp_path / "run", name="linear", journal=Journal())
+    write_json(tmp_path / "run/metrics.json", {**read_json(tmp_path / "run/metrics.json"), "ended": "diverged"})
+    seal(tmp_path / "run")
+    diverged = finished(config, splits, tmp_path / "run", "linear")  # again it would diverge again
+    assert diverged is not None
+    assert str(diverged.failure) == "its training diverged; the best weights were kept"
 
 
 def test_a_run_folder_alone_cannot_have_code_run(tmp_path: Path) -> None:
@@ -87,5 +93,8 @@ def test_a_run_folder_alone_cannot_have_code_run(tmp_path: Path) -> None:
 
 def test_a_hub_model_is_loaded_at_the_commit_of_its_training() -> None:
     config = Embedding(model="somebody/model")
-    assert at_commit(config, {"base": {"commit": "abc"}}).revision == "abc"
-    assert at_commit(config, {"base": {"commit": None}}).revision is None
+    here = Path("run")
+    assert on_base(config, here, {"base": {"commit": "abc"}}).revision == "abc"
+    assert on_base(config, here, {"base": {"commit": None}}).revision is None
+    copied = on_base(config, here, {"base": {"commit": "abc"}}, "/models/copy")
+    assert (copied.model, copied.revision) == ("/models/copy", None)

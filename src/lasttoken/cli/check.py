@@ -42,20 +42,24 @@ def check(
     as_json: o.Json = False,
 ) -> None:
     """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
+    o.check_there(source, valid, test)
     from lasttoken.check.examine import examine
     from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
     from lasttoken.data.read import Columns, read_parts
     from lasttoken.data.split import joined
+    from lasttoken.data.tables import format_of
     from lasttoken.data.write import check_target
     from lasttoken.plan.rows import Estimate, tokenizer_here
 
     columns = Columns(o.listed(text), template, o.listed(label), separator, id, None, split)
     for target in filter(None, (out, fix)):
         check_target(target, overwrite=overwrite)
+    if fix is not None:
+        format_of(fix)  # an ending that names no format is told before rows are looked at
     if out is not None and out.absolute() in {Path(place).absolute() for place in (fix, source, valid, test) if place}:
         raise DataError(f"--out {out}: that file is named twice; give the findings a file of their own")
-    if fix is not None and source.startswith("hub:"):
+    if fix is not None and source.startswith(("hub:", "wipo:")):
         raise DataError(f"--fix: {source} is no file; save it as one first")
     if fix is not None and (valid or test):
         raise DataError("--fix writes one file; mend each by itself, and check them together without --fix")

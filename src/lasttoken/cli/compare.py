@@ -68,6 +68,7 @@ def compare(
     as_json: o.Json = False,
 ) -> None:
     """Fit several methods on the same splits and say which is best, and whether that is shown."""
+    o.check_there(source, valid, test)
     from lasttoken.cli.screen import Screen
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.experiment import leads, load_data

@@ -26,10 +26,15 @@ def explain(
     ] = "auto",
     steps: Annotated[int, typer.Option("--steps", min=2, help="Of integrated gradients")] = 32,
     words: Annotated[int, typer.Option("--words", min=1, help="How many to show, the heaviest first")] = 12,
+    model: o.Base = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
     """Show what each word of a text adds to the log-odds of a label."""
+    from lasttoken.run import check_run
+
+    check_run(run)
     from lasttoken.cli.screen import say
     from lasttoken.evaluation.policy import read_policy
     from lasttoken.experiment import load
@@ -39,17 +44,23 @@ def explain(
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
     given = sys.stdin.read() if text == "-" else text
-    if Path(given).suffix and len(given) < 256 and Path(given).is_file():
+    if is_file(given):
         say(
             f"note: {given!r} is taken as the text itself, not as a file; for a file: lasttoken explain RUN - < {given}"
         )
     if not given.strip():
         raise DataError("the text is empty; there is nothing to explain")
-    classifier, policy = load(run, device=device), read_policy(run)
+    classifier, policy = load(run, device=device, trust_remote_code=trust_remote_code, model=model), read_policy(run)
     probs, decisions = policy(classifier.predict_proba([given]), classifier.labels.multi)
     space = classifier.labels
-    decided = list(space.decode_sets(decisions)[0]) if space.multi else space.decode(decisions)
-    asked = list(o.listed(label)) if label else decided or [space.names[int(probs[0].argmax())]]
+    decided = [name for name in (space.decode_sets(decisions)[0] if space.multi else space.decode(decisions)) if name]
+    asked = (
+        [label]
+        if label in space.names
+        else list(o.listed(label))
+        if label
+        else decided or [space.names[int(probs[0].argmax())]]
+    )
     found = explained(classifier, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
     chances = dict(zip(space.names, probs[0].tolist(), strict=True))
     if as_json:
@@ -66,6 +77,14 @@ def explain(
             if one.gap > MISSING:
                 say(f"{one.gap:.0%} of the log-odds are not accounted for; try more --steps, or --by removal")
     say("figures are log-odds: what a word adds to the label, or takes from it where negative")
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is rather the name of a file."""
+    try:
+        return bool(Path(text).suffix) and Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+        return False
 
 
 def as_dict(one: Any, probability: float, decided: list[str]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ Valid = Annotated[str | None, typer.Option("--valid", help="File of validation r
 Test = Annotated[str | None, typer.Option("--test", help="File of test rows", rich_help_panel=DATA)]
 Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL files", rich_help_panel=DATA)]
 DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out rows without text", rich_help_panel=DATA)]
-Seed = Annotated[int, typer.Option("--seed", help="Of splits, weights and order")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits, weights and order")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
 Model = Annotated[
     str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's", rich_help_panel=METHOD)
@@ -64,6 +64,12 @@ Goal = Annotated[
     typer.Option(
         "--goal", min=0, max=1, help="Score from 0 to 1 that more labels should bring, asked of learning curves"
     ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow the run's base model to bring its own code")
+]
+Base = Annotated[
+    str | None, typer.Option("--model", help="Folder of the run's base model, where it is another than in training")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]
@@ -112,6 +118,15 @@ def data_values(
         "drop_empty": drop_empty,
         "hierarchy": hierarchy,
     }
+
+
+def check_there(*sources: str | None) -> None:
+    """Raises DataError where a file of rows is not there: before what reads it is imported, which takes seconds."""
+    from lasttoken.data.tables import check_file
+
+    for source in sources:
+        if source and source != "-" and not source.startswith(("hub:", "wipo:")):
+            check_file(Path(source))
 
 
 def check_known(methods: Iterable[str], option: str) -> None:

@@ -50,12 +50,14 @@ def plan(
     test: o.Test = None,
     encoding: o.Encoding = "utf-8",
     drop_empty: o.DropEmpty = False,
+    hierarchy: o.HierarchyOf = None,
     seed: o.Seed = 0,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
     """Tell whether a training fits a device, how long it takes, and what it costs."""
     named = given(source, data, rows)
+    o.check_there(named, valid, test)
     values = o.data_values(
         named or "",
         text,
@@ -69,6 +71,7 @@ def plan(
         test=test,
         encoding=encoding,
         drop_empty=drop_empty,
+        hierarchy=hierarchy,
     )
     if method == "linear":
         raise ConfigError(["--method linear: it trains in seconds on a CPU; there is nothing to plan"])

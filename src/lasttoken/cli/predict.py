@@ -22,9 +22,8 @@ def predict(
     ] = None,
     out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
     encoding: o.Encoding = "utf-8",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow the run's base model to bring its own code")
-    ] = False,
+    model: o.Base = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Probabilities and decisions without the run's calibration and thresholds")
     ] = False,
@@ -38,13 +37,17 @@ def predict(
     as_json: o.Json = False,
 ) -> None:
     """Label the rows of a file; every column passes through, the prediction is added."""
+    from lasttoken.run import check_run
+
+    check_run(run)
+    o.check_there(source)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.config import read_run
     from lasttoken.evaluation.policy import read_policy
     from lasttoken.experiment import columns_of, compile_classifier, load
     from lasttoken.predict import predict_file
 
-    classifier = load(run, device=device, trust_remote_code=trust_remote_code)
+    classifier = load(run, device=device, trust_remote_code=trust_remote_code, model=model)
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})
@@ -67,7 +70,7 @@ def predict(
             separator=separator or data.separator or ";",
             overwrite=overwrite,
             ready=compiled if compile else None,
-            progress=lambda done: screen.progress("predict", "rows", done, done + 1),
+            progress=lambda done: screen.progress("predict", "rows", done, 0),
         )
     if as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None

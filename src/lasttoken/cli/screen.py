@@ -59,7 +59,7 @@ class Screen:
             self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, name: str, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, and on a plain stream when the rest should be.
+        """Show that `done` of `total` are done, and on a plain stream when the rest should be; total 0: nobody knows.
 
         A plain stream gets a line every EVERY seconds at most, and one whenever `what` says more than before behind its
         comma, which is how a validation score comes.
@@ -70,13 +70,14 @@ class Screen:
             if title != self.title:
                 if self.task is not None:
                     self.bar.remove_task(self.task)
-                self.task = self.bar.add_task(title, total=total)
-            self.bar.update(self.task, completed=done, total=total, description=f"{name}: {what}")
+                self.task = self.bar.add_task(title, total=total or None)
+            self.bar.update(self.task, completed=done, total=total or None, description=f"{name}: {what}")
         elif self.loud:
             if title != self.title:
                 self.began = self.last = now
-            elif (now - self.last >= EVERY or what != self.what) and 0 < done < total:
-                left = (now - self.began) / done * (total - done)
-                say(f"{name}: {what}, {done} of {total}, about {left:.0f} s left")
+            elif (now - self.last >= EVERY or what != self.what) and done > 0 and (done < total or not total):
+                spent = now - self.began
+                rest = f"of {total}, about {spent / done * (total - done):.0f} s left" if total else f"in {spent:.0f} s"
+                say(f"{name}: {what}, {done} {rest}")
                 self.last = now
         self.title, self.what = title, what

@@ -36,6 +36,7 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Train one method and write its run folder."""
+    o.check_there(source, valid, test)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief
     from lasttoken.config import settings_line
@@ -70,7 +71,9 @@ def train(
         outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
     if leads(config.device):
         typer.echo(json.dumps(outcome.metrics, allow_nan=False) if as_json else brief(outcome.metrics))
-        say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv   (report: {folder / 'report.html'})")
+        say(
+            f"next: lasttoken predict {outcome.folder} NEW.csv -o labelled.csv   (report: {outcome.folder / 'report.html'})"
+        )
     if outcome.failure is not None:
         say(f"lasttoken: {end_of(journal.notes)}")
         raise typer.Exit(2)

@@ -143,11 +143,11 @@ def read_parts(
     }
 
 
-def without_empty(rows: Rows) -> tuple[Rows, int]:
-    """The rows that have text, and how many were dropped. Ids stay as they were."""
+def without_empty(rows: Rows, source: str) -> tuple[Rows, int]:
+    """The rows of `source` that have text, and how many were dropped. Ids stay as they were."""
     kept = [i for i, text in enumerate(rows.texts) if text.strip()]
     if not kept:
-        raise DataError(f"none of the {len(rows)} rows has any text; check which column holds it")
+        raise DataError(f"{source}: none of the {len(rows)} rows has any text; check which column holds it")
     if len(kept) == len(rows):
         return rows, 0
     taken = {

@@ -23,15 +23,6 @@ PARTS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "vali
 ORDER = ("train", "valid", "test")
 
 
-def split_rows(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> np.ndarray:
-    """The part of each row, "train", "valid" or "test" (N,). Parts that `rows.splits` lacks are made out of its train.
-
-    `valid` and `test` are shares of the rows that are divided. Every label of the divided rows has a row in train.
-    Raises DataError where that cannot be.
-    """
-    return divided(rows, seed=seed, valid=valid, test=test)[0]
-
-
 def make_splits(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
     """The three parts of one source, in the label space of its train. Raises DataError on a label that train lacks."""
     parts, origin = divided(rows, seed=seed, valid=valid, test=test)
@@ -63,8 +54,12 @@ def canonical(names: Sequence[str]) -> list[str]:
     return [PARTS[name] for name in names]
 
 
-def divided(rows: Rows, *, seed: int, valid: float, test: float) -> tuple[np.ndarray, str]:
-    """The part of each row (N,), and the sentence that says how they came about."""
+def divided(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> tuple[np.ndarray, str]:
+    """The part of each row, "train", "valid" or "test" (N,), and the sentence that says how they came about.
+
+    Parts that `rows.splits` lacks are made out of its train; `valid` and `test` are shares of the rows that are divided.
+    Every label of these has a row in train. Raises DataError where that cannot be.
+    """
     if not (valid > 0 and test > 0 and valid + test < 1):
         raise DataError(f"valid {valid:g} and test {test:g}: shares above 0 whose sum is below 1 are needed")
     named_rows = truths(rows)

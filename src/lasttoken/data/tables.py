@@ -49,6 +49,7 @@ class Table:
     unit: str  # what the numbers count: "line", of the file from 1, or "row", from 0
     records: Iterator[tuple[int, Any]]
     parts: tuple[tuple[str, int], ...] = ()  # (name, rows) where the rows are those of several parts, one after another
+    empty: str = "there are no rows; check that it was written whole"  # what to say of it where it has no record
     schema: pyarrow.Schema | None = None  # the types of all columns, where the source has types: Parquet
 
     def at(self, number: int) -> str:
@@ -75,7 +76,7 @@ class Table:
 
     def no_rows(self) -> DataError:
         """The error of a table whose records turned out to be none."""
-        return DataError(f"{self.name}: there are no rows, only column names; check that it was written whole")
+        return DataError(f"{self.name}: {self.empty}")
 
     def row_names(self, count: int, prefix: str) -> list[str]:
         """Ids for rows that have none: their number from 0, after the part that they are in."""
@@ -121,7 +122,8 @@ def text_table(lines: Iterator[str], name: str, wanted: Sequence[str], format: s
     """The records of lines in one of the formats that are text."""
     if format in ("csv", "tsv"):
         delimiter = "," if format == "csv" else "\t"
-        return Table(name, "line", delimited_records(lines, name, wanted, delimiter, whole=whole))
+        empty = "there are no rows, only column names; check that it was written whole"
+        return Table(name, "line", delimited_records(lines, name, wanted, delimiter, whole=whole), empty=empty)
     if format == "jsonl":
         return Table(name, "line", json_records(lines, name, wanted, whole=whole))
     raise DataError(f"{name}: no reader of format {format!r} for text; known are {', '.join(known_formats())}")

@@ -53,12 +53,15 @@ def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Pl
     flags = np.zeros((len(cells[0]), len(columns)), dtype=bool)  # (N, C)
     for j, (column, values) in enumerate(zip(columns, cells, strict=True)):
         for i, value in enumerate(values):
-            word = str(value).lower()
+            if value in (0, 1):  # as numbers of any kind, and True
+                flags[i, j] = value == 1
+                continue
+            word = str(value).strip().lower()
             if word in YES:
                 flags[i, j] = True
             elif word not in NO:
                 raise DataError(
-                    f"{places([i])}: label column {column!r} holds {shortened(value)}; an indicator is 0 or 1"
+                    f"{places([i])}: label column {column!r} holds {shortened(value)}; write 0 or 1 in each of its cells"
                 )
     order: list[int] = np.argsort(np.array(columns)).tolist()
     names = [str(columns[j]) for j in order]

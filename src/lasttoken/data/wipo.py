@@ -47,7 +47,8 @@ def wipo_table(source: str, wanted: Sequence[str]) -> Table:
                 yield number, tuple(cell(record, f"{path.absolute().name}/{place}", name) for name in wanted)
                 number += 1
 
-    return Table(source, "record", records())
+    empty = "it holds no patent in XML; name the folder that WIPO's ZIP files are in"
+    return Table(source, "record", records(), empty=empty)
 
 
 def files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -56,7 +57,7 @@ def files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield from inside(path.name, path.read_bytes(), NESTED)
         return
     for file in sorted(path.rglob("*")):
-        if file.is_file():
+        if file.is_file() and file.suffix.lower() in (".xml", ".zip"):  # an archive of another kind may be large
             yield from inside(str(file.relative_to(path)), file.read_bytes(), NESTED)
 
 

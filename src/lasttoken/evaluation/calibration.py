@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
 from scipy.special import expit as sigmoid
+from scipy.special import softmax as softmax_over
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.metrics import METRICS
@@ -34,8 +35,8 @@ class Calibration:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # arrays, or lists of arrays
 
     def __call__(self, probs: np.ndarray) -> np.ndarray:
-        """The calibrated probabilities, rows summing to one where a row has one label."""
-        return probs if self.method == "none" else KINDS[self.multi][self.method].apply(self.parameters, probs)
+        """The calibrated probabilities, rows summing to one where a row has one label; of 0, which say nothing, still 0."""
+        return probs if self.method == "none" else KINDS[self.multi][self.method](self.parameters, probs)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,6 +62,12 @@ class Kind:
     needed: Callable[[int], int]  # labels -> validation rows below which it is not tried
     fit: Callable[[np.ndarray, np.ndarray], dict[str, Any]]  # (probs (N, C), y) -> parameters
     apply: Callable[[Mapping[str, Any], np.ndarray], np.ndarray]
+    normed: bool = False  # whether rows sum to one
+
+    def __call__(self, parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
+        """Probabilities (N, C) as the parameters have them."""
+        found = self.apply(parameters, probs)
+        return found * probs.any(axis=1, keepdims=True) if self.normed else found
 
 
 def check_calibration(method: str, *, multi: bool, classes: int, rows: int) -> None:
@@ -133,20 +140,19 @@ def cross_fitted(kind: Kind, probs: np.ndarray, y: np.ndarray, seed: int) -> np.
     calibrated = np.empty_like(probs)
     for fold in range(FOLDS):
         parameters = kind.fit(probs[folds != fold], y[folds != fold])
-        calibrated[folds == fold] = kind.apply(parameters, probs[folds == fold])
+        calibrated[folds == fold] = kind(parameters, probs[folds == fold])
     return calibrated
 
 
 # -- one label a row
 
 
+def softmax(scores: np.ndarray) -> np.ndarray:
+    return softmax_over(scores, axis=1)
+
+
 def log(probs: np.ndarray) -> np.ndarray:
     return np.log(np.clip(probs, TINIEST, 1))
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
 
 
 def cross_entropy(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
@@ -339,10 +345,12 @@ def apply_curves(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
 # -- the tables, simple before flexible; the rows needed grow with the parameters
 
 SINGLE = {
-    "temperature": Kind(lambda classes: 100, fit_temperature, apply_temperature),
-    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector),
-    "dirichlet": Kind(lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet),
-    "isotonic": Kind(lambda classes: max(1000, 50 * classes), fit_one_against_rest, apply_one_against_rest),
+    "temperature": Kind(lambda classes: 100, fit_temperature, apply_temperature, normed=True),
+    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector, normed=True),
+    "dirichlet": Kind(lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet, normed=True),
+    "isotonic": Kind(
+        lambda classes: max(1000, 50 * classes), fit_one_against_rest, apply_one_against_rest, normed=True
+    ),
 }
 MULTI = {
     "platt": Kind(lambda classes: 100, fit_platt, apply_platt),

@@ -7,21 +7,23 @@ labels, so a rare label's is drawn to the threshold of all labels, and what is p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, logit
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.calibration import FOLDS, folds_of
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.predictions import HALF, most_probable
 from lasttoken.hierarchy import Above, consistent, upwards
 
-HALF = 0.5
 SURE = 0.9  # confidence at which a label is to have the precision or recall that is wanted
 WRONG = 0.05  # chance that what abstaining promises does not hold
-STEPS = 10  # shares of the rows that abstaining tries to answer
+STEPS = 10  # shares of the rows that are tried where a promise is to be kept
+NEVER = 1.0 + 1e-9  # a threshold that no probability reaches
 NEEDED = 50  # validation rows below which no threshold is chosen
 SHRINK = 10.0  # true rows that the threshold of all labels weighs against a label's own
 SHRINKS = (SHRINK, 40.0, 160.0, 640.0, np.inf)  # until micro-F1 stands
@@ -42,9 +44,9 @@ class Rule:
     above: Above = ()  # the columns above each label, without which it is not given
 
     def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
-        """The most probable column (N,) int64, or with `multi` the labels decided for, (N, C) bool."""
+        """The most probable column (N,) int64, NOTHING where all are 0, or with `multi` the labels decided for, (N, C) bool."""
         if not multi:
-            return probs.argmax(axis=1)
+            return most_probable(probs)
         if self.top:
             depth = np.array([len(ups) for ups in self.above]) if self.above else np.zeros(probs.shape[1])
             order = np.lexsort((np.broadcast_to(depth, probs.shape), -probs), axis=1)[:, : self.top]  # parents first
@@ -55,7 +57,8 @@ class Rule:
         chosen = consistent(probs >= limits, self.above)
         if self.at_least_one:
             none = ~chosen.any(axis=1)
-            chosen[none, (probs / np.maximum(limits, 1e-12))[none].argmax(axis=1)] = True
+            closeness = probs / np.maximum(limits, 1e-12) - (limits >= NEVER)  # what is never given comes last
+            chosen[none, closeness[none].argmax(axis=1)] = True
             chosen[none] = upwards(chosen[none], self.above)
         return chosen
 
@@ -121,7 +124,7 @@ def fit_thresholds(
             for column, ups in enumerate(above):  # or else a parent that is not given takes its child with it
                 for up in ups:
                     limits[up] = min(limits[up], limits[column])
-        short = int((limits == (1.0 if objective == "precision" else 0.0)).sum())
+        short = int((limits == (NEVER if objective == "precision" else 0.0)).sum())
         never = "are never given" if objective == "precision" else "are always given"
         told = f"thresholds for {wanted:.0%} {objective} of each label, at {SURE:.0%} confidence"
         return limits, told + (f"; {short} of {len(limits)} labels do not show it and {never}" if short else "")
@@ -129,8 +132,8 @@ def fit_thresholds(
     objective = "macro_f1" if held else objective
     metric, micro = METRICS[objective], METRICS["micro_f1"]
     before, scores, micros = metric(y, probs), dict[float, float](), dict[float, float]()
-    for shrink in SHRINKS if held else (SHRINK,):
-        chosen = consistent(held_out(probs, y, objective, shrink, seed), above)
+    for shrink, chosen in held_out(probs, y, objective, SHRINKS if held else (SHRINK,), seed).items():
+        chosen = consistent(chosen, above)
         scores[shrink], micros[shrink] = metric(y, probs, chosen), micro(y, probs, chosen)
     # asymmetric loss pushes claims up and decides well at one half, where its calibrated claims give hardly a label
     floor = max(micro(y, p) for p in (probs, raw) if p is not None) - MICRO_LOSS if held else 0.0
@@ -138,32 +141,45 @@ def fit_thresholds(
     best = max(scores, key=lambda shrink: (standing or micros).get(shrink, -1.0))  # where none stands, the least harm
     if scores[best] <= before:
         return None, f"thresholds: one half; none raises {metric.words} of rows held out ({before:.3f})"
+    half = micro(y, probs)
+    if not standing and half >= micros[best]:
+        return None, f"thresholds: one half; others cost more than {MICRO_LOSS:.1%} of micro-F1 ({half:.3f})"
     told = f"thresholds for {metric.words}: {scores[best]:.3f} against {before:.3f} at one half, cross-validated"
     if best > SHRINK:
         told += "; drawn further to one threshold for all, or micro-F1 would fall"
-    return choose(probs, y, objective, best), told
+    if held and not standing:
+        told += f", which is {micros[best]:.3f} now and was {floor + MICRO_LOSS:.3f} before calibration"
+    return choose(probs, y, objective, [best])[best], told
 
 
-def held_out(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float, seed: int) -> np.ndarray:
-    """Decisions (N, C) bool on rows that their thresholds were not chosen on."""
+def held_out(
+    probs: np.ndarray, y: np.ndarray, objective: str, shrinks: Sequence[float], seed: int
+) -> dict[float, np.ndarray]:
+    """Decisions (N, C) bool on rows that their thresholds were not chosen on, for each way to shrink these."""
     folds = folds_of(len(y), seed)
-    chosen = np.zeros(probs.shape, dtype=bool)
+    chosen = {shrink: np.zeros(probs.shape, dtype=bool) for shrink in shrinks}
     for fold in range(FOLDS):
-        limits = choose(probs[folds != fold], y[folds != fold], objective, shrink)
-        chosen[folds == fold] = probs[folds == fold] >= limits
+        for shrink, limits in choose(probs[folds != fold], y[folds != fold], objective, shrinks).items():
+            chosen[shrink][folds == fold] = probs[folds == fold] >= limits
     return chosen
 
 
-def choose(probs: np.ndarray, y: np.ndarray, objective: str, shrink: float) -> np.ndarray:
-    """Thresholds (C,) that are best for the rows they are chosen on, a rare label's drawn to that of all labels."""
+def choose(probs: np.ndarray, y: np.ndarray, objective: str, shrinks: Sequence[float]) -> dict[float, np.ndarray]:
+    """Thresholds (C,) that are best for the rows they are chosen on, a rare label's drawn to that of all labels.
+
+    shrinks: how many true rows the threshold of all labels weighs, one after the other.
+    """
     if objective == "samples_f1":
-        return np.full(probs.shape[1], best_for_rows(probs, y))
+        return dict.fromkeys(shrinks, np.full(probs.shape[1], best_for_rows(probs, y)))
     shared, counts = best_cut(probs.ravel(), y.ravel()), y.sum(axis=0)
     if objective == "micro_f1":
-        return np.full(probs.shape[1], shared)
+        return dict.fromkeys(shrinks, np.full(probs.shape[1], shared))
     own = np.array([best_cut(p, t) if t.any() else shared for p, t in zip(probs.T, y.T, strict=True)])
-    weight = counts / (counts + shrink)
-    return unlogit(weight * logit(own) + (1 - weight) * logit(shared))
+    weights = {shrink: counts / (counts + shrink) for shrink in shrinks}
+    return {
+        shrink: expit(weight * held_logit(own) + (1 - weight) * held_logit(shared))
+        for shrink, weight in weights.items()
+    }
 
 
 def best_cut(probs: np.ndarray, true: np.ndarray) -> float:
@@ -182,18 +198,35 @@ def best_for_rows(probs: np.ndarray, y: np.ndarray) -> float:
 
 
 def cut_for(probs: np.ndarray, true: np.ndarray, objective: str, wanted: float) -> float:
-    """The lowest threshold that shows `wanted` precision (1, never, where none does), or the highest that shows recall (0).
+    """The lowest threshold that shows `wanted` precision (NEVER where none does), or the highest that shows recall (0).
 
-    To show it is to have it at the lower end of an exact one-sided interval (Clopper & Pearson 1934) at SURE.
+    To show it is to have it at the lower end of an exact one-sided interval (Clopper & Pearson 1934) at SURE. Of precision
+    that is asked of several cuts, see `most_shown`: of as many rows as the claims promise true ones, and shares of them.
     """
     order = np.argsort(-probs, kind="stable")
     found, hits = probs[order], np.cumsum(true[order])
+    if objective == "precision":
+        count = most_shown(found, hits, math.ceil(found.sum()), wanted, 1 - SURE)
+        return between(found, count - 1) if count else NEVER
     last = np.r_[found[:-1] != found[1:], True]
-    of = np.arange(1, len(found) + 1) if objective == "precision" else np.full(len(found), max(1, true.sum()))
-    good = np.flatnonzero((lowest_share(hits, of) >= wanted) & last)
-    if not len(good):
-        return 1.0 if objective == "precision" else 0.0
-    return between(found, int(good[-1] if objective == "precision" else good[0]))
+    good = np.flatnonzero((lowest_share(hits, np.full(len(found), max(1, true.sum()))) >= wanted) & last)
+    return between(found, int(good[0])) if len(good) else 0.0
+
+
+def most_shown(sure: np.ndarray, hits: np.ndarray, rows: int, wanted: float, chance: float) -> int:
+    """How many rows, the surest first, show that a share `wanted` of them is right, but for `chance`; 0 where none do.
+
+    sure (N,) falling, hits (N,) right ones among the first. Ten shares of `rows` are tried, each against the exact lower
+    end of its share at chance / 10 (Clopper & Pearson 1934, Bonferroni); the largest that passes is taken. Rows as sure
+    as the last one come along.
+    """
+    for part in range(STEPS, 0, -1):
+        count = rows * part // STEPS
+        while 0 < count < len(sure) and sure[count] == sure[count - 1]:
+            count += 1
+        if count and lowest_share(hits[[count - 1]], np.array([count]), 1 - chance / STEPS)[0] >= wanted:
+            return count
+    return 0
 
 
 def lowest_share(hits: np.ndarray, of: np.ndarray, sure: float = SURE) -> np.ndarray:
@@ -208,13 +241,8 @@ def between(found: np.ndarray, place: int) -> float:
     return float((found[place] + found[place + 1]) / 2) if place + 1 < len(found) else float(found[place] / 2)
 
 
-def logit(p: np.ndarray | float) -> np.ndarray:
-    held = np.clip(p, 1e-6, 1 - 1e-6)
-    return np.log(held / (1 - held))
-
-
-def unlogit(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
+def held_logit(p: np.ndarray | float) -> np.ndarray:
+    return logit(np.clip(p, 1e-6, 1 - 1e-6))
 
 
 def rows_to_show(most: float) -> int:
@@ -235,16 +263,9 @@ def risk_coverage(right: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.n
 def abstain_below(right: np.ndarray, sure: np.ndarray, most: float) -> float:
     """The confidence below which to abstain so that at most a share `most` of the answers is wrong, at 95 % confidence.
 
-    Ten shares of rows to answer, the surest first, are tried, each against the exact upper end of its error at
-    .05 / 10 (Clopper & Pearson 1934, Bonferroni); the largest that passes is taken. 1 or more, which answers nothing,
-    where none does: with most = .05 that takes 104 rows without a mistake.
+    NEVER, which answers nothing, where no share of rows shows it (`most_shown`): with most = .05 that takes 104 rows
+    without a mistake.
     """
     order = np.argsort(-sure, kind="stable")
-    ordered, wrong = sure[order], np.cumsum(~right[order])
-    for part in range(STEPS, 0, -1):
-        count = len(right) * part // STEPS
-        while 0 < count < len(right) and ordered[count] == ordered[count - 1]:  # equal claims are answered alike
-            count += 1
-        if count and 1 - lowest_share(count - wrong[[count - 1]], np.array([count]), 1 - WRONG / STEPS)[0] <= most:
-            return float(ordered[count - 1])
-    return 1.0 + 1e-9
+    count = most_shown(sure[order], np.cumsum(right[order]), len(right), 1 - most, WRONG)
+    return float(sure[order[count - 1]]) if count else NEVER

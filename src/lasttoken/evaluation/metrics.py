@@ -19,9 +19,9 @@ import numpy as np
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.auroc import areas, indicator, macro_shares
-from lasttoken.evaluation.predictions import decide
+from lasttoken.evaluation.predictions import decide, most_probable
 from lasttoken.evaluation.rowsums import RowSums
-from lasttoken.labels import LabelSpace
+from lasttoken.labels import NOTHING, LabelSpace
 
 HEADLINE = "macro_f1"  # what a comparison is decided on unless the user names another
 BINS = 15  # of the calibration error and of the reliability diagram
@@ -123,9 +123,9 @@ def counts(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
     if y.ndim == 2:
         rows, columns = np.nonzero(np.concatenate([y & chosen, chosen, y], axis=1))
     else:
-        hit, every = np.flatnonzero(y == chosen), np.arange(len(y))
-        rows = np.concatenate([hit, every, every])
-        columns = np.concatenate([y[hit], chosen + classes, y + 2 * classes])
+        hit, given, every = np.flatnonzero(y == chosen), np.flatnonzero(chosen != NOTHING), np.arange(len(y))
+        rows = np.concatenate([hit, given, every])
+        columns = np.concatenate([y[hit], chosen[given] + classes, y + 2 * classes])
     return RowSums.marks(n, 3 * classes, rows, columns)
 
 
@@ -190,7 +190,7 @@ def claims(y: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is claimed and whether it is true, each (N, K): of the top label (K = 1), or with many, of each (K = C)."""
     if y.ndim == 2:
         return probs, y
-    return probs.max(axis=1)[:, None], (probs.argmax(axis=1) == y)[:, None]
+    return probs.max(axis=1)[:, None], (most_probable(probs) == y)[:, None]
 
 
 def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
@@ -383,10 +383,14 @@ def per_class(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray, labels: Labe
 
 
 def confusion(y: np.ndarray, chosen: np.ndarray, classes: int) -> np.ndarray:
-    """Rows by truth and decision, int64: (C, C) with one label a row, (C, 2, 2) with many (no before yes)."""
+    """Rows by truth and decision, int64: (C, C) with one label a row, (C, 2, 2) with many (no before yes).
+
+    A row with one label that was given none is not in it.
+    """
     n = len(y)
     if y.ndim == 1:
-        return np.bincount(y * classes + chosen, minlength=classes**2).reshape(classes, classes)
+        given = chosen != NOTHING
+        return np.bincount(y[given] * classes + chosen[given], minlength=classes**2).reshape(classes, classes)
     hit, predicted, true = (np.sum(part, axis=0) for part in (y & chosen, chosen, y))
     cells = np.stack([n - predicted - true + hit, predicted - hit, true - hit, hit], axis=1)
     return cells.reshape(classes, 2, 2)

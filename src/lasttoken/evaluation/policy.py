@@ -16,7 +16,7 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
-from lasttoken.evaluation.decisions import Rule, abstain_below, confidence, fit_thresholds, rows_to_show
+from lasttoken.evaluation.decisions import NEEDED, Rule, abstain_below, confidence, fit_thresholds, rows_to_show
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import share_of
@@ -69,6 +69,11 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
     check_used(settings)
     if settings.top > classes:
         raise DataError(f"decision.top: {settings.top} labels of {classes} are asked for; ask for {classes} at most")
+    if settings.thresholds not in ("auto", "half", "cost") and rows < NEEDED:
+        raise DataError(
+            f"decision.thresholds: {settings.thresholds} needs {NEEDED} validation rows, there are {rows}; "
+            "give more (data.valid_share), or leave it out"
+        )
     check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
 
 

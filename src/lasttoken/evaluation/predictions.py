@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lasttoken.errors import ArtifactError
-from lasttoken.labels import LabelSpace
+from lasttoken.labels import NOTHING, LabelSpace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+HALF = 0.5  # from which a label is given, where nothing else was chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Predictions:
     targets: np.ndarray  # (N,) int64, or (N, C) bool
     probs: np.ndarray  # (N, C) float64
     labels: LabelSpace
-    decisions: np.ndarray | None = None  # shaped as targets; None: those of `decide`
+    decisions: np.ndarray | None = None  # shaped as targets, NOTHING where no label is given; None: those of `decide`
 
     def __post_init__(self) -> None:
         expected = (len(self.ids), len(self.labels))
@@ -65,7 +68,12 @@ class Predictions:
 
 def decide(probs: np.ndarray, multi: bool) -> np.ndarray:
     """Decisions: the most probable column (N,) int64, or with `multi` every column at .5 or more, (N, C) bool."""
-    return probs >= 0.5 if multi else probs.argmax(axis=1)
+    return probs >= HALF if multi else most_probable(probs)
+
+
+def most_probable(probs: np.ndarray) -> np.ndarray:
+    """The most probable column (N,) int64; NOTHING where all are 0, as of an answer that names no label."""
+    return np.where(probs.any(axis=1), probs.argmax(axis=1), NOTHING)
 
 
 def write_predictions(
@@ -83,7 +91,7 @@ def write_predictions(
     space = predictions.labels
 
     def names_of(values: np.ndarray) -> pa.Array:
-        sets = space.decode_sets(values) if space.multi else [[name] for name in space.decode(values)]
+        sets = space.decode_sets(values) if space.multi else [[name] if name else [] for name in space.decode(values)]
         return pa.array([list(names) for names in sets], pa.list_(pa.string()))
 
     def lists_of(probs: np.ndarray) -> pa.Array:
@@ -110,7 +118,12 @@ def read_predictions(path: Path) -> Predictions:
 
     def columns_of(name: str) -> np.ndarray:
         names = table[name].to_pylist()
-        return space.encode_sets(names) if space.multi else space.encode([row[0] for row in names])
+        if space.multi:
+            return space.encode_sets(names)
+        given = np.array([len(row) > 0 for row in names], dtype=bool)
+        columns = np.full(len(names), NOTHING, dtype=np.int64)
+        columns[given] = space.encode([row[0] for row in names if row])
+        return columns
 
     probs = arrays(table["probs"], len(space))
     return Predictions(table["id"].to_pylist(), columns_of("target"), probs, space, columns_of("decided"))

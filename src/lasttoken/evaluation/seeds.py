@@ -15,7 +15,7 @@ import numpy as np
 
 from lasttoken.evaluation.metrics import Metric, exact
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.evaluation.significance import FEWEST, ROUNDING, WORK, Interval, resamples, unanimous
+from lasttoken.evaluation.significance import FEWEST, ROUNDING, Interval, affordable, resamples, unanimous
 
 Repeats = Sequence[Predictions]  # of one method, a seed each, on the same rows in the same order
 
@@ -30,9 +30,8 @@ def drawn_means(metric: Metric, groups: Sequence[Repeats], *, rng: np.random.Gen
     y = groups[0][0].targets
     formula, n = metric.formula(y), len(y)
     sums = [[metric.sums(y, one.probs, one.chosen) for one in repeats] for repeats in groups]
-    entries = sum(len(one.rows) for repeats in sums for one in repeats)
     judged = [[(one, formula.of_draws(one)) for one in repeats] for repeats in sums]
-    draws = min(draws, max(FEWEST, WORK // max(1, entries)))
+    draws = affordable(draws, FEWEST, *(one for repeats in sums for one in repeats))
     blocks = [
         [np.mean([value(one.weighted(weights), n) for one, value in repeats], axis=0) for repeats in judged]
         for weights in resamples(n, draws, rng)

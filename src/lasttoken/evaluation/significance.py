@@ -15,9 +15,11 @@ from statistics import NormalDist
 import numpy as np
 
 from lasttoken.evaluation.metrics import Metric
+from lasttoken.evaluation.rowsums import RowSums
 
 DRAWS = 2000
 WORK, FEWEST = 2 * 10**8, 100  # contributions of rows that an interval may cost, and draws that it has at least
+FEWEST_SWAPS = 1000  # of a p-value, which Holm multiplies by the number of pairs
 BLOCK = 2**20  # row weights drawn at once; bounds memory to some tens of MB whatever N is
 Chosen = tuple[np.ndarray | None, np.ndarray | None]  # the decisions of A and of B, where they are not `decide`'s
 ROUNDING = 1e-12  # differences closer than this are equal: sums in another order differ by about N * 1e-16
@@ -99,6 +101,11 @@ def share_of(values: np.ndarray, level: float = 0.95) -> Interval:
     return Interval(mean, low, high, level)
 
 
+def affordable(draws: int, fewest: int, *sums: RowSums) -> int:
+    """`draws`, or as many as WORK allows of these contributions, `fewest` at least."""
+    return min(draws, max(fewest, WORK // max(1, sum(len(one.rows) for one in sums))))
+
+
 def bootstrap(
     metric: Metric,
     y: np.ndarray,
@@ -118,7 +125,7 @@ def bootstrap(
         return Interval(estimate, math.nan, math.nan, level)
     n, sums = len(y), metric.sums(y, probs, chosen)
     value = metric.formula(y).of_draws(sums)
-    draws = min(draws, max(FEWEST, WORK // max(1, len(sums.rows))))
+    draws = affordable(draws, FEWEST, sums)
     drawn = np.concatenate([value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
     if metric.higher_is_better and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
         return unanimous(metric, estimate, y, sums.total(), level)
@@ -147,6 +154,7 @@ def bootstrap_difference(
     formula, n = metric.formula(y), len(y)
     of_a, of_b = metric.sums(y, a, chosen[0]), metric.sums(y, b, chosen[1])
     value_a, value_b = formula.of_draws(of_a), formula.of_draws(of_b)
+    draws = affordable(draws, FEWEST, of_a, of_b)
     drawn = [
         value_a(of_a.weighted(weights), n) - value_b(of_b.weighted(weights), n) for weights in resamples(n, draws, rng)
     ]
@@ -178,7 +186,7 @@ def randomisation(
     of_a, of_b = metric.sums(y, a, chosen[0]), metric.sums(y, b, chosen[1])
     moved = of_b.minus(of_a)  # what A gains, and B loses, by a swap
     total_a, total_b = of_a.total(), of_b.total()
-    as_large = 0
+    as_large, draws = 0, affordable(draws, FEWEST_SWAPS, moved)
     for size in blocks(n, draws):
         gain = moved.weighted(rng.integers(0, 2, (size, n), dtype=np.uint8))  # (B, S)
         difference = formula.value(total_a + gain, n) - formula.value(total_b - gain, n)

@@ -20,7 +20,7 @@ from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
 from lasttoken.methods.head import fit_head, head_probs
-from lasttoken.methods.pretrained import at_commit, check_base, describe_base
+from lasttoken.methods.pretrained import describe_base, on_base
 from lasttoken.methods.reading import read_texts
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
@@ -84,11 +84,14 @@ def fit(
     return EmbeddingModel(config, train.labels, backbone, adapter, head)
 
 
-def load(folder: Path, *, device: str) -> EmbeddingModel:
-    """The model that `save` wrote; it predicts bit for bit what the fitted one did on the same device."""
+def load(folder: Path, *, device: str, model: str | None = None) -> EmbeddingModel:
+    """The model that `save` wrote, its base model in the folder `model` where that is given.
+
+    It predicts bit for bit what the fitted one did on the same device.
+    """
     config, labels, rest = read_settings(folder)
-    check_base(folder, rest)
-    backbone, head = build(at_commit(config, rest), labels, choose_device(device), seed=0)
+    config = on_base(config, folder, rest, model)
+    backbone, head = build(config, labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
     merge(backbone.whole, config.merge)

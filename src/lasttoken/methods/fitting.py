@@ -201,11 +201,10 @@ def steady_rate(steps: Sequence[dict[str, Any]]) -> float | None:
 def validation_metric(name: str, valid: Dataset) -> str:
     """`name`, shown to be a metric of this kind of problem where higher is better. Raises ConfigError."""
     good = [
-        "accuracy",
         "micro_f1",
         "macro_f1",
         "weighted_f1",
-        *(["samples_f1", "subset_accuracy"] if valid.labels.multi else ["mcc"]),
+        *(["samples_f1", "subset_accuracy"] if valid.labels.multi else ["accuracy", "mcc"]),
     ]
     if name not in good:
         raise ConfigError([f"train.metric: {name!r} cannot decide early stopping; known are {', '.join(good)}"])

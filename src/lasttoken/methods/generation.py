@@ -23,8 +23,8 @@ def generated_probs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(1 where a label was named, (N, C) float64; invalid (N,) bool).
 
-    An invalid answer of a single-label problem is spread evenly over the labels, so that it counts as a mistake by
-    every metric and not as a class of its own; a multi-label one names nothing.
+    An invalid answer names nothing: its row is 0 throughout, which decides for no label (evaluation/predictions.py) and
+    so is a mistake by every metric where each text has one.
     """
     whole = [np.concatenate([prompt.header, ids, prompt.footer]).astype(np.int64) for ids in encoded.ids]
     probs = np.zeros((len(whole), len(labels)))
@@ -37,8 +37,6 @@ def generated_probs(
         ):
             columns, invalid[row] = parse(answer, prompt, labels)
             probs[row, columns] = 1.0
-            if invalid[row] and not labels.multi:
-                probs[row] = 1.0 / len(labels)
     return probs, invalid
 
 
@@ -85,7 +83,8 @@ def parse(answer: str, prompt: Prompt, labels: LabelSpace) -> tuple[list[int], b
     if labels.multi:
         if said == NONE:
             return [], False
-        parts = [part.strip() for part in said.split(prompt.separator.strip() or None)]
+        mark = prompt.separator.casefold().strip() or prompt.separator
+        parts = [part.strip() for part in said.split(mark)]
         return [j for j, text in enumerate(texts) if text in parts], any(part not in texts for part in parts)
     if said in texts:
         return [texts.index(said)], False

@@ -19,7 +19,7 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.methods.classifier import Classifier
 from lasttoken.methods.embedding import EmbeddingModel
 from lasttoken.methods.encoder import EncoderModel
-from lasttoken.methods.instruction import InstructionModel, answer_tree, encode_texts
+from lasttoken.methods.instruction import InstructionModel, answer_tree, encode_texts, prior_logits
 from lasttoken.methods.probe import ProbeModel
 from lasttoken.methods.reading import read_texts, token_limit
 from lasttoken.methods.scoring import lay_out_trees, score
@@ -164,6 +164,7 @@ def answers_forward(model: InstructionModel, encoded: Encoded) -> Forward:
     """Through the prompt and every label's answer; with several labels yes against no."""
     backbone, tree = model.backbone, answer_tree(model.prompt, model.labels)
     text, header = encoded.ids[0], len(model.prompt.header)
+    prior = None if model.prior is None else prior_logits(model.prior, model.labels.multi)
 
     def forward(embeddings: Tensor) -> Tensor:
         count = len(embeddings)
@@ -174,7 +175,8 @@ def answers_forward(model: InstructionModel, encoded: Encoded) -> Forward:
         packed = packed.index_copy(0, places, flat(embeddings, backbone))
         with backbone.autocast():
             scores = torch.stack(score(backbone, batch, packed))  # (B, paths)
-        return scores[:, 0::2] - scores[:, 1::2] if model.labels.multi else scores
+        odds = scores[:, 0::2] - scores[:, 1::2] if model.labels.multi else scores
+        return odds if prior is None else odds - torch.from_numpy(prior).to(odds)
 
     return forward
 

@@ -30,7 +30,7 @@ from lasttoken.methods.bounded import bounded_probs, remember, walk_of
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.packed import in_batches
-from lasttoken.methods.pretrained import at_commit, check_base, describe_base
+from lasttoken.methods.pretrained import describe_base, on_base
 from lasttoken.methods.scoring import Scored, lay_out_trees, score
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
@@ -152,11 +152,11 @@ def fit(
     return with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
 
 
-def load(folder: Path, *, device: str) -> InstructionModel:
-    """The model that `save` wrote."""
+def load(folder: Path, *, device: str, model: str | None = None) -> InstructionModel:
+    """The model that `save` wrote, its base model in the folder `model` where that is given."""
     config, labels, rest = read_settings(folder)
-    check_base(folder, rest)
-    backbone, _ = build(at_commit(config, rest), labels, choose_device(device))
+    config = on_base(config, folder, rest, model)
+    backbone, _ = build(config, labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
     merge(backbone.whole, config.merge)
     prior = None if rest.get("prior") is None else np.array(rest["prior"])
@@ -322,7 +322,7 @@ def tolerated_probs(
 
 def with_prior(model: InstructionModel) -> InstructionModel:
     """The model with what it says of texts without content, where its config asks for that to be taken out."""
-    if not model.config.contextual or model.config.decode == "generate":
+    if not model.config.contextual:
         return model
     return replace(model, prior=model.predict_proba(WITHOUT_CONTENT).mean(axis=0))
 
@@ -335,3 +335,9 @@ def without_prior(probs: np.ndarray, prior: np.ndarray, *, multi: bool) -> np.nd
     held = np.clip(prior, TINIEST, 1 - TINIEST)
     yes = probs / held
     return yes / (yes + (1 - probs) / (1 - held)) if multi else yes / yes.sum(axis=1, keepdims=True)
+
+
+def prior_logits(prior: np.ndarray, multi: bool) -> np.ndarray:
+    """What `without_prior` takes off the logits of a softmax, or with `multi` of a sigmoid, (C,) float64."""
+    held = np.clip(prior, TINIEST, 1 - TINIEST)
+    return np.log(held) - (np.log1p(-held) if multi else 0.0)

@@ -6,8 +6,8 @@ memory, smaller micro-batches cost nothing while they hold a thousand tokens or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.model.depth import blocks_of
+from lasttoken.model.device import free_memory
 from lasttoken.model.lora import POOL
 from lasttoken.text.batch import Budget
 
@@ -39,10 +40,21 @@ def fit_into_memory(
         return Budget(budget)
     longest = int(np.argmax(lengths))
     tokens = int(lengths[longest])
-    per_token = max(1.0, kept_bytes(model, loss_and_count, np.array([longest])) / tokens)
+    try:
+        per_token = max(1.0, kept_bytes(model, loss_and_count, np.array([longest])) / tokens)
+    except torch.OutOfMemoryError as error:
+        if checkpointing != "auto":
+            raise too_much(tokens) from error
+        per_token = math.inf  # a row alone is too much; recomputed it may not be
+        torch.cuda.empty_cache()
     fitting = int(SHARE * room / per_token)
     if checkpointing == "auto" and fitting < min(budget, max(tokens, FULL)):
         recompute(model)
+        if per_token == math.inf:
+            journal.note(
+                f"activation checkpointing is on: without it memory has no room for a row of {tokens:,} tokens"
+            )
+            return fit_into_memory(model, loss_and_count, lengths, budget=budget, checkpointing="off", journal=journal)
         journal.note(
             f"activation checkpointing is on: {per_token / 2**20:.1f} MiB a token leave room for {fitting:,} tokens of "
             f"{room / 2**30:.1f} GiB"
@@ -67,15 +79,19 @@ def halving(
     def smaller(update: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         halved = budget.halve(update, lengths)
         if halved is None:
-            longest = int(max(lengths[rows].max() for rows in update))
-            remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
-            raise ConfigError([f"the device ran out of memory on a single row of {longest} tokens; {remedy}"])
+            raise too_much(int(max(lengths[rows].max() for rows in update)))
         journal.note(f"out of memory: a micro-batch now holds {budget.tokens} tokens; the update is done again")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return halved
 
     return smaller
+
+
+def too_much(tokens: int) -> ConfigError:
+    """The error where memory has no room for one row."""
+    remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
+    return ConfigError([f"the device ran out of memory on a single row of {tokens} tokens; {remedy}"])
 
 
 def recompute(model: Any) -> None:
@@ -105,13 +121,3 @@ def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:
     model.train(training)
     own |= {draws.untyped_storage().data_ptr() for draws in POOL.draws.values()}  # the pool may have grown
     return sum(size for place, size in kept.items() if place not in own)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has free; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and (path := Path("/proc/meminfo")).exists():
-        (line,) = [line for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
-        return int(line.split()[1]) * 1024
-    return None

@@ -20,22 +20,28 @@ def describe_base(name: str, revision: str | None, trust_remote_code: bool) -> d
     return {"name": name, "commit": commit, "fingerprint": fingerprint(name)}
 
 
-def check_base(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises ArtifactError where the folder of the base model holds other weights than those the run was trained on.
+def on_base(config: AnyConfig, folder: Path, settings: Mapping[str, Any], model: str | None = None) -> AnyConfig:
+    """`config` with the base model as it is to be loaded: the very one that the run in `folder` was trained on.
 
-    settings: what `read_settings` gave beside config and labels.
+    settings: what `read_settings` gave beside config and labels. model: the folder that the base model is in here, where that
+    is another than in training. A model of the hub is taken at its commit, so that a newer upload does not slip under the
+    adapter. Raises ArtifactError where a folder holds other weights than those the run was trained on.
     """
     base = settings.get("base")
     if not isinstance(base, dict):
         raise ArtifactError(f"{folder / SETTINGS}: damaged (it names no base model); fit again")
-    name, wanted = base.get("name"), base.get("fingerprint")
-    if name is not None and wanted is not None and fingerprint(name) != wanted:
+    place, wanted = model or base.get("name"), base.get("fingerprint")
+    found = None if place is None or wanted is None else fingerprint(place)
+    if wanted is not None and found is None:
         raise ArtifactError(
-            f"the base model {name!r} is missing or has changed since this run was trained; restore it or fit again"
+            f"the base model of {folder} is not in {Path(str(place)).absolute()}; name the folder that it is in: --model FOLDER, "
+            "in Python load(run, model=FOLDER)"
         )
-
-
-def at_commit(config: AnyConfig, settings: Mapping[str, Any]) -> AnyConfig:
-    """`config` with the hub commit that the run was trained on, so that a newer upload does not slip under its adapter."""
-    commit = settings["base"].get("commit")
-    return config.model_copy(update={"revision": commit}) if commit else config
+    if found != wanted:
+        raise ArtifactError(
+            f"{place}: another model than the one that {folder} was trained on, or it has changed since; restore it, name the "
+            "folder that it is in (--model FOLDER), or fit again"
+        )
+    if model is not None:
+        return config.model_copy(update={"model": model, "revision": None})
+    return config.model_copy(update={"revision": base["commit"]}) if base.get("commit") else config

@@ -18,11 +18,11 @@ from lasttoken.config import Probe
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.metrics import METRICS
-from lasttoken.journal import Journal, Truncation
+from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
 from lasttoken.methods.packed import in_batches, pack
-from lasttoken.methods.pretrained import at_commit, check_base, describe_base
+from lasttoken.methods.pretrained import describe_base, on_base
 from lasttoken.methods.reading import read_texts
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.methods.store import digest, stored
@@ -32,6 +32,7 @@ from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.depth import depth_of, tapped
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
+from lasttoken.text.tokenizer import Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +140,16 @@ def fit_layer(
     return ProbeModel(config, train.labels, backbone, layer, mean, scale, regression)
 
 
-def load(folder: Path, *, device: str) -> ProbeModel:
-    """The model that `save` wrote."""
+def load(folder: Path, *, device: str, model: str | None = None) -> ProbeModel:
+    """The model that `save` wrote, its base model in the folder `model` where that is given."""
     config, labels, rest = read_settings(folder)
-    check_base(folder, rest)
+    config = on_base(config, folder, rest, model)
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
     return ProbeModel(
         config,
         labels,
-        build(at_commit(config, rest), device, blocks=rest["layer"] + 1),  # what enters a block needs that block
+        build(config, device, blocks=rest["layer"] + 1),  # what enters a block needs that block
         rest["layer"],
         mean,
         scale,
@@ -174,20 +175,19 @@ def pooled(
 ) -> np.ndarray:
     """Pooled hidden states (layers, N, H) float32 of each text at `layers`, row order kept."""
     features = np.zeros((len(layers), len(texts), backbone.width), dtype=np.float32)
-    fill_pooled(features, backbone, texts, config, layers, journal)
+    fill_pooled(features, backbone, read_texts(backbone, config, texts, journal), config, layers, journal)
     return features
 
 
 def fill_pooled(
     features: np.ndarray,
     backbone: Backbone,
-    texts: Sequence[str],
+    encoded: Encoded,
     config: Probe,
     layers: Sequence[int],
     journal: Journal | None,
 ) -> None:
     """Write the pooled hidden states of each text at `layers` into `features` (layers, N, H)."""
-    encoded = read_texts(backbone, config, texts, journal)
     pool, windows = Pool(config.pooling, backbone.width), Pool(config.long.combine, backbone.width)
     causal = False if config.bidirectional else None
     done = 0
@@ -214,16 +214,17 @@ def cached(
     name: str, backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
 ) -> tuple[np.ndarray, float]:
     """(`pooled` of the part `name`, the seconds it took): on disk, of which one layer at a time is read."""
-    journal.truncation = Truncation()
+    encoded = read_texts(backbone, config, texts)  # what was cut is told of features from the cache too
+    if cut := encoded.truncation():
+        journal.note(f"{name}: {cut}")
     found = stored(
         feature_digest(backbone, texts, config, layers),
         (len(layers), len(texts), backbone.width),
         "F32",
-        lambda features: fill_pooled(features, backbone, texts, config, layers, journal),
+        lambda features: fill_pooled(features, backbone, encoded, config, layers, journal),
     )
-    for told in (f"{name}: {journal.truncation}" if journal.truncation else "", found.origin):
-        if told:
-            journal.note(told)
+    if found.origin:
+        journal.note(found.origin)
     return found.array, found.seconds
 
 

@@ -31,7 +31,11 @@ class Regression:
     multi: bool
 
     def __call__(self, features: Features) -> np.ndarray:
-        logits = np.asarray(features @ self.weight.T.astype(np.float64) + self.bias, dtype=np.float64)  # (N, C)
+        weight = self.weight
+        if not isinstance(features, np.ndarray):  # few of many columns, and a copy of all weights would be large
+            used = np.unique(features.indices)
+            features, weight = features[:, used], weight[:, used]
+        logits = np.asarray(features @ np.ascontiguousarray(weight.T, dtype=np.float64) + self.bias)  # (N, C)
         return expit(logits) if self.multi else softmax(logits, axis=1)
 
     def tensors(self) -> dict[str, Tensor]:

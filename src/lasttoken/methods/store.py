@@ -26,6 +26,7 @@ from lasttoken.errors import ConfigError
 
 ROOM = 50.0  # GB that the cache may take, unless LASTTOKEN_CACHE_GB says otherwise
 ABANDONED = 86_400  # seconds after which an array that was never finished is taken for a killed process's
+MADE_BY = ("lasttoken", "torch", "transformers", "tokenizers", "bitsandbytes")
 HEADER = 4096  # bytes, its length field included; safetensors allows spaces at the end of its JSON
 TYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(np.uint16)}  # numpy has no bfloat16: its bits, as integers
 
@@ -127,8 +128,9 @@ def make_room(newest: Path, limit: float) -> None:
 
 
 def digest(values: Mapping[str, Any], texts: Sequence[str]) -> str:
-    """The name of an array: sha256 over all that it depends on, the version of torch and every text included."""
-    whole = hashlib.sha256(json.dumps([dict(values), version("torch")], sort_keys=True).encode())
+    """The name of an array: sha256 over all that it depends on, every text and the libraries that made it included."""
+    made_by = [version(library) for library in MADE_BY]
+    whole = hashlib.sha256(json.dumps([dict(values), made_by], sort_keys=True).encode())
     for text in texts:
         whole.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     return whole.hexdigest()[:32]

@@ -100,7 +100,7 @@ def load_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """The model's config. Raises ModelError, with what was searched, where there is none."""
     try:
         return AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(not_found(name, error)) from error
 
 
@@ -121,6 +121,14 @@ def not_found(name: str, error: Exception) -> str:
     """The sentence for a model that does not load: what was searched, and how to work offline."""
     if "trust_remote_code" in str(error):
         return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
+    if isinstance(error, ImportError):
+        return f"model {name!r} needs a library that is not installed: {first_line(error)}"
+    if "gated repo" in str(error):
+        return f"model {name!r} is gated: ask for access at https://huggingface.co/{name}, then `hf auth login` on this machine"
+    if "Unrecognized configuration class" in str(error):
+        return (
+            f"model {name!r} is not a causal language model that transformers knows; an encoder takes --method encoder"
+        )
     if name == "tiny" or Path(name).is_dir():
         return (
             f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
@@ -173,7 +181,7 @@ def load(
         model: Any = auto.from_pretrained(
             locate(name), config=config, dtype=dtype, attn_implementation="eager", **where, **extra
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(not_found(name, error)) from error
     model.requires_grad_(False)
     model.eval()

@@ -6,19 +6,28 @@ import ctypes
 import gc
 import os
 import platform
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import torch
 
+from lasttoken.config import Run
 from lasttoken.errors import ConfigError
 from lasttoken.wording import counted
+
+CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+NO_LIMIT = 2**63
+DEVICES = get_args(Run.model_fields["device"].annotation)
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, then MPS, then the CPU. Under several processes each takes its own GPU."""
+    if name not in DEVICES:
+        known = ", ".join(DEVICES)
+        raise ConfigError([f"device: {name!r} is not among {known}; to choose a card, set CUDA_VISIBLE_DEVICES=1"])
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -45,6 +54,37 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = counted(torch.get_num_threads(), "thread", "threads")
     return f"cpu ({threads})" if device.type == "cpu" else device.type
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device has free; None where the system does not say. Of a container, what its limit leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and (path := Path("/proc/meminfo")).exists():
+        (line,) = [line for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
+        limit, used = container_memory()
+        return min(int(line.split()[1]) * 1024, limit - used)
+    return None
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has in all, or that the container may take."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), container_memory()[0])
+
+
+def container_memory() -> tuple[int, int]:
+    """(bytes that this process's container may take, bytes that it has taken): cgroup v2 or v1. Without a limit (2^63, 0)."""
+    for limit, used in CGROUPS:
+        try:
+            told, taken = int((CGROUP / limit).read_text()), int((CGROUP / used).read_text())
+            stat = (CGROUP / used).with_name("memory.stat").read_text().split()
+        except (OSError, ValueError):  # no such file, or `max`
+            continue
+        cached = int(stat[stat.index("inactive_file") + 1]) if "inactive_file" in stat else 0  # given up when needed
+        return told, max(0, taken - cached)
+    return NO_LIMIT, 0
 
 
 def reset_peak(device: torch.device) -> None:
@@ -74,5 +114,7 @@ def peak_resident() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -6,7 +6,6 @@ forward and as many backward for each of seven linears a block, most of them on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+
+from lasttoken.model.device import device_memory
 
 STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
 SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
@@ -196,16 +197,16 @@ def merged(module: nn.Module, how: Merge) -> Iterator[None]:
     #2321). Does nothing where both forms together do not fit the device's memory, or the adapter is merged already.
     """
     layers = unmerged(module)
+    if how == "off" or not layers or not fits(module, layers, keep=True):
+        yield
+        return
     bases = [layer.base_layer for layer in layers]
-    if how == "auto" and layers and fits(module, layers, keep=True):
-        for layer in layers:
-            merge_layer(layer)
-    else:
-        layers = []
     try:
+        for layer in layers:  # inside, because Ctrl-C in the midst of it must not leave half of them merged
+            merge_layer(layer)
         yield
     finally:
-        for layer, base in zip(layers, bases, strict=False):
+        for layer, base in zip(layers, bases, strict=True):
             layer.base_layer = base
             layer.merged_adapters = []
 
@@ -257,10 +258,3 @@ def fits(module: nn.Module, layers: list[Any], *, keep: bool) -> bool:
     now = sum(p.numel() * p.element_size() for p in module.parameters())
     given_up = 0 if keep else sum(b.weight.numel() * b.weight.element_size() for b in bases)
     return now + dense - given_up <= SHARE * device_memory(next(module.parameters()).device)
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

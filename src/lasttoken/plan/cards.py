@@ -7,7 +7,6 @@ float32. Cards before Ampere do not compute in bfloat16; there this package comp
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from lasttoken.errors import ConfigError
-from lasttoken.methods.memory import free_memory
-from lasttoken.model.device import choose_dtype, describe_device
+from lasttoken.model.device import choose_dtype, describe_device, device_memory, free_memory
 
 ROOM = 0.95  # of a card's nominal memory: CUDA's context and, on T4, L4 and A10, error correction take the rest
 GROWTH = 1.3e9  # bytes that a process on a CPU comes to hold beside its tensors: code of matrix kernels, freed blocks
@@ -115,11 +113,9 @@ def this_machine(device: torch.device) -> Card:
     dtype = choose_dtype(device)
     free, bandwidth = free_memory(device), None
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
         with_table = {plain(card.name): card.bandwidth for card in known_cards()}
         bandwidth = with_table.get(plain(torch.cuda.get_device_name(device)))
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = device_memory(device)
     available = (memory if free is None else free) - (GROWTH if device.type == "cpu" else 0)
     name = describe_device(device)
     return Card(name, device.type, float(memory), available, dtype, timed_rate(device, dtype), bandwidth, measured=True)

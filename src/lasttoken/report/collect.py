@@ -252,7 +252,7 @@ def read_lines(path: Path, kind: type[AnyFact]) -> list[AnyFact]:
     """A `kind` a line; none where there is no file."""
     if not path.exists():
         return []
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)  # a text may hold what else ends a line
     return [parsed(line, kind, f"{path}:{number}") for number, line in lines if line.strip()]
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lasttoken.evaluation.decisions import HALF
 from lasttoken.evaluation.metrics import METRICS, Metric, reliability
+from lasttoken.evaluation.predictions import HALF
 from lasttoken.report import charts, figures, tables, units
 from lasttoken.report.collect import Measure, RunView
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from lasttoken.evaluation.further import label_counts
 from lasttoken.evaluation.metrics import METRICS, Metric, confusion
+from lasttoken.labels import NOTHING
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
 
@@ -163,7 +164,7 @@ def most_confused(run: RunView, most: int = 20) -> list[Confused]:
     wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
     order = [int(place) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
     pairs = [divmod(place, len(matrix)) for place in order]
-    names, support = run.labels.names, matrix.sum(axis=1)
+    names, support = run.labels.names, label_counts(run.predictions.targets, len(matrix))
     return [
         Confused(names[i], names[j], int(wrong[i, j]), float(wrong[i, j] / support[i])) for i, j in pairs if wrong[i, j]
     ]
@@ -195,7 +196,7 @@ def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
         surest = sure.max(axis=1)
     else:
         column = decided
-        surest = np.where(decided != seen.targets, seen.probs.max(axis=1), -1.0)
+        surest = np.where((decided != seen.targets) & (decided != NOTHING), seen.probs.max(axis=1), -1.0)
     rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
     return [mistake(run, i, int(column[i]), float(surest[i])) for i in rows]
 
@@ -243,6 +244,7 @@ def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
         return []
     decided = first.chosen
     agreed = np.all([run.predictions.chosen == decided for run in runs], axis=0) & (decided != first.targets)
+    agreed &= decided != NOTHING
     said = np.mean([run.predictions.probs for run in runs], axis=0)  # (N, C)
     if runs[0].labels.multi:
         sure = np.where(agreed, np.where(decided, said, 1 - said), -1.0)

@@ -135,11 +135,12 @@ def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str], separator: s
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"verbalizer: several labels answer {name!r}" for name in twice]
     if labels.multi:
+        mark = separator.casefold().strip() or separator  # as methods/generation.py splits
         problems += [f"verbalizer: {name!r} is the answer where no label applies" for name in names if name == NONE]
         problems += [
             f"verbalizer: {name!r} holds the separator {separator!r}; name another label_separator, or another answer"
             for name in names
-            if separator.strip() and separator.strip() in name
+            if mark in name.casefold()
         ]
     if problems:
         raise ConfigError(problems)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -13,6 +13,7 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal, Truncation
 
 Keep = Literal["head", "tail", "head_tail"]
+PART = 1000  # texts that are tokenised at once
 HEAD = 0.25  # of the room, where head and tail are kept (Sun 2019, arXiv:1905.05583: 128 of 510)
 
 
@@ -77,14 +78,17 @@ def encode(
     was cut off is added to the journal. Raises ConfigError where the limit leaves no room for text.
     """
     whole, room = whole_ids(tokenizer, texts, limit=limit, special=special)
-    lost = np.array([max(0, len(ids) - limit) for ids in whole], dtype=np.int64)
-    opening, closing = around(tokenizer) if special and lost.any() else (0, 0)
-    for i in np.flatnonzero(lost).tolist():
-        whole[i] = [whole[i][k] for k in kept(len(whole[i]), opening, closing, room, keep)]
-    blank = [end_token(tokenizer)]
-    encoded = Encoded([np.array(ids or blank, dtype=np.int32) for ids in whole], lost, limit)
+    blank, rows, lost = [end_token(tokenizer)], [], []
+    ends = None if special else (0, 0)
+    for ids in whole:
+        lost.append(max(0, len(ids) - limit))
+        if lost[-1]:
+            ends = ends or around(tokenizer)
+            ids = [ids[k] for k in kept(len(ids), *ends, room, keep)]
+        rows.append(np.array(ids or blank, dtype=np.int32))
+    encoded = Encoded(rows, np.array(lost, dtype=np.int64), limit)
     if journal is not None:
-        journal.cut(encoded.truncation(), lost)
+        journal.cut(encoded.truncation(), encoded.lost)
     return encoded
 
 
@@ -103,20 +107,20 @@ def encode_windows(
     to the journal. Raises ConfigError where the limit leaves no room for text.
     """
     whole, room = whole_ids(tokenizer, texts, limit=limit, special=True)
-    opening, closing = around(tokenizer) if any(len(ids) > limit for ids in whole) else (0, 0)
-    step = stride(room, overlap)
+    ends, step, total = None, stride(room, overlap), 0
     blank, lost, windows, joined = [end_token(tokenizer)], [], [], []
     for ids in whole:
+        total += max(1, len(ids))
         if len(ids) <= limit:
             pieces, cut = [ids or blank], 0
         else:
+            opening, closing = ends = ends or around(tokenizer)
             places = window_places(len(ids), opening, closing, room, step)[:most]
             pieces = [[ids[k] for k in place] for place in places]
             cut = max(0, len(ids) - closing - 1 - max(places[-1][: len(places[-1]) - closing]))
         lost.append(cut)
         windows.append([len(piece) for piece in pieces])
         joined.append(np.array([token for piece in pieces for token in piece], dtype=np.int32))
-    total = sum(max(1, len(ids)) for ids in whole)
     encoded = Encoded(joined, np.array(lost, dtype=np.int64), limit, windows, total, most)
     if journal is not None:
         journal.cut(encoded.truncation(), encoded.lost)
@@ -145,14 +149,22 @@ def window_places(length: int, opening: int, closing: int, room: int, step: int)
 
 def whole_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, limit: int, special: bool
-) -> tuple[list[list[int]], int]:
-    """(ids of each text, nothing cut; tokens of text that a limit leaves). Raises ConfigError where that is none."""
+) -> tuple[Iterator[list[int]], int]:
+    """(ids of each text, nothing cut; tokens of text that a limit leaves). Raises ConfigError where that is none.
+
+    Ids come as they are asked for, so that only PART texts are ever held whole.
+    """
     added = tokenizer.num_special_tokens_to_add() if special else 0
     if limit <= added:
         raise ConfigError([f"max_length: {limit} leaves no room for text beside {added} special token(s); raise it"])
-    readable = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text to it
-    whole = tokenizer(readable, add_special_tokens=special, verbose=False)["input_ids"] if readable else []
-    return list(whole), limit - added
+
+    def whole() -> Iterator[list[int]]:
+        for start in range(0, len(texts), PART):
+            part = texts[start : start + PART]
+            readable = [text.encode("utf-8", "replace").decode() for text in part]  # half a surrogate pair is no text
+            yield from tokenizer(readable, add_special_tokens=special, verbose=False)["input_ids"]
+
+    return whole(), limit - added
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -41,6 +41,17 @@ def test_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], mon
     ]
 
 
+def test_where_the_end_is_not_known_none_is_promised(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(screens.time, "monotonic", lambda: next(seconds))
+    with Screen() as screen:
+        screen.progress("predict", "rows", 4096, 0)
+        screen.progress("predict", "rows", 8192, 0)
+    assert capsys.readouterr().err == "predict: rows, 8192 in 20 s\n"
+
+
 def test_new_task_starts_its_own_clock(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 0.0, 100.0, 110.0])
     monkeypatch.setattr(screens.time, "monotonic", lambda: next(seconds))

@@ -152,7 +152,7 @@ def test_empty_texts_are_counted_and_named_or_dropped(tmp_path: Path) -> None:
     columns = Columns(text=("text",), label=("label",), id="id", group="id")
     expected = f"{path}: 2 rows have an empty text, id 'q', 'r'; mend them, or drop them with --drop-empty"
     assert refusal(path, columns) == expected
-    rows, dropped = without_empty(read_rows(path, columns=columns, keep_empty=True))
+    rows, dropped = without_empty(read_rows(path, columns=columns, keep_empty=True), "a.csv")
     assert dropped == 2
     assert (rows.ids, rows.texts, rows.labels, rows.groups) == (["p", "s"], ["a", "b"], [("x",), ("y",)], ["p", "s"])
 
@@ -161,13 +161,13 @@ def test_rows_of_no_text_at_all_are_refused() -> None:
     rows = Rows(["0", "1"], ["", " "], None, False)
     with pytest.raises(DataError, match="2 rows have an empty text, id '0', '1'"):
         check_texts(rows)
-    with pytest.raises(DataError, match="none of the 2 rows has any text"):
-        without_empty(rows)
+    with pytest.raises(DataError, match=r"a\.csv: none of the 2 rows has any text"):
+        without_empty(rows, "a.csv")
 
 
 def test_nothing_is_dropped_from_rows_that_all_have_text() -> None:
     rows = Rows(["0"], ["a"], None, False)
-    assert without_empty(rows) == (rows, 0)
+    assert without_empty(rows, "a.csv") == (rows, 0)
 
 
 # Labels
@@ -234,8 +234,13 @@ def test_indicator_columns_make_label_sets() -> None:
 
 def test_indicator_that_is_not_0_or_1_is_named_by_row_and_column(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,toxic,rude\na,0,1\nb,0,yes\n")
-    expected = f"{path}:3: label column 'rude' holds 'yes'; an indicator is 0 or 1"
+    expected = f"{path}:3: label column 'rude' holds 'yes'; write 0 or 1 in each of its cells"
     assert refusal(path, Columns(text=("text",), label=("toxic", "rude"))) == expected
+
+
+def test_indicators_may_be_numbers_of_any_kind() -> None:
+    frame = pd.DataFrame({"text": ["a", "b"], "toxic": [1.0, 0.0], "rude": [True, False]})  # floats after a merge
+    assert read_rows(frame, columns=Columns(text=("text",), label=("toxic", "rude"))).labels == [("rude", "toxic"), ()]
 
 
 def test_missing_labels_are_counted_and_named(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from lasttoken.errors import ArtifactError
+from lasttoken.evaluation.calibration import fit_calibration
+from lasttoken.evaluation.metrics import METRICS, confusion
 from lasttoken.evaluation.predictions import Predictions, decide, read_predictions, read_texts, write_predictions
-from lasttoken.labels import LabelSpace
+from lasttoken.labels import NOTHING, LabelSpace
 
 SINGLE = Predictions(["r0", "r1"], np.array([1, 0]), np.array([[0.25, 0.75], [0.5, 0.5]]), LabelSpace(("no", "yes")))
 MULTI = Predictions(
@@ -22,6 +24,24 @@ def test_the_first_of_equally_probable_columns_is_chosen() -> None:
 
 def test_with_many_labels_a_half_is_a_yes() -> None:
     assert decide(MULTI.probs, multi=True).tolist() == [[False, True], [True, False]]
+
+
+def test_a_row_that_says_nothing_is_given_no_label(tmp_path: Path) -> None:
+    """As of a generated answer that names none: wrong whatever is true, and of no class."""
+    probs, truth = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), np.array([0, 0, 1])
+    said = Predictions(["a", "b", "c"], truth, probs, SINGLE.labels)
+    assert said.chosen.tolist() == [NOTHING, 0, NOTHING]
+    assert {name: METRICS[name](truth, probs) for name in ("accuracy", "micro_f1", "macro_f1")} == {
+        "accuracy": 1 / 3,
+        "micro_f1": 0.5,  # two given rightly or wrongly ... of 1 given and 3 true: 2 * 1 / 4
+        "macro_f1": 1 / 3,  # (2 * 1 / (1 + 2) + 0) / 2
+    }
+    assert confusion(truth, said.chosen, 2).tolist() == [[1, 0], [0, 0]]
+    calibration, held, _ = fit_calibration(np.tile(probs, (40, 1)), np.tile(truth, 40), method="temperature")
+    assert calibration(probs).sum(axis=1).tolist() == pytest.approx([0, 1, 0])
+    assert held.sum(axis=1).tolist() == pytest.approx([0, 1, 0] * 40)
+    write_predictions(said, tmp_path / "test.parquet")
+    assert read_predictions(tmp_path / "test.parquet").chosen.tolist() == [NOTHING, 0, NOTHING]
 
 
 @pytest.mark.parametrize("written", [SINGLE, MULTI])

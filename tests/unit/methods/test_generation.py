@@ -33,6 +33,16 @@ def test_one_label_a_row(answer: str, columns: list[int], invalid: bool) -> None
 
 
 @pytest.mark.parametrize(
+    ("separator", "answer", "columns"),
+    [("\n", " New York\nRome", [0, 1]), (" AND ", " New York AND Rome", [0, 1]), (";", " rome", [1])],
+)
+def test_labels_are_divided_where_the_separator_stands(separator: str, answer: str, columns: list[int]) -> None:
+    names = ("New York", "Rome")
+    prompt = cast("Any", SimpleNamespace(texts=[" New York", " Rome"], separator=separator))
+    assert parse(answer, prompt, LabelSpace(names, multi=True)) == (columns, False)
+
+
+@pytest.mark.parametrize(
     ("answer", "columns", "invalid"),
     [
         (" sport, trade", [0, 2], False),

@@ -54,6 +54,32 @@ def test_with_memory_enough_nothing_changes(load_fresh: Callable[..., Any], monk
         assert not model.is_gradient_checkpointing
 
 
+def test_a_row_that_is_too_much_is_recomputed_and_then_refused(
+    load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, journal, room = load_fresh("llama").whole, Journal(), [0]
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**7)
+
+    def without_room(model: Any, loss: Any, rows: np.ndarray) -> int:
+        if not model.is_gradient_checkpointing or not room[0]:
+            raise torch.OutOfMemoryError
+        return 2000 * 100
+
+    monkeypatch.setattr(memory, "kept_bytes", without_room)
+    ask: dict[str, Any] = {"budget": 8192, "journal": journal}
+    lengths, loss = np.array([10, 2000]), lambda rows: (torch.zeros(()), 1.0)
+    with pytest.raises(
+        ConfigError, match=r"ran out of memory on a single row of 2000 tokens; set train\.checkpointing=on"
+    ):
+        fit_into_memory(model, loss, lengths, checkpointing="auto", **ask)
+    room[0] = 1
+    assert fit_into_memory(model, loss, lengths, checkpointing="auto", **ask) == Budget(8192)
+    assert model.is_gradient_checkpointing
+    assert (
+        journal.notes[-1] == "activation checkpointing is on: without it memory has no room for a row of 2,000 tokens"
+    )
+
+
 def test_a_little_short_the_budget_shrinks(load_fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_fresh("llama").whole
     budget, notes = settle(model, monkeypatch, room=5_000_000)  # .8 * 5 MB at 1,000 bytes a token

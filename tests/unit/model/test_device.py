@@ -1,10 +1,22 @@
 """Devices by name, and memory with its unit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lasttoken.errors import ConfigError
-from lasttoken.model.device import choose_device, describe_device, peak_memory
+from lasttoken.model import device
+from lasttoken.model.device import (
+    CGROUPS,
+    NO_LIMIT,
+    choose_device,
+    container_memory,
+    describe_device,
+    device_memory,
+    free_memory,
+    peak_memory,
+)
 from lasttoken.wording import counted
 
 
@@ -23,6 +35,30 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("mps")
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="device: 'gpu' is not among auto, cpu, cuda, mps; to choose a card, set CUDA_VIS"
+    ):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize("version", [2, 1])
+def test_a_container_has_what_its_limit_leaves(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    cpu = torch.device("cpu")
+    whole, free = device_memory(cpu), free_memory(cpu)
+    assert container_memory() == (NO_LIMIT, 0)
+    limit, used = (tmp_path / name for name in CGROUPS[0 if version == 2 else 1])
+    limit.parent.mkdir(exist_ok=True)
+    limit.write_text("max" if version == 2 else str(NO_LIMIT - 4096))
+    used.write_text("3000000")
+    used.with_name("memory.stat").write_text("anon 1000000\ninactive_file 1000000\n")
+    assert device_memory(cpu) == whole
+    limit.write_text("5000000")
+    assert device_memory(cpu) == 5_000_000
+    assert free_memory(cpu) == 3_000_000 < (free or 0)  # the third million is a cache that gives way
 
 
 def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lasttoken.model import lora
-from lasttoken.model.lora import KeepPool, drop, keep_mask, lora_layers, merge, merged, speed_up
+from lasttoken.model.lora import KeepPool, drop, keep_mask, lora_layers, merge, merge_layer, merged, speed_up
 
 
 class One(nn.Module):
@@ -131,6 +131,26 @@ def test_merged_predicts_the_same_and_leaves_no_trace(make) -> None:
     assert torch.equal(model(x), before)
     with merged(model, "off"):
         assert layer.base_layer is base
+
+
+def test_what_stops_in_the_midst_of_merging_leaves_nothing_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    two: Any = nn.Sequential(One(nn.Linear(64, 64)), One(nn.Linear(64, 96)))
+    model = get_peft_model(two, LoraConfig(r=4, target_modules=["layer"])).eval()
+    speed_up(model)
+    before, calls = [layer.base_layer for layer in lora_layers(model)], []
+
+    def second_fails(layer: nn.Module) -> None:
+        calls.append(layer)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        merge_layer(layer)
+
+    monkeypatch.setattr(lora, "merge_layer", second_fails)
+    with pytest.raises(KeyboardInterrupt), merged(model, "auto"):
+        pass
+    assert len(calls) == 2
+    assert all(layer.base_layer is base for layer, base in zip(lora_layers(model), before, strict=True))
+    assert not any(layer.merged for layer in lora_layers(model))
 
 
 def test_merging_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
