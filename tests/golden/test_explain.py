@@ -111,6 +111,20 @@ def test_several_labels_are_explained_one_by_one(folder: Callable[..., Path], me
         assert found.log_odds == pytest.approx(float(probs_log_odds(probs, column)[0]), abs=0.05)
 
 
+@pytest.mark.parametrize("multi", [False, True])
+def test_what_is_explained_is_what_is_predicted_without_the_prior(folder: Callable[..., Path], multi: bool) -> None:
+    """With labels' prior taken out the log-odds are others, and a softmax of them weighs labels otherwise."""
+    rows = dataset(12, multi=multi)
+    config = config_of("instruction", folder, train_model=False, contextual=True)
+    model = catalog.fit(config, rows, rows, seed=0, device="cpu", journal=Journal())
+    text = "ten violin six"
+    found = explain(model, text, [rows.labels.names[1]], by="gradients", steps=8)[0]
+    expected = probs_log_odds(model.predict_proba([text]), 1)[0]
+    assert found.log_odds == pytest.approx(expected, abs=1e-4)
+    plain = replace(model, prior=None)
+    assert abs(probs_log_odds(plain.predict_proba([text]), 1)[0] - expected) > 1e-3
+
+
 def test_auto_goes_over_to_removal_where_gradients_do_not_add_up(
     folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,14 @@ def test_json_holds_every_word(command: Callable[..., Any], runs: dict[str, Path
     assert [word["score"] for word in found[0]["words"]] == pytest.approx(again.scores)
 
 
+def test_a_text_that_is_too_long_for_the_name_of_a_file(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    """Two bytes a letter: no file could be named so, and asking whether one is must not fail."""
+    text = "Пришло сломанным, дважды. " * 6
+    assert len(text) < 256 < len(text.encode())
+    said = command("explain", runs["linear"], text)
+    assert said.code == 0, said.err
+
+
 def test_text_from_standard_input(command: Callable[..., Any], runs: dict[str, Path]) -> None:
     said = command("explain", runs["linear"], "-", stdin=b"Return the number of rows.")
     assert said.code == 0, said.err

@@ -127,3 +127,22 @@ def test_comparison_keeps_the_runs_that_were_finished(
     again = command("compare", table, "--methods", "linear", *words)
     assert again.code == 0, again.err
     assert f"linear: kept from before, {tmp_path / 'out/linear'}" in again.err
+
+
+def test_comparison_that_was_stopped_can_be_given_again(
+    interrupted: Callable[..., tuple[int, str]],
+    command: Callable[..., Any],
+    table: Path,
+    folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The run that Ctrl-C cut short, its best weights kept, is fitted anew by the very same command."""
+    words = ("compare", table, "--methods", "embedding", "--model", folder("llama"), "--device", "cpu")
+    words += ("--out", tmp_path / "out", *settings("embedding.max_length=16", "embedding.train.epochs=40"))
+    code, said = interrupted(*words, seen="fitted alone", after=1.0)
+    assert code == 2, said
+    assert (tmp_path / "out/embedding").is_dir(), said
+    again = command(*words)
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "out/embedding/metrics.json").read_text())["ended"] == "finished"
+    verify(tmp_path / "out/embedding.interrupted")

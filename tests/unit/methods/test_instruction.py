@@ -67,6 +67,8 @@ def test_a_tolerance_is_refused_where_it_would_do_nothing(folder: Callable[..., 
         parse(Instruction, {"tolerance": 0.01, "decode": "generate"})
     with pytest.raises(ConfigError, match="tolerance does not hold once a prior is taken out"):
         parse(Instruction, {"tolerance": 0.01, "contextual": True})
+    with pytest.raises(ConfigError, match="contextual is for decode = score"):
+        parse(Instruction, {"contextual": True, "decode": "generate"})
     config = Instruction(model=str(folder("llama")), train_model=False, tolerance=0.01)
     rows = dataset(12, multi=True)
     with pytest.raises(ConfigError, match="with several labels a row each is asked by itself"):
