@@ -20,7 +20,7 @@ TASKS = {
     "scale": "From a thousand rows to a hundred thousand",
     "startup": "Start of a process",
 }
-MODELS = {"tiny": "`tiny` (6.9 M)", "135m": "135 M Llama"}
+MODELS = {"tiny": "`tiny` (6.9 M)", "135m": "135 M Llama", "toy": "a toy of two blocks (0.6 M)"}
 AGAINST = {
     "best": "the best peer",
     "paper": "the paper's way",

@@ -203,18 +203,20 @@ def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
             f"{name}: {encoding!r} is no encoding that Python knows; try utf-8, latin-1 or utf-16"
         ) from error
     decoder = codecs.getincrementaldecoder("utf-8-sig" if codec == "utf-8" else codec)()
-    done, number, rest, more = 0, 0, "", True
+    done, number, more, pieces = 0, 0, True, list[str]()  # pieces: of a line that goes on in the next block
     while more:
         block = stream.read(BLOCK)
         done, more = done + len(block), bool(block)
         try:
-            text = rest + decoder.decode(block, final=not more)
+            pieces.append(decoder.decode(block, final=not more))
         except UnicodeDecodeError as error:
             raise DataError(wrong_byte(name, encoding, error, done - len(error.object) + error.start)) from error
         except UnicodeError as error:
             raise DataError(f"{name}: {error}; name another encoding: --encoding utf-16-le") from error
-        lines = io.StringIO(text, newline="").readlines()
-        rest = lines.pop() if more and lines and not lines[-1].endswith("\n") else ""  # "\r" may be half a line end
+        if more and "\n" not in pieces[-1] and "\r" not in pieces[-1]:
+            continue
+        lines = io.StringIO("".join(pieces), newline="").readlines()
+        pieces = [lines.pop()] if more and lines and not lines[-1].endswith("\n") else []  # "\r" may be half a line end
         yield from without_nul(lines, name, number)
         number += len(lines)
 

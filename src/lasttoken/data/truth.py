@@ -16,7 +16,7 @@ from lasttoken.errors import DataError
 LISTS = (list, tuple, set, frozenset, np.ndarray)
 Places = Callable[[list[int]], str]  # indices of rows -> how errors name them
 SEPARATORS = (";", "|", ",")  # between several labels in a cell, as people write them
-YES, NO = {"1", "true"}, {"0", "false"}
+YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}  # 1.0 is what a merge makes of a 1
 
 
 def label_names(
@@ -52,20 +52,25 @@ def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Pl
     """Names of the columns that hold 1, per row."""
     flags = np.zeros((len(cells[0]), len(columns)), dtype=bool)  # (N, C)
     for j, (column, values) in enumerate(zip(columns, cells, strict=True)):
+        meaning: dict[str, bool | None] = {}  # of what the cells hold, which is little however many they are
         for i, value in enumerate(values):
-            if value in (0, 1):  # as numbers of any kind, and True
-                flags[i, j] = value == 1
-                continue
-            word = str(value).strip().lower()
-            if word in YES:
-                flags[i, j] = True
-            elif word not in NO:
+            word = str(value)
+            if word not in meaning:
+                meaning[word] = indicates(word)
+            if meaning[word] is None:
                 raise DataError(
                     f"{places([i])}: label column {column!r} holds {shortened(value)}; write 0 or 1 in each of its cells"
                 )
+            flags[i, j] = meaning[word]
     order: list[int] = np.argsort(np.array(columns)).tolist()
     names = [str(columns[j]) for j in order]
     return shared([tuple(names[j] for j in np.flatnonzero(row)) for row in flags[:, order]])
+
+
+def indicates(word: str) -> bool | None:
+    """What a cell says of its column's label: yes, no, or None where it is no indicator."""
+    said = word.strip().lower()
+    return True if said in YES else False if said in NO else None
 
 
 def delimited(column: str, values: Sequence[Any], separator: str, places: Places) -> list[tuple[str, ...]]:

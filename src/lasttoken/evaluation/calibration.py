@@ -23,6 +23,7 @@ FOLDS = 5
 TINIEST = 1e-12  # a probability of 0 has no logarithm
 PULL = 2.0  # rows that doing nothing weighs against what the validation rows say
 SHRINK = 5.0  # rows that the fit of all labels weighs against a label's own
+CLAIMS = 2_000_000  # of rows and labels that one fit looks at
 FEW = 20  # rows of either kind below which a label has no isotonic curve of its own
 
 
@@ -248,11 +249,19 @@ def logistic(features: np.ndarray, true: np.ndarray, towards: np.ndarray, weight
 
     features (N, C, F), true (N, C). Each is drawn to `towards` (F,), which weighs as much as `weight` rows.
     """
+    n, classes, _ = features.shape
+    pull = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
+    size = max(1, CLAIMS // max(1, n))  # labels at once, so that memory stays bounded
+    parts = [slice(start, start + size) for start in range(0, classes, size)]
+    return np.concatenate([newton(features[:, part], true[:, part], towards, pull) for part in parts])
+
+
+def newton(features: np.ndarray, true: np.ndarray, towards: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """Coefficients (C, F) of some of the labels, drawn to `towards` (F,) with the forces `pull` (F,)."""
     classes, width = features.shape[1:]
     x = np.ascontiguousarray(features.transpose(1, 2, 0))  # (C, F, N)
     said = true.T.astype(np.float64)  # (C, N)
     found = np.repeat(towards[None], classes, axis=0)
-    pull = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
 
     def scores(coefficients: np.ndarray) -> np.ndarray:  # (C, N)
         return (coefficients[:, None] @ x)[:, 0]
@@ -285,9 +294,12 @@ def logistic(features: np.ndarray, true: np.ndarray, towards: np.ndarray, weight
 
 
 def pooled(features: np.ndarray, true: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Coefficients (F,) of all labels together, drawn a little to `start`."""
-    n, classes, width = features.shape
-    return logistic(features.reshape(n * classes, 1, width), true.reshape(n * classes, 1), start, PULL)[0]
+    """Coefficients (F,) of all labels together, drawn a little to `start`; of CLAIMS draws of their claims, where these are more."""
+    claims, said = features.reshape(-1, 1, features.shape[2]), true.reshape(-1, 1)
+    if len(claims) > CLAIMS:
+        drawn = np.random.default_rng(0).integers(len(claims), size=CLAIMS)
+        claims, said = claims[drawn], said[drawn]
+    return logistic(claims, said, start, PULL)[0]
 
 
 def platt_features(probs: np.ndarray) -> np.ndarray:

@@ -47,8 +47,8 @@ def fit_into_memory(
             raise too_much(tokens) from error
         per_token = math.inf  # a row alone is too much; recomputed it may not be
         torch.cuda.empty_cache()
-    fitting = int(SHARE * room / per_token)
-    if checkpointing == "auto" and fitting < min(budget, max(tokens, FULL)):
+    fitting = tokens_in(room, per_token)
+    if checkpointing == "auto" and is_short(fitting, budget, tokens):
         recompute(model)
         if per_token == math.inf:
             journal.note(
@@ -59,13 +59,27 @@ def fit_into_memory(
             f"activation checkpointing is on: {per_token / 2**20:.1f} MiB a token leave room for {fitting:,} tokens of "
             f"{room / 2**30:.1f} GiB"
         )
-        depth = len(blocks_of(model)[1])
-        per_token = per_token / depth + depth * model.config.get_text_config().hidden_size * model.dtype.itemsize
-        fitting = int(SHARE * room / per_token)
+        fitting = tokens_in(room, recomputed(model, per_token))
     if fitting >= budget:
         return Budget(budget)
     journal.note(f"a micro-batch holds {fitting:,} tokens in place of {budget:,}, which is what memory has room for")
     return Budget(max(1, fitting))
+
+
+def tokens_in(room: float, per_token: float) -> int:
+    """Tokens whose activations `room` bytes hold, of which they may take a SHARE."""
+    return int(SHARE * room / per_token)
+
+
+def is_short(fitting: int, budget: int, longest: int) -> bool:
+    """Whether so few tokens fit that recomputing costs less: below the budget, a row's own tokens or FULL."""
+    return fitting < min(budget, max(longest, FULL))
+
+
+def recomputed(model: Any, per_token: float) -> float:
+    """Bytes a token once activations are recomputed: those of one block, and what enters each."""
+    depth = len(blocks_of(model)[1])
+    return per_token / depth + depth * model.config.get_text_config().hidden_size * model.dtype.itemsize
 
 
 def halving(

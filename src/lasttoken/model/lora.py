@@ -253,8 +253,14 @@ def layer_dtype(base: Any) -> torch.dtype:
 
 def fits(module: nn.Module, layers: list[Any], *, keep: bool) -> bool:
     """Whether merged weights of `layers` fit beside the rest of `module`; keep: beside the unmerged ones too."""
+    now, dense, given_up = merged_sizes(module, layers)
+    after = now + dense - (0 if keep else given_up)
+    return after <= SHARE * device_memory(next(module.parameters()).device)
+
+
+def merged_sizes(module: nn.Module, layers: list[Any]) -> tuple[int, int, int]:
+    """Bytes of (`module` now, the merged weights of `layers`, the weights that these can take the place of)."""
     bases = [layer.get_base_layer() for layer in layers]
     dense = sum(x.in_features * x.out_features * layer_dtype(b).itemsize for x, b in zip(layers, bases, strict=True))
     now = sum(p.numel() * p.element_size() for p in module.parameters())
-    given_up = 0 if keep else sum(b.weight.numel() * b.weight.element_size() for b in bases)
-    return now + dense - given_up <= SHARE * device_memory(next(module.parameters()).device)
+    return now, dense, sum(b.weight.numel() * b.weight.element_size() for b in bases)

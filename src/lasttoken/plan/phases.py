@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from lasttoken.config import Embedding, Instruction, Training
-from lasttoken.methods.memory import FULL, SHARE
+from lasttoken.methods.memory import is_short, recomputed, tokens_in
 from lasttoken.methods.start import HISTORY
-from lasttoken.model.depth import blocks_of
 from lasttoken.model.lora import SHARE as MERGED_SHARE
-from lasttoken.model.lora import layer_dtype, unmerged
+from lasttoken.model.lora import merged_sizes, unmerged
 from lasttoken.plan.batches import Texts, Work
 from lasttoken.plan.cards import Card
 from lasttoken.plan.rehearsal import Rehearsed, rehearse
@@ -93,13 +92,10 @@ def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
     seen = rehearse(skeleton, alone, kind=scene.card.kind, multi=multi, checkpointing=checkpointing)
     room = scene.card.free - skeleton.loaded
     per_token = max(1.0, seen.kept / tokens)
-    fitting = int(SHARE * room / per_token)
-    if settings.checkpointing == "auto" and fitting < min(settings.budget, max(tokens, FULL)):
+    fitting = tokens_in(room, per_token)
+    if settings.checkpointing == "auto" and is_short(fitting, settings.budget, tokens):
         checkpointing = True
-        model: Any = skeleton.backbone.whole
-        depth = len(blocks_of(model)[1])
-        per_token = per_token / depth + depth * model.config.get_text_config().hidden_size * model.dtype.itemsize
-        fitting = int(SHARE * room / per_token)
+        fitting = tokens_in(room, recomputed(skeleton.backbone.whole, per_token))
     return max(1, min(settings.budget, fitting)), checkpointing
 
 
@@ -139,15 +135,12 @@ def merged_bytes(skeleton: Skeleton, card: Card) -> tuple[int, int, int]:
     layers = unmerged(skeleton.backbone.whole) if isinstance(config, Embedding | Instruction) else []
     if not layers or config.merge == "off":
         return 0, 0, 0
-    bases = [layer.get_base_layer() for layer in layers]
-    sizes = [layer.in_features * layer.out_features for layer in layers]
-    dense = sum(n * layer_dtype(base).itemsize for n, base in zip(sizes, bases, strict=True))
-    given_up = sum(base.weight.numel() * base.weight.element_size() for base in bases)
-    now = sum(p.numel() * p.element_size() for p in skeleton.backbone.whole.parameters())
+    now, dense, given_up = merged_sizes(skeleton.backbone.whole, layers)
     room = MERGED_SHARE * card.memory
     beside = dense if now + dense <= room else 0
     growth = dense - given_up if now + dense - given_up <= room else 0
-    return beside, growth, 3 * 4 * max(sizes) if beside or growth else 0  # W, B A and their sum, float32
+    largest = max(layer.in_features * layer.out_features for layer in layers)
+    return beside, growth, 3 * 4 * largest if beside or growth else 0  # W, B A and their sum, float32
 
 
 def alone_bytes(scene: Scene, asked: Predicting) -> int:
