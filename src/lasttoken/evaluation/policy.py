@@ -14,7 +14,7 @@ import numpy as np
 
 from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration
+from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration, folds_of
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
 from lasttoken.evaluation.decisions import NEEDED, Rule, abstain_below, confidence, fit_thresholds, rows_to_show
 from lasttoken.evaluation.metrics import exact
@@ -100,23 +100,36 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
     calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
     notes = [told]
     probs = coherent(probs, above)
-    rule = Rule(at_least_one=settings.at_least_one, top=settings.top, above=above)
-    if multi and not settings.top:
+    rule, thresholded = (
+        Rule(at_least_one=settings.at_least_one, top=settings.top, above=above),
+        multi and not settings.top,
+    )
+    before = coherent(raw.probs, above)
+
+    def with_thresholds(rows: np.ndarray) -> tuple[Rule, str]:
         limits, told = fit_thresholds(
-            probs,
-            y,
+            probs[rows],
+            y[rows],
             objective=settings.thresholds,
             wanted=settings.wanted,
             false_cost=settings.false_cost,
             missed_cost=settings.missed_cost,
             seed=seed,
             above=above,
-            raw=coherent(raw.probs, above),
+            raw=before[rows],
         )
-        rule = replace(rule, thresholds=limits)
+        return replace(rule, thresholds=limits), told
+
+    chosen = rule(probs, multi)
+    if thresholded and settings.most_wrong is not None:  # a promise comes from rows that thresholds were not chosen on
+        folds = folds_of(len(y), seed)
+        for fold in np.unique(folds):
+            held = folds == fold
+            chosen[held] = with_thresholds(~held)[0](probs[held], multi)
+    if thresholded:
+        rule, told = with_thresholds(np.ones(len(y), dtype=bool))
         notes.append(told)
     if settings.most_wrong is not None:
-        chosen = rule(probs, multi)
         sure = confidence(probs, chosen)
         rule = replace(rule, abstain_below=abstain_below(exact(y, chosen), sure, settings.most_wrong))
         notes.append(abstaining(settings.most_wrong, rule.abstain_below, sure))

@@ -10,6 +10,7 @@ import pytest
 
 from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
+from lasttoken.evaluation import policy as policies
 from lasttoken.evaluation.calibration import sigmoid, softmax
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
 from lasttoken.evaluation.decisions import abstain_below
@@ -43,6 +44,30 @@ def said(n: int, *, multi: bool, seed: int = 0, classes: int = 5) -> Predictions
 def test_a_setting_that_would_change_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         fit_policy(Decision(**settings), said(100, multi=True))
+
+
+def test_named_thresholds_need_rows_before_training() -> None:
+    with pytest.raises(
+        DataError, match=r"decision\.thresholds: recall needs 50 validation rows, there are 49; give more"
+    ):
+        fit_policy(Decision(thresholds="recall"), said(49, multi=True))
+
+
+def test_abstaining_is_judged_on_rows_that_thresholds_were_not_chosen_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds that know their rows by heart would make every decision right, and let every row be answered."""
+
+    def by_heart(probs: np.ndarray, y: np.ndarray, **_: Any) -> tuple[np.ndarray, str]:
+        known.append(len(y))
+        return np.full(probs.shape[1], 0.5), "by heart"
+
+    known: list[int] = []
+    monkeypatch.setattr(policies, "fit_thresholds", by_heart)
+    monkeypatch.setattr(policies, "confidence", lambda probs, chosen: probs.max(axis=1))
+    fit_policy(Decision(most_wrong=0.3, calibration="off"), said(100, multi=True))
+    assert known == [80] * 5 + [100]
+    known.clear()
+    fit_policy(Decision(calibration="off"), said(100, multi=True))  # nothing is promised
+    assert known == [100]
 
 
 def test_more_labels_than_there_are_cannot_be_asked_for() -> None:
