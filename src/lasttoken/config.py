@@ -364,7 +364,7 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
         named: dict[str, str] = {}
         problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
         for problem in problems:  # a setting of several types has a problem with each; one line is enough
-            told = sentence(kind, problem)
+            told = sentence(kind, problem, values.get("method"))
             name = told.partition(":")[0]
             first = named.setdefault(name, told)
             if problem["type"] == "tuple_type":
@@ -374,12 +374,18 @@ def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
         raise ConfigError(list(named.values())) from error
 
 
-def sentence(kind: type[Settings], problem: dict[str, Any]) -> str:
-    """One problem of a config: where, what, and the nearest name where a name is unknown."""
+def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -> str:
+    """One problem of a config: where, what, and the nearest name where a name is unknown.
+
+    given: what is said of the method, whose settings are those that may have been meant.
+    """
     place = [part for part in map(str, problem["loc"]) if re.fullmatch(r"\w+", part) and part not in METHOD_CONFIGS]
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))
+        method = METHOD_CONFIGS.get(given.get("method", "")) if isinstance(given, dict) else None
+        if kind is Run and method is not None and place[0] != "method":
+            known = [n for n in known if not n.startswith("method.")] + sorted(names(method, "method."))
         if any(setting == name or setting.startswith(f"{name}.") for setting in known):  # of another method
             chosen = next(part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS)
             bare = name.removeprefix(f"{place[0]}.") if place[1:] else name

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,18 @@ def runs_of(
             values["quantize"] = quantize
         mine = [setting for setting in settings if setting.partition(".")[0] not in recipe.entries.keys() - {name}]
         mine = [f"method.{s.removeprefix(f'{name}.')}" if s.startswith(f"{name}.") else s for s in mine]
-        runs[name] = parse(Run, override({"seed": seed, "device": device, "data": given, "method": values}, mine))
+        with called(name):
+            runs[name] = parse(Run, override({"seed": seed, "device": device, "data": given, "method": values}, mine))
     return runs
+
+
+@contextmanager
+def called(entry: str) -> Iterator[None]:
+    """Problems with settings of a method are told as `compare` takes them: method.lora.r as ENTRY.lora.r."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([re.sub(r"\bmethod\.(?=\w)", f"{entry}.", problem) for problem in error.problems]) from error
 
 
 def check_compared(settings: Sequence[str], known: Iterable[str], chosen: Sequence[str] | None) -> None:

@@ -283,6 +283,18 @@ def test_unknown_setting_offers_the_nearest(refused: Refused) -> None:
     assert said == "method.min_cuont: no such setting; did you mean 'method.min_count'?"
 
 
+def test_a_setting_that_only_other_methods_have_is_not_offered(refused: Refused) -> None:
+    Path("rows.csv").write_text(GOOD)
+    said = refused("train", "rows.csv", "--method", "linear", "--set", "lr=2")
+    assert said.startswith("lr: no such setting; known are ")
+    assert "train.lr" not in said
+    assert refused("train", "rows.csv", "--method", "embedding", "--set", "lr=2") == (
+        "lr: no such setting; did you mean 'method.train.lr'?"
+    )
+    words = ("compare", "rows.csv", "--methods", "linear,probe", "--set")
+    assert refused(*words, "linear.min_cont=3") == "linear.min_cont: no such setting; did you mean 'linear.min_count'?"
+
+
 def test_every_problem_of_a_config_at_once(refused: Refused) -> None:
     Path("rows.csv").write_text(GOOD)
     wrong = ("method.lora.r=-1", "method.train.lr=0", "method.pooling=first", "method.train.epoch=3")

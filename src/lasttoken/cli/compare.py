@@ -183,7 +183,7 @@ def method_configs(
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
     from lasttoken.config import METHOD_CONFIGS
-    from lasttoken.recipe import check_compared
+    from lasttoken.recipe import called, check_compared
 
     o.check_known(names, "--methods")
     configs = {}
@@ -191,15 +191,16 @@ def method_configs(
         known = METHOD_CONFIGS[name].model_fields
         others = METHOD_CONFIGS.keys() - {name}
         mine = [assigned for assigned in settings if assigned.partition(".")[0] not in others]
-        configs[name] = o.run_config(
-            name,
-            data,
-            model=encoder if name == "encoder" else model if "model" in known else None,
-            quantize=quantize if "quantize" in known else None,
-            seed=seed,
-            device=device,
-            settings=mine,
-        )
+        with called(name):
+            configs[name] = o.run_config(
+                name,
+                data,
+                model=encoder if name == "encoder" else model if "model" in known else None,
+                quantize=quantize if "quantize" in known else None,
+                seed=seed,
+                device=device,
+                settings=mine,
+            )
     o.check_used(names, [] if quantize is None else ["quantize"])  # the names are known to be methods by now
     check_compared(settings, METHOD_CONFIGS, names)
     if encoder is not None and "encoder" not in names:
