@@ -81,6 +81,7 @@ def test_the_recipe_runs_from_end_to_end(
 
 def test_a_recipe_asks_for_its_data_and_refuses_other_encoders(refused: Callable[..., str]) -> None:
     assert "name the file to run it on" in refused("compare", "--recipe", "paper/wipo-alpha")
+    Path("x.csv").write_text("text,label\na,b\n")
     assert "a recipe names its encoders" in refused(
         "compare", "x.csv", "--recipe", "paper/wipo-alpha", "--encoder", "a"
     )

@@ -69,7 +69,7 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
     check_used(settings)
     if settings.top > classes:
         raise DataError(f"decision.top: {settings.top} labels of {classes} are asked for; ask for {classes} at most")
-    if settings.thresholds not in ("auto", "half", "cost") and rows < NEEDED:
+    if settings.thresholds in ("precision", "recall") and rows < NEEDED:  # promises; of F1 one half is told to stay
         raise DataError(
             f"decision.thresholds: {settings.thresholds} needs {NEEDED} validation rows, there are {rows}; "
             "give more (data.valid_share), or leave it out"

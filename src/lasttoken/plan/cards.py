@@ -86,7 +86,7 @@ def find_card(name: str) -> Card:
         size = float(amount[1]) * SIZES[amount[2].rstrip("b")]
         if size < SMALLEST:
             raise ConfigError([f"--gpu: {name!r} is no memory of a card; write it as 24GB"])
-        return Card(f"a card of {name.strip()}", "cuda", size, ROOM * size, torch.bfloat16, None, None)
+        return Card("a card", "cuda", size, ROOM * size, torch.bfloat16, None, None)
     cards = {plain(card.name): card for card in known_cards()}
     asked = plain(name)
     for key in (asked, plain(re.sub(r"\b\d+\s*gi?b\b", "", name.lower()))):  # H100 80GB is the only H100
