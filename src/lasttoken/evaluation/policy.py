@@ -16,7 +16,7 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration, folds_of
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
-from lasttoken.evaluation.decisions import NEEDED, Rule, abstain_below, confidence, fit_thresholds, rows_to_show
+from lasttoken.evaluation.decisions import NEEDED, WRONG, Rule, abstain_below, confidence, fit_thresholds, rows_to_show
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import share_of
@@ -144,7 +144,7 @@ def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
     if limit > 1:
         return (
             f"abstains from every row: {len(sure)} validation rows cannot show that at most {most:.1%} of answers are "
-            f"wrong, which takes {rows_to_show(most)} even without a mistake; give more rows (data.valid_share), or allow more"
+            f"wrong, which takes {rows_to_show(1 - most, WRONG)} even without a mistake; give more rows (data.valid_share), or allow more"
         )
     share = float((sure >= limit).mean())
     return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"
