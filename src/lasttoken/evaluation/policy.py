@@ -144,7 +144,8 @@ def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
     if limit > 1:
         return (
             f"abstains from every row: {len(sure)} validation rows cannot show that at most {most:.1%} of answers are "
-            f"wrong, which takes {rows_to_show(1 - most, WRONG)} even without a mistake; give more rows (data.valid_share), or allow more"
+            f"wrong, which takes {rows_to_show(1 - most, WRONG)} even without a mistake; give more rows (data.valid_share), "
+            "or allow more"
         )
     share = float((sure >= limit).mean())
     return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"
