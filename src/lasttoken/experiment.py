@@ -41,7 +41,7 @@ from lasttoken.report.collect import collect
 from lasttoken.report.page import render, write_page
 from lasttoken.report.tables import Mistake, mistakes
 from lasttoken.report.verdict import title
-from lasttoken.run import FORMAT, check_free, files, read_json, verify, write_json, write_jsonl, writing
+from lasttoken.run import FORMAT, INTERRUPTED, check_free, files, read_json, verify, write_json, write_jsonl, writing
 from lasttoken.train.world import join
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
@@ -339,7 +339,7 @@ def finished(config: Run, splits: Splits, folder: Path, name: str) -> Outcome | 
     metrics = read_json(folder / "metrics.json")
     if metrics["ended"] == "interrupted":
         if leads(config.device):
-            aside = folder.with_name(f"{folder.name}.interrupted")
+            aside = folder.with_name(f"{folder.name}{INTERRUPTED}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
         return None

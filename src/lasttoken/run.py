@@ -23,6 +23,7 @@ from lasttoken.errors import ArtifactError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+INTERRUPTED = ".interrupted"  # ends the name of a run that Ctrl-C cut short and that was fitted again
 
 
 def check_free(folder: Path) -> None:
@@ -152,9 +153,9 @@ def check_single(folder: Path) -> None:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders that `folder` holds, or itself where it holds none."""
+    """The run folders that `folder` holds, or itself where it holds none; not what was fitted again."""
     inside = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-    return inside or [folder]
+    return [run for run in inside if not run.name.endswith(INTERRUPTED)] or [folder]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -501,6 +501,8 @@ def test_base_model_that_has_changed(
     model = Path(shutil.copytree(folder("llama"), tmp_path / "model"))
     said = command("train", "rows.csv", "--method", "probe", "--model", model, "--device", "cpu", "--out", "out")
     assert said.code == 0, said.err
+    study = ("compare", "rows.csv", "--methods", "probe", "--model", model, "--device", "cpu", "--out", "study")
+    assert command(*study).code == 0
     path = model / "config.json"
     path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
     said = refused("predict", "out", "rows.csv", "-o", "labelled.csv")
@@ -508,6 +510,7 @@ def test_base_model_that_has_changed(
         f"{model}: another model than the one that out was trained on, or it has changed since; restore it, name the folder "
         "that it is in (--model FOLDER), or fit again"
     )
+    assert refused(*study) == "study/probe holds a run that differs in the base model; name another folder with --out"
     shutil.rmtree(model)
     assert refused("predict", "out", "rows.csv", "-o", "labelled.csv") == (
         f"the base model of out is not in {model}; name the folder that it is in: --model FOLDER, in Python "

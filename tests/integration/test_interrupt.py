@@ -146,3 +146,4 @@ def test_comparison_that_was_stopped_can_be_given_again(
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "out/embedding/metrics.json").read_text())["ended"] == "finished"
     verify(tmp_path / "out/embedding.interrupted")
+    assert "more runs, which are not in this report" not in again.err
