@@ -196,6 +196,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             given[chosen == NOTHING] = None
         return given
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of texts X whose decision is right, with several labels a text all of it; y as `fit` takes labels."""
+        truth = encoded(y, self.classes_)[1].astype(np.int64) if self.classifier_.labels.multi else y
+        return super().score(X, truth, sample_weight)
+
     def predict_sets(self, texts: Sequence[str]) -> np.ndarray:
         """The labels of each text's conformal set, (N, C) bool. Raises ConfigError where `decision_coverage` was not set."""
         check_is_fitted(self, "classifier_")
@@ -329,7 +334,11 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
 
     With `classes` the labels must be among them. Raises DataError.
     """
+    if isinstance(labels, pd.DataFrame):
+        labels = labels.to_numpy()
     found = list(labels)
+    if any(isinstance(row, list | tuple | set | frozenset) for row in found) and any(row is None for row in found):
+        raise DataError("some labels are None; drop such rows, or give [] where a text has no label")
     if found and all(
         isinstance(row, list | tuple | set | frozenset) and all(isinstance(x, str) for x in row) for row in found
     ):

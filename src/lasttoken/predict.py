@@ -37,6 +37,7 @@ class Summary:
     truncated: str | None  # what the length limit cut off, in a sentence
     seconds: float
     abstained: int = 0  # rows that were left to a person
+    without: int = 0  # rows that were given no label, those left to a person aside
 
 
 def predict_file(
@@ -78,6 +79,7 @@ def predict_file(
     policy = policy or Policy()
     added = added_names(classifier.labels, policy.rule, probs=probs, joined=joined)
     header, done, empty, left, cut = list[str](), 0, 0, 0, Truncation()
+    without = 0
     lists = {LABEL: classifier.labels.multi, SET: True}
     with opened(target, overwrite) as stream, writer(format, stream, table=table, lists=lists) as write:
         for records in chunks(table, chunk):
@@ -92,10 +94,11 @@ def predict_file(
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, empty = done + len(texts), empty + sum(not text.strip() for text in texts)
             left += sum(more.get(ABSTAINED, False) for more in said)
+            without += sum(not more[LABEL] and not more.get(ABSTAINED, False) for more in said)
             if progress:
                 progress(done)
     truncated = str(cut) if cut else None
-    return Summary(done, empty, truncated, time.monotonic() - started, left)
+    return Summary(done, empty, truncated, time.monotonic() - started, left, without)
 
 
 # Reading

@@ -48,6 +48,8 @@ def read_recipe(name: str) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if name.endswith(".toml"):
+            raise ConfigError([f"--recipe {name}: no such file; check the path"]) from error
         known = recipe_names()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

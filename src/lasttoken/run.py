@@ -195,6 +195,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: missing; this is no folder of a whole run") from error
+        raise ArtifactError(
+            f"{path}: missing; this is no folder of a whole run, such as `lasttoken train` writes"
+        ) from error
     except (ValueError, OSError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); fit again") from error

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from lasttoken.config import Data, Decision, MethodConfig, Run, settings_line
+from lasttoken.config import Data, Decision, MethodConfig, Run, Settings, settings_line
 from lasttoken.data.dataset import Splits
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError, ConfigError, UserError
@@ -68,8 +69,18 @@ def study(
     out: the folder of all runs and of report.html; runs that are finished in it are kept. sizes: training rows, None for
     all. seeds: fits of each. What is told on the way goes to the logger "lasttoken". Raises UserError.
     """
-    if not methods:
-        raise ConfigError(["methods: none is given; give settings by name, such as {'linear': Linear()}"])
+    if not methods or not isinstance(methods, Mapping):
+        raise ConfigError(["methods: give settings by name, such as {'linear': Linear()}"])
+    if not isinstance(data, Data | Splits):
+        raise ConfigError(
+            [f"data: got {data!r}; describe it: Data(source='reviews.csv', text=('body',), label=('stars',))"]
+        )
+    plain = [name for name, config in methods.items() if not isinstance(config, Settings)]
+    if plain:
+        raise ConfigError([f"methods: {plain[0]!r} is {methods[plain[0]]!r}; give its settings, such as Linear()"])
+    wrong_sizes = [size for size in sizes if size is not None and (not isinstance(size, Integral) or size < 1)]
+    if wrong_sizes:
+        raise ConfigError([f"sizes: {wrong_sizes[0]!r} is no number of training rows; None stands for all of them"])
     folder, described = Path(out), data if isinstance(data, Data) else Data(source="rows given from Python")
     check_not_run(folder)
     wrong = [name for name in methods if not re.fullmatch(r"[\w.-]+", name)]

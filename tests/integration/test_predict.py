@@ -109,7 +109,7 @@ def test_standard_output_in_another_format(command: Callable[..., Any], runs: di
 def test_json(command: Callable[..., Any], runs: dict[str, Path], new: Path, tmp_path: Path) -> None:
     said = command("predict", runs["linear"], new, "-o", tmp_path / "out.csv", "--json")
     assert said.code == 0, said.err
-    assert json.loads(said.out).keys() == {"rows", "empty", "truncated", "seconds", "abstained"}
+    assert json.loads(said.out).keys() == {"rows", "empty", "truncated", "seconds", "abstained", "without"}
 
 
 def test_text_column_of_another_name(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:

@@ -46,8 +46,18 @@ def test_rows_of_a_table_in_memory(table: Path, tmp_path: Path, caplog: pytest.L
 
 def test_what_cannot_be_is_told_before_anything_is_written(table: Path, tmp_path: Path) -> None:
     data = Data(source=str(table))
-    with pytest.raises(ConfigError, match="methods: none is given"):
+    with pytest.raises(ConfigError, match="methods: give settings by name"):
         study(data, {}, tmp_path / "out")
+    wrong: Any
+    for wrong in (["linear"], {"linear": "linear"}):
+        with pytest.raises(ConfigError, match="methods: "):
+            study(data, wrong, tmp_path / "out")
+    wrong = "all"
+    with pytest.raises(ConfigError, match="sizes: 'all' is no number of training rows; None stands for all of them"):
+        study(data, {"linear": Linear()}, tmp_path / "out", sizes=(50, wrong))
+    wrong = "rows.csv"
+    with pytest.raises(ConfigError, match=r"data: got 'rows\.csv'; describe it"):
+        study(wrong, {"linear": Linear()}, tmp_path / "out")
     with pytest.raises(ConfigError, match="'a b' names a folder"):
         study(data, {"a b": Linear()}, tmp_path / "out")
     assert not (tmp_path / "out").exists()

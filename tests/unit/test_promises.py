@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lasttoken import LinearClassifier, catalog, load
 from lasttoken.config import Embedding, Run
 from lasttoken.data.dataset import Rows
 from lasttoken.data.split import make_splits
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, DataError
 from lasttoken.experiment import finished, run_method
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -62,6 +63,14 @@ def test_lists_of_names_are_several_labels_a_text() -> None:
     assert fitted.classes_.tolist() == ["x", "y"]
     assert fitted.classifier_.labels == LabelSpace(("x", "y"), multi=True)
     assert fitted.predict(["alpha number 1", "beta number 1"]).tolist() == [[1, 0], [1, 1]]
+    assert fitted.score(["alpha number 1", "beta number 1"], [["x"], ["x", "y"]]) == 1.0
+    assert fitted.score(["alpha number 1", "beta number 1"], np.array([[1, 0], [1, 0]])) == 0.5
+    with pytest.raises(
+        DataError, match=r"some labels are None; drop such rows, or give \[\] where a text has no label"
+    ):
+        LinearClassifier(min_count=1).fit(TEXTS, [None, ["x", "y"]] * 10)
+    table = pd.DataFrame([[1, 0], [1, 1]] * 10, columns=["x", "y"])
+    assert LinearClassifier(min_count=1).fit(TEXTS, table).predict(TEXTS[:2]).tolist() == [[1, 0], [1, 1]]
 
 
 def test_a_run_that_was_cut_short_does_not_count_as_finished(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ PLAIN = Linear(characters=(0, 0), regularisation=(10.0,))
 def names(rows: Rows) -> Iterator[Finding]:
     """Names that may be one, and lists that were read as names."""
     known = sorted({name for labels in rows.labels or () for name in labels})
-    for kind, sentence in (("names", alike(known)), ("lists", None if rows.multi else unsplit(known))):
+    several = any(len(labels) > 1 for labels in rows.labels or ())  # or a separator that separates nothing
+    for kind, sentence in (("names", alike(known)), ("lists", None if several else unsplit(known))):
         if sentence:
             yield Finding(kind, sentence)
     counts = Counter(name for labels in rows.labels or () for name in labels)
@@ -70,7 +71,8 @@ def balance(rows: Rows) -> Iterator[Finding]:
             "imbalance",
             f"{most!r} has {count} rows, {least!r} {fewest}: {count / fewest:.0f} times as many",
             (),
-            "judge by macro-F1; try class_weights = balanced or loss = logit_adjusted",
+            "judge by macro-F1; "
+            + ("leave thresholds at auto" if rows.multi else "try class_weights = balanced or loss = logit_adjusted"),
             serious=False,
         )
 

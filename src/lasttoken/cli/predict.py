@@ -81,4 +81,5 @@ def predict(
         f"{summary.rows} rows labelled in {summary.seconds:.1f} s"
         + (f", {summary.empty} of them without text" if summary.empty else "")
         + (f", {summary.abstained} of them left to a person" if summary.abstained else "")
+        + (f", {summary.without} of them given no label" if summary.without else "")
     )

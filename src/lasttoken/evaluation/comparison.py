@@ -262,6 +262,7 @@ def aligned(name: str, run: Predictions, first: str, base: Predictions) -> Predi
     if run is base:
         return run
     remedy = "compare runs that predict the same test set"
+    redo = "train them on the same file with the same seed and data.valid_share, which decide what test rows are"
     if run.labels != base.labels:
         raise DataError(f"{name} and {first}: {label_difference(run, base)}; {remedy}")
     place = {id_: i for i, id_ in enumerate(run.ids)}
@@ -274,7 +275,7 @@ def aligned(name: str, run: Predictions, first: str, base: Predictions) -> Predi
         example = f"{missing[0]!r} is only in {first}" if missing else f"{extra[0]!r} is only in {name}"
         raise DataError(
             f"{name} and {first} were judged on different rows: {len(missing)} of {len(base)} rows of {first} are not "
-            f"in {name}, {len(extra)} of {len(run)} rows of {name} are not in {first}, for example {example}; {remedy}"
+            f"in {name}, {len(extra)} of {len(run)} rows of {name} are not in {first}, for example {example}; {redo}"
         )
     order = np.array([place[id_] for id_ in base.ids], dtype=np.int64)
     targets = run.targets[order]

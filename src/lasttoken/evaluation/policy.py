@@ -16,7 +16,16 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration, folds_of
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
-from lasttoken.evaluation.decisions import NEEDED, WRONG, Rule, abstain_below, confidence, fit_thresholds, rows_to_show
+from lasttoken.evaluation.decisions import (
+    NEEDED,
+    NEVER,
+    WRONG,
+    Rule,
+    abstain_below,
+    confidence,
+    fit_thresholds,
+    rows_to_show,
+)
 from lasttoken.evaluation.metrics import exact
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.significance import share_of
@@ -82,6 +91,10 @@ def check_used(settings: Decision) -> None:
     if settings.top and (settings.thresholds != "auto" or settings.at_least_one):
         other = "at_least_one" if settings.at_least_one else "thresholds"
         raise DataError(f"decision.top: gives so many labels whatever they score; leave it or decision.{other} out")
+    if settings.at_least_one and settings.thresholds == "precision":
+        raise DataError(
+            "decision.at_least_one: gives a label below the threshold that shows its precision; leave one of the two out"
+        )
     for name, modes in (("wanted", ("precision", "recall")), ("false_cost", ("cost",)), ("missed_cost", ("cost",))):
         if getattr(settings, name) != Decision.model_fields[name].default and settings.thresholds not in modes:
             raise DataError(
@@ -128,6 +141,9 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
             chosen[held] = with_thresholds(~held)[0](probs[held], multi)
     if thresholded:
         rule, told = with_thresholds(np.ones(len(y), dtype=bool))
+        never = np.flatnonzero([] if rule.thresholds is None else rule.thresholds >= NEVER)
+        if len(never):
+            told += f": {', '.join(raw.labels.names[j] for j in never[:10])}{', ...' if len(never) > 10 else ''}"
         notes.append(told)
     if settings.most_wrong is not None:
         sure = confidence(probs, chosen)

@@ -147,7 +147,7 @@ def test_other_rows_are_refused() -> None:
     with pytest.raises(
         DataError,
         match=r"b and a were judged on different rows: 2 of 200 rows of a are not in b, "
-        r"2 of 200 rows of b are not in a, for example 'r198' is only in a; compare runs that predict the same",
+        r"2 of 200 rows of b are not in a, for example 'r198' is only in a; train them on the same file with the same seed",
     ):
         compare({"a": b, "b": other})
     fewer = Predictions(b.ids[:50], Y[:50], b.probs[:50], SPACE)

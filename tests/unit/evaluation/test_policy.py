@@ -70,6 +70,18 @@ def test_abstaining_is_judged_on_rows_that_thresholds_were_not_chosen_on(monkeyp
     assert known == [100]
 
 
+def test_precision_and_at_least_one_cannot_both_be_had() -> None:
+    with pytest.raises(
+        DataError, match=r"decision\.at_least_one: gives a label below the threshold that shows its prec"
+    ):
+        fit_policy(Decision(thresholds="precision", at_least_one=True), said(100, multi=True))
+
+
+def test_labels_that_are_never_given_are_named() -> None:
+    _, notes = fit_policy(Decision(thresholds="precision", wanted=0.95), said(200, multi=True))
+    assert notes[-1].endswith("; 5 of 5 labels do not show it and are never given: a, b, c, d, e")
+
+
 def test_more_labels_than_there_are_cannot_be_asked_for() -> None:
     with pytest.raises(DataError, match=r"decision\.top: 6 labels of 5 are asked for"):
         fit_policy(Decision(top=6), said(100, multi=True))
