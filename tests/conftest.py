@@ -20,6 +20,7 @@ os.environ["LASTTOKEN_CACHE"] = tempfile.mkdtemp(prefix="lasttoken-tests-")
 sys.path.insert(0, str(Path(__file__).parent))  # `import tiny`
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file is one process's work (`--dist loadgroup`), for what it makes once; but for pages, each of which stands alone."""
     for item in items:

@@ -78,8 +78,8 @@ def predict_file(
     joined = (separator or ";") if format in ("csv", "tsv") else None
     policy = policy or Policy()
     added = added_names(classifier.labels, policy.rule, probs=probs, joined=joined)
-    header, done, empty, left, cut = list[str](), 0, 0, 0, Truncation()
-    without = 0
+    header, cut = list[str](), Truncation()
+    done = empty = left = without = 0
     lists = {LABEL: classifier.labels.multi, SET: True}
     with opened(target, overwrite) as stream, writer(format, stream, table=table, lists=lists) as write:
         for records in chunks(table, chunk):

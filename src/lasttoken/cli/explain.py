@@ -54,13 +54,9 @@ def explain(
     probs, decisions = policy(classifier.predict_proba([given]), classifier.labels.multi)
     space = classifier.labels
     decided = [name for name in (space.decode_sets(decisions)[0] if space.multi else space.decode(decisions)) if name]
-    asked = (
-        [label]
-        if label in space.names
-        else list(o.listed(label))
-        if label
-        else decided or [space.names[int(probs[0].argmax())]]
-    )
+    asked = decided or [space.names[int(probs[0].argmax())]]
+    if label:
+        asked = [label] if label in space.names else list(o.listed(label))  # a name may hold a comma
     found = explained(classifier, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
     chances = dict(zip(space.names, probs[0].tolist(), strict=True))
     if as_json:

@@ -113,10 +113,8 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
     calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
     notes = [told]
     probs = coherent(probs, above)
-    rule, thresholded = (
-        Rule(at_least_one=settings.at_least_one, top=settings.top, above=above),
-        multi and not settings.top,
-    )
+    rule = Rule(at_least_one=settings.at_least_one, top=settings.top, above=above)
+    thresholded = multi and not settings.top
     before = coherent(raw.probs, above)
 
     def with_thresholds(rows: np.ndarray) -> tuple[Rule, str]:
