@@ -18,7 +18,7 @@ demo: .venv/.ready  ## the main job on real text, with the embedded model; write
 	$(BIN)/lasttoken demo --out demo
 
 test: .venv/.ready  ## all tests: offline, no GPU
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.ready  ## lint, format, types, and that what is generated is up to date
 	$(BIN)/ruff check .

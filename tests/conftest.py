@@ -20,14 +20,6 @@ os.environ["LASTTOKEN_CACHE"] = tempfile.mkdtemp(prefix="lasttoken-tests-")
 sys.path.insert(0, str(Path(__file__).parent))  # `import tiny`
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is one process's work (`--dist loadgroup`), for what it makes once; but for pages, each of which stands alone."""
-    for item in items:
-        alone = item.path.name == "test_readme.py"
-        item.add_marker(pytest.mark.xdist_group(item.name if alone else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """folder(name, pad=..., bos=..., chat=...) -> the folder of a tiny model, see tiny.write_model."""
