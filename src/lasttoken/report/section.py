@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lasttoken.evaluation.decisions import NEVER
 from lasttoken.evaluation.metrics import METRICS, Metric, reliability
 from lasttoken.evaluation.predictions import HALF
 from lasttoken.report import charts, figures, tables, units
@@ -131,11 +132,12 @@ def calibration(run: RunView) -> str:
 
 
 def thresholds(run: RunView) -> list[str]:
-    """The probability from which each label is given; a dash where the most probable ones are, whatever they are."""
+    """The probability from which each label is given, or never; a dash where the most probable ones are, whatever they are."""
     rule, classes = run.policy.rule, len(run.labels)
     if rule.top:
         return [units.DASH] * classes
-    return [units.score(limit) for limit in ([HALF] * classes if rule.thresholds is None else rule.thresholds.tolist())]
+    limits = [HALF] * classes if rule.thresholds is None else rule.thresholds.tolist()
+    return [units.score(limit) if limit < NEVER else "never" for limit in limits]
 
 
 def promised(run: RunView) -> list[str]:

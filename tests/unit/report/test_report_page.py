@@ -11,7 +11,7 @@ import pytest
 from lasttoken.errors import UserError
 from lasttoken.evaluation.calibration import Calibration
 from lasttoken.evaluation.comparison import compare
-from lasttoken.evaluation.decisions import Rule
+from lasttoken.evaluation.decisions import NEVER, Rule
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.policy import Policy
 from lasttoken.labels import LabelSpace
@@ -316,8 +316,9 @@ def test_calibration_and_promises_are_shown(write_run) -> None:
 
 
 def test_thresholds_stand_beside_their_labels(write_run) -> None:
-    labels = LabelSpace(("a", "b"), multi=True)
-    policy = Policy(rule=Rule(thresholds=np.array([0.25, 0.125])))
+    labels = LabelSpace(("a", "b", "c"), multi=True)
+    policy = Policy(rule=Rule(thresholds=np.array([0.25, 0.125, NEVER])))
     text = Seen(render([collect(write_run("several", labels=labels, policy=policy))], None, title="Several")).text
     assert ".250" in text
     assert ".125" in text
+    assert "never" in text
