@@ -83,7 +83,7 @@ def test_after_a_score_the_best_weights_are_kept_whole(
     """Nine scores an epoch, one or more before Ctrl-C; a fitted head might have none better than its start."""
     options = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--out", "out")
     fast = settings(*ENDLESS, "method.max_length=16", "method.train.evaluations=9", "method.head_init=random")
-    code, said = interrupted("train", table, *options, *fast, seen="embedding: training:", after=2.0)
+    code, said = interrupted("train", table, *options, *fast, seen="training, validation", after=0.5)
     assert code == 2, said
     assert "Traceback" not in said
     last = said.splitlines()[-1]
@@ -138,8 +138,9 @@ def test_comparison_that_was_stopped_can_be_given_again(
 ) -> None:
     """The run that Ctrl-C cut short, its best weights kept, is fitted anew by the very same command."""
     words = ("compare", table, "--methods", "embedding", "--model", folder("llama"), "--device", "cpu")
-    words += ("--out", tmp_path / "out", *settings("embedding.max_length=16", "embedding.train.epochs=40"))
-    code, said = interrupted(*words, seen="fitted alone", after=1.0)
+    brief = ("max_length=16", "train.epochs=10", "train.patience=90", "train.evaluations=9")
+    words += ("--out", tmp_path / "out", *settings(*(f"embedding.{setting}" for setting in brief)))
+    code, said = interrupted(*words, seen="training, validation", after=0.0)  # of 90 scores the first few
     assert code == 2, said
     assert (tmp_path / "out/embedding").is_dir(), said
     again = command(*words)
