@@ -175,6 +175,32 @@ def chance() -> list[str]:
     return [*lines, ""]
 
 
+def promises() -> list[str]:
+    """The lines on how often what is promised does not hold, from promises.py; none where it was not run."""
+    path = HERE / "promises.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "## Promises that do not hold",
+        "",
+        "What thresholds for a wanted precision and abstaining promise of the surest rows, made on simulated validation rows whose",
+        f"true probabilities are known, {found['sets']:,} sets of each kind: the share of sets in which the promise does not hold, and of",
+        "how many of the rows it is made (none where it cannot be shown). Repeat with `python bench/quality/promises.py`.",
+        "",
+        "| promise | rows | rule | broken | allowed | of rows |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, case in found["cases"].items():
+        for rule, one in case["rules"].items():
+            broken = f"{figure(one['broken']['estimate'])} [{figure(one['broken']['low'])}, {figure(one['broken']['high'])}]"
+            words = f"**{rule}**" if rule == "lasttoken" else rule
+            lines.append(
+                f"| {name} | {case['rows']:,} | {words} | {broken} | {figure(case['allowed'])} | {figure(one['of_rows'])} |"
+            )
+    return [*lines, ""]
+
+
 def signed(value: float) -> str:
     """+.012 or -.012."""
     return f"{value:+.3f}".replace("0.", ".", 1)
@@ -208,7 +234,7 @@ def main() -> None:
             lacking = seeds - len(found.get(problem, {}).get(method, []))
             if lacking:
                 missing.append(f"{problem} {method}: {lacking} of {seeds} seeds")
-    lines += chance()
+    lines += chance() + promises()
     if missing:
         lines += ["## Not run yet", "", *(f"- {line}" for line in missing), ""]
     print("\n".join(lines).rstrip())

@@ -78,7 +78,7 @@ class Data(Settings):
     group: str | None = None  # rows of one group never cross a split
     split: str | None = None  # a column of train, valid, test
     encoding: str = "utf-8"
-    drop_empty: bool = False  # leave out rows without text, instead of refusing them
+    drop_empty: bool = False  # leave out rows without text or without their label, instead of refusing them
     valid_share: Part = 0.1
     test_share: Part = 0.2
     hierarchy: str | None = None  # what stands between the levels of a label, or a CSV file of columns label and parent

@@ -79,7 +79,7 @@ def load_data(data: Data, *, seed: int, journal: Journal) -> Splits:
         source = data.source if part == "train" else getattr(data, part)
         rows[part], dropped = without_empty(read, source)
         if dropped:
-            journal.note(f"{source}: {dropped} rows without text left out")
+            journal.note(f"{source}: {dropped} left out")
     hierarchy = None
     if data.hierarchy is not None:
         known = sorted({name for read in rows.values() for names in read.labels or () for name in names})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,22 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     again = command("check", source, "--text", "body", "--label", "mark", "--fix", fixed)
     assert again.code == 2
     assert "exists; name another file" in again.err
+
+
+def test_rows_without_a_label_are_found_and_left_out(
+    command: Callable[..., Any], write: Callable[..., Path], rows: Sequence[dict[str, str]], tmp_path: Path
+) -> None:
+    source = write(tmp_path / "rows.csv", [row | {"label": ""} if i in (3, 7) else row for i, row in enumerate(rows)])
+    refused = command("train", source, "--method", "linear", "--out", tmp_path / "out")
+    assert (refused.code, "2 rows have nothing in column 'label'" in refused.err) == (2, True)
+    said = command("check", source, "--fix", tmp_path / "fixed.csv")
+    assert said.code == 0, said.err
+    assert "! unlabelled: 2 of 100 rows have no label" in said.out
+    kept = command("train", source, "--drop-empty", "--method", "linear", "--out", tmp_path / "out")
+    assert kept.code == 0, kept.err
+    assert f"linear: {source}: 2 rows without label left out" in kept.err
+    again = command("train", tmp_path / "fixed.csv", "--method", "linear", "--out", tmp_path / "again")
+    assert again.code == 0, again.err
 
 
 def test_files_of_their_own_for_the_parts(command: Callable[..., Any], tmp_path: Path) -> None:

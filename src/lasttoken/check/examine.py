@@ -18,9 +18,16 @@ def examine(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Finding]:
-    """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out."""
+    """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out.
+
+    Rows that lack their label are told, and then left out of all else.
+    """
+    found = [*texts.empty(rows)]
+    rows = rows.take([i for i in range(len(rows)) if rows.has_label(i)])
+    if not rows.ids:
+        return found
     steps: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-        ("texts", lambda: [*texts.empty(rows), *texts.copies(rows)]),
+        ("texts", lambda: texts.copies(rows)),
         ("labels", lambda: [*labels.names(rows), *labels.balance(rows), *labels.unseen(rows)]),
         ("near-duplicates", lambda: texts.near(rows)),
         ("mislabelled rows", lambda: labels.mislabelled(rows, seed=seed)),
@@ -30,7 +37,6 @@ def examine(
         steps.append(
             ("tokens", lambda: [*tokens.lengths(rows, tokenizer, limit=limit), *tokens.beginnings(rows, tokenizer)])
         )
-    found: list[Finding] = []
     for done, (what, step) in enumerate(steps):
         progress(what, done, len(steps))
         found += step()

@@ -1,4 +1,4 @@
-"""A copy of a file without what nobody misses: rows without text, repeated rows, control characters."""
+"""A copy of a file without what nobody misses: rows without text or label, repeated rows, control characters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table, format_of
 from lasttoken.data.write import chunks, header_of, opened_file, writer
 
-SAFE = ("empty", "duplicates")  # findings whose rows can go
+SAFE = ("empty", "unlabelled", "duplicates")  # findings whose rows can go
 
 
 def write_fixed(

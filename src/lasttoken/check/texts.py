@@ -20,22 +20,23 @@ TIMES = 5.0  # how much more often than in other rows
 
 
 def empty(rows: Rows) -> Iterator[Finding]:
-    """Rows without text."""
-    found = [Place(row) for row, text in zip(rows.ids, rows.texts, strict=True) if not text.strip()]
-    if found:
-        yield Finding(
-            "empty",
-            f"{len(found)} of {len(rows)} rows have no text",
-            tuple(found),
-            "leave them out: --fix here, --drop-empty in train and compare",
-        )
+    """Rows without text, and rows that lack the one label they should have."""
+    for kind, what, has in (("empty", "text", Rows.has_text), ("unlabelled", "label", Rows.has_label)):
+        found = [Place(row) for i, row in enumerate(rows.ids) if not has(rows, i)]
+        if found:
+            yield Finding(
+                kind,
+                f"{len(found)} of {len(rows)} rows have no {what}",
+                tuple(found),
+                "leave them out: --fix here, --drop-empty in train and compare",
+            )
 
 
 def copies(rows: Rows) -> Iterator[Finding]:
     """Texts that occur more than once: with one label, with several, and on both sides of a given split."""
     places: defaultdict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(rows.texts):
-        if text.strip():
+        if rows.has_text(i):
             places[text].append(i)
     several = [group for group in places.values() if len(group) > 1]
     truth = rows.labels or [()] * len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,24 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def has_text(self, i: int) -> bool:
+        """Whether row i holds more than white space."""
+        return bool(self.texts[i].strip())
+
+    def has_label(self, i: int) -> bool:
+        """Whether row i has the label that it should have; rows of several labels may have none."""
+        return self.multi or self.labels is None or bool(self.labels[i])
+
+    def take(self, kept: Sequence[int]) -> Rows:
+        """The rows at these places, in that order."""
+
+        def of(values: list[Any]) -> list[Any]:
+            return [values[i] for i in kept]
+
+        columns = (self.labels, self.groups, self.splits)
+        labels, groups, splits = (None if column is None else of(column) for column in columns)
+        return Rows(of(self.ids), of(self.texts), labels, self.multi, groups, splits)
 
 
 @dataclass(frozen=True, eq=False)

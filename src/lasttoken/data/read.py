@@ -1,8 +1,8 @@
 """Rows out of whatever a user has: a file, a stream, a data set of the Hugging Face Hub, a data frame.
 
 The one decision: columns are named by the caller, never found by their looks. `read_rows` gives Rows or raises
-DataError with one sentence; it never repairs. Rows without text are refused unless `keep_empty`, after which
-`without_empty` drops them and says how many they were.
+DataError with one sentence; it never repairs. Rows without text, or without the one label that each should have, are
+refused unless `keep_empty`, after which `without_empty` drops them and says how many they were.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import string
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,7 @@ from lasttoken.data.tables import Table, file_table, frame_table, stream_table
 from lasttoken.data.truth import Places, is_missing, label_names, name_of, present
 from lasttoken.data.wipo import PREFIX, wipo_table
 from lasttoken.errors import DataError
+from lasttoken.wording import counted
 
 if TYPE_CHECKING:
     import datasets
@@ -107,10 +108,11 @@ def read_rows(
 
     `format` (csv, tsv, jsonl or parquet) overrides the file's ending and has to be given with a stream. `prefix` goes
     before row numbers that serve as ids, so that the rows of several files differ ("test:17"). The parts of a hub data
-    set become `Rows.splits` unless `columns.split` is named. Raises DataError.
+    set become `Rows.splits` unless `columns.split` is named. `keep_empty` keeps rows without text, and such without the
+    one label that they should have, whose tuple is empty. Raises DataError.
     """
     table = table_of(source, columns.wanted, format=format, encoding=encoding)
-    rows = gathered(table, columns, prefix)
+    rows = gathered(table, columns, prefix, keep_empty=keep_empty)
     if not keep_empty:
         try:
             check_texts(rows)
@@ -143,24 +145,25 @@ def read_parts(
     }
 
 
-def without_empty(rows: Rows, source: str) -> tuple[Rows, int]:
-    """The rows of `source` that have text, and how many were dropped. Ids stay as they were."""
-    kept = [i for i, text in enumerate(rows.texts) if text.strip()]
-    if not kept:
-        raise DataError(f"{source}: none of the {len(rows)} rows has any text; check which column holds it")
-    if len(kept) == len(rows):
-        return rows, 0
-    taken = {
-        name: None if values is None else [values[i] for i in kept]
-        for name, values in (("labels", rows.labels), ("groups", rows.groups), ("splits", rows.splits))
-    }
-    ids, texts = [rows.ids[i] for i in kept], [rows.texts[i] for i in kept]
-    return replace(rows, ids=ids, texts=texts, **taken), len(rows) - len(kept)
+def without_empty(rows: Rows, source: str) -> tuple[Rows, str]:
+    """The rows of `source` that have text and what label they should have, and how many were dropped, in words or "".
+
+    Ids stay as they were.
+    """
+    dropped = []
+    for what, has in (("text", Rows.has_text), ("label", Rows.has_label)):
+        kept = [i for i in range(len(rows)) if has(rows, i)]
+        if not kept:
+            raise DataError(f"{source}: none of the {len(rows)} rows has any {what}; check which column holds it")
+        if len(kept) < len(rows):
+            dropped.append(f"{counted(len(rows) - len(kept), 'row', 'rows')} without {what}")
+            rows = rows.take(kept)
+    return rows, " and ".join(dropped)
 
 
 def check_texts(rows: Rows) -> None:
     """Raise DataError when texts are empty or white space alone, naming how many and the first ids."""
-    empty = [row for row, text in zip(rows.ids, rows.texts, strict=True) if not text.strip()]
+    empty = [row for i, row in enumerate(rows.ids) if not rows.has_text(i)]
     if empty:
         shown = ", ".join(repr(row) for row in empty[:5]) + (", ..." if len(empty) > 5 else "")
         count = f"{len(empty)} rows have" if len(empty) > 1 else "1 row has"
@@ -193,7 +196,7 @@ def table_of(source: Source, wanted: Sequence[str], *, format: str | None, encod
     )
 
 
-def gathered(table: Table, columns: Columns, prefix: str) -> Rows:
+def gathered(table: Table, columns: Columns, prefix: str, *, keep_empty: bool) -> Rows:
     """Rows out of a table's records, read one by one."""
     width, compose = len(columns.text), composer(columns)
     numbers, texts = array("q"), list[str]()
@@ -216,7 +219,9 @@ def gathered(table: Table, columns: Columns, prefix: str) -> Rows:
     labels, multi = None, False
     if columns.label is not None:
         count = len(columns.label)
-        labels, multi = label_names(columns.label, stores[:count], columns.separator, places=places)
+        labels, multi = label_names(
+            columns.label, stores[:count], columns.separator, places=places, keep_empty=keep_empty
+        )
         stores = stores[count:]
     keys = {  # what is left of the columns, in the order in which they were asked for
         use: named(store, column, places) for (use, column), store in zip(columns.keys, stores, strict=True)

@@ -20,12 +20,18 @@ YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}  # 1.0 is what a merge mak
 
 
 def label_names(
-    columns: Sequence[str], cells: Sequence[Sequence[Any]], separator: str | None, *, places: Places
+    columns: Sequence[str],
+    cells: Sequence[Sequence[Any]],
+    separator: str | None,
+    *,
+    places: Places,
+    keep_empty: bool = False,
 ) -> tuple[list[tuple[str, ...]], bool]:
     """The names of each row, sorted, and whether a row may hold any number of them.
 
     `cells` holds one sequence (N,) for each of `columns`. Equal rows share one tuple. Raises DataError on a missing
-    label, an indicator that is not 0 or 1, and lists mixed with single values.
+    label, an indicator that is not 0 or 1, and lists mixed with single values. `keep_empty` gives a row that lacks its
+    only label an empty tuple instead.
     """
     if len(columns) > 1:
         return indicated(columns, cells, places), True
@@ -35,17 +41,22 @@ def label_names(
     listed = [isinstance(value, LISTS) for value in values]
     if not any(listed):
         try:
-            named = enumerate(present(values, column, places))
+            present([] if keep_empty else values, column, places)
         except DataError as error:
             mark = next(
                 (mark for mark in SEPARATORS if any(mark in value for value in values if isinstance(value, str))), None
             )
             hint = f"; if {mark!r} stands between several labels of a row, which may have none: --separator {mark!r}"
-            raise DataError(f"{error}{hint if mark else ''}") from error
-        return shared(
-            [(value if isinstance(value, str) else name_of(value, places([i])),) for i, value in named]
-        ), False
+            raise DataError(f"{error}, as --drop-empty does{hint if mark else ''}") from error
+        return shared([only_name(value, i, places) for i, value in enumerate(values)]), False
     return from_lists(column, values, listed, places), True
+
+
+def only_name(value: Any, i: int, places: Places) -> tuple[str, ...]:
+    """The name in a cell of row i, or none."""
+    if isinstance(value, str):
+        return (value,) if value.strip() else ()
+    return () if is_missing(value) else (name_of(value, places([i])),)
 
 
 def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Places) -> list[tuple[str, ...]]:

@@ -59,3 +59,20 @@ def test_methods_of_the_null_are_equally_good() -> None:
     found = trial("one label, macro-F1, three methods", 0)
     assert len(found.pairs) == 3
     assert found.to_dict() == trial("one label, macro-F1, three methods", 0).to_dict()
+
+
+def test_a_promise_is_held_against_what_is_true() -> None:
+    from promises import CASES, Case, broken, outcomes, ten_cuts
+
+    name = "precision .9 of a label, nothing shows it"
+    found = [outcomes(CASES[name], seed) for seed in range(200)]
+    shares = {rule: np.mean([one[rule][0] for one in found]) for rule in found[0]}
+    # Binomial(200, .1): mean 20, standard deviation 4.2; above 33 with a chance of .002
+    assert shares["lasttoken"] <= 33 / 200 < 0.25 < shares["every cut, uncorrected"]
+    assert all(one[rule][0] == (one[rule][1] > 0) for one in found for rule in one)  # any promise is broken there
+
+    sure = np.array([0.95, 0.9, 0.6])  # `draw` of a population of which half claims .9 and is right that often
+    half = Case(3, 0.8, 0.1, lambda rng, rows: np.tile([0.9, 0.6], rows // 2))
+    assert [broken(half, sure, count) for count in (0, 2, 3)] == [False, False, True]
+    assert ten_cuts(np.arange(1, 101), 0.95, 0.1) == 100  # all are right
+    assert ten_cuts(np.arange(1, 101), 0.96, 0.1) == 0  # 100 rows show .955 at a hundredth

@@ -45,6 +45,15 @@ def test_empty_and_repeated_rows() -> None:
     assert duplicates.places[0].detail == "as r0"
 
 
+def test_rows_without_their_label_are_told_and_left_out_of_all_else() -> None:
+    given = Rows(["a", "b", "c"], ["one", "one", "two"], [("x",), (), ("y",)], False)
+    findings = examine(given)
+    assert [f.kind for f in findings if f.serious] == ["unlabelled", "rare-labels"]
+    assert ids(findings[0]) == ["b"]  # and no conflict with row a, which says the same
+    assert [f.kind for f in examine(Rows(["a"], ["one"], [()], False))] == ["unlabelled"]
+    assert found(Rows(["a", "b"], ["one", "two"], [("x",), ()], True), "unlabelled") is None
+
+
 def test_one_text_under_two_labels() -> None:
     given = rows(["a b", "c", "a b"], ["x", "y", "y"])
     assert ids(found(given, "conflicts")) == ["r0", "r2"]

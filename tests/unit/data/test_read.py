@@ -153,7 +153,7 @@ def test_empty_texts_are_counted_and_named_or_dropped(tmp_path: Path) -> None:
     expected = f"{path}: 2 rows have an empty text, id 'q', 'r'; mend them, or drop them with --drop-empty"
     assert refusal(path, columns) == expected
     rows, dropped = without_empty(read_rows(path, columns=columns, keep_empty=True), "a.csv")
-    assert dropped == 2
+    assert dropped == "2 rows without text"
     assert (rows.ids, rows.texts, rows.labels, rows.groups) == (["p", "s"], ["a", "b"], [("x",), ("y",)], ["p", "s"])
 
 
@@ -165,9 +165,23 @@ def test_rows_of_no_text_at_all_are_refused() -> None:
         without_empty(rows, "a.csv")
 
 
+def test_rows_without_their_label_are_dropped_like_those_without_text(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": ["a", "", "c", "d"], "label": [1.0, 2.0, None, 1.0], "part": list("ttvt")})
+    read = read_rows(frame, columns=Columns(text=("text",), label=("label",), group="part"), keep_empty=True)
+    assert read.labels == [("1.0",), ("2.0",), (), ("1.0",)]
+    rows, dropped = without_empty(read, "a.csv")
+    assert dropped == "1 row without text and 1 row without label"
+    assert (rows.ids, rows.labels, rows.groups) == (["0", "3"], [("1.0",), ("1.0",)], ["t", "t"])
+    path = written(tmp_path / "r.csv", "text,label\na,\nb, \n")
+    with pytest.raises(DataError, match=r"a\.csv: none of the 2 rows has any label; check which column holds it"):
+        without_empty(read_rows(path, columns=REVIEW, keep_empty=True), "a.csv")
+    several = read_rows(path, columns=Columns(text=("text",), label=("label",), separator=";"), keep_empty=True)
+    assert without_empty(several, "a.csv") == (several, "")  # of several labels a row may have none
+
+
 def test_nothing_is_dropped_from_rows_that_all_have_text() -> None:
     rows = Rows(["0"], ["a"], None, False)
-    assert without_empty(rows, "a.csv") == (rows, 0)
+    assert without_empty(rows, "a.csv") == (rows, "")
 
 
 # Labels
@@ -246,10 +260,10 @@ def test_indicators_may_be_numbers_of_any_kind() -> None:
 def test_missing_labels_are_counted_and_named(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label\n" + "a,x\nb,\n" * 7)
     assert refusal(path) == (
-        f"{path}: lines 3, 5, 7, 9, 11, ...: 7 rows have nothing in column 'label'; fill it in or remove the row"
+        f"{path}: lines 3, 5, 7, 9, 11, ...: 7 rows have nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
     )
     frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", float("nan"), None]})
-    expected = "the data frame: rows 1, 2: 2 rows have nothing in column 'label'; fill it in or remove the row"
+    expected = "the data frame: rows 1, 2: 2 rows have nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
     assert refusal(frame) == expected
     frame = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, None], dtype="Int64")})
     assert "row 1: the row has nothing in column 'label'" in refusal(frame)
@@ -259,7 +273,7 @@ def test_a_blank_among_several_labels_is_told_from_a_missing_one(tmp_path: Path)
     path = tmp_path / "r.csv"
     path.write_text("text,label\none,a|b\ntwo,\n", encoding="utf-8")
     assert refusal(path) == (
-        f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row; "
+        f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does; "
         "if '|' stands between several labels of a row, which may have none: --separator '|'"
     )
 
@@ -345,7 +359,7 @@ def test_parts_that_cannot_be_told_are_refused() -> None:
 def test_unlabelled_rows_of_a_data_set_are_missing_labels() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
     data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features)
-    expected = "the data set: test row 1: the row has nothing in column 'label'; fill it in or remove the row"
+    expected = "the data set: test row 1: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
     assert refusal(datasets.DatasetDict(test=data)) == expected
 
 
@@ -465,7 +479,7 @@ def test_semicolons_separate_where_the_columns_asked_for_say_so(tmp_path: Path) 
 
 def test_a_label_of_white_space_alone_is_missing(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label\na,x\nb, \n")
-    assert refusal(path) == f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row"
+    assert refusal(path) == f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
     sets = Columns(text=("text",), label=("label",), separator=";")
     assert read_rows(path, columns=sets).labels == [("x",), ()]
 
