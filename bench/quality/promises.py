@@ -37,7 +37,7 @@ class Case:
     wanted: float
     chance: float
     draw: Callable[[np.random.Generator, int], np.ndarray]  # rows -> what is claimed of each (N,)
-    calibrated: bool = True  # a claim is the probability of being right; or else it says nothing, and `wanted` is missed
+    calibrated: bool = True  # a claim is the probability of being right; else it says nothing, and `wanted` is missed
 
 
 def no_matter(rng: np.random.Generator, rows: int) -> np.ndarray:

@@ -184,16 +184,19 @@ def promises() -> list[str]:
     lines = [
         "## Promises that do not hold",
         "",
-        "What thresholds for a wanted precision and abstaining promise of the surest rows, made on simulated validation rows whose",
-        f"true probabilities are known, {found['sets']:,} sets of each kind: the share of sets in which the promise does not hold, and of",
-        "how many of the rows it is made (none where it cannot be shown). Repeat with `python bench/quality/promises.py`.",
+        "What thresholds for a wanted precision and abstaining promise of the surest rows, made on simulated validation rows",
+        f"whose true probabilities are known, {found['sets']:,} sets of each kind: the share of sets in which the promise does",
+        "not hold, and of how many of the rows it is made (none where it cannot be shown). Repeat with",
+        "`python bench/quality/promises.py`.",
         "",
         "| promise | rows | rule | broken | allowed | of rows |",
         "|---|---|---|---|---|---|",
     ]
     for name, case in found["cases"].items():
         for rule, one in case["rules"].items():
-            broken = f"{figure(one['broken']['estimate'])} [{figure(one['broken']['low'])}, {figure(one['broken']['high'])}]"
+            broken = (
+                f"{figure(one['broken']['estimate'])} [{figure(one['broken']['low'])}, {figure(one['broken']['high'])}]"
+            )
             words = f"**{rule}**" if rule == "lasttoken" else rule
             lines.append(
                 f"| {name} | {case['rows']:,} | {words} | {broken} | {figure(case['allowed'])} | {figure(one['of_rows'])} |"

@@ -1,6 +1,6 @@
 """Run what is missing of the speed benchmark: experiments/*.toml -> results/TASK.MODEL.ROWS.json and results/summary.json.
 
-    python bench/speed/run.py --data ../shared/data [--only embedding-training] [--rounds 5] [--out DIR] [--toy]
+    python bench/speed/run.py --data ../shared/data [--only embedding-training] [--rounds 5] [--groups N] [--out DIR] [--toy]
 
 Ours and the peers run in one process, alternated, on the same rows, weights, precision and LoRA; a figure is a median
 over rounds. A case whose result is there is not run again: delete the file to have it repeated. Nothing else should run
@@ -159,8 +159,8 @@ def run(case: dict[str, Any], rounds: int, work: Path) -> dict[str, Any]:
     return {**described, **measured, **about(CPU)}
 
 
-def cases(only: list[str], toy: bool, data: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings) of every case asked for; with `toy`, a small one of each task."""
+def cases(only: list[str], toy: bool, data: Path | None, groups: int | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of every case asked for; with `toy`, a small one of each task; of `groups` of rows at most."""
     found = []
     for experiment in experiments():
         task = experiment["task"]
@@ -175,6 +175,8 @@ def cases(only: list[str], toy: bool, data: Path | None) -> list[tuple[str, dict
             elif toy:
                 settings |= TOY | {"peers": [8]} | ({"epochs": 0.2} if "epochs" in settings else {})
                 settings |= {"peers": TOY_WAYS[task], "ours": ["nf4 8"]} if task in TOY_WAYS else {}
+            if groups is not None and "groups" in settings:
+                settings["groups"] = min(groups, settings["groups"])
             name = name_of(settings)
             if not only or any(name == one or name.startswith(f"{one}.") for one in only):
                 found.append((name, settings))
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="../shared/data; without it, and with --toy only, rows are made up")
     parser.add_argument("--only", default="", help="tasks or cases, with commas")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--groups", type=int, help="of 32 rows a case at most, for slow machines")
     parser.add_argument("--out", type=Path, help="where results go; results/ beside this file, a new folder with --toy")
     parser.add_argument("--toy", action="store_true", help="small and made up: shows that the code runs")
     arguments = parser.parse_args()
@@ -203,7 +206,8 @@ def main() -> None:
     gc.freeze()  # what was imported stays, and need not be looked through whenever memory is
     out = arguments.out or (Path(tempfile.mkdtemp(prefix="speed-toy-")) if arguments.toy else HERE / "results")
     out.mkdir(parents=True, exist_ok=True)
-    for name, case in cases([x for x in arguments.only.split(",") if x], arguments.toy, arguments.data):
+    only = [x for x in arguments.only.split(",") if x]
+    for name, case in cases(only, arguments.toy, arguments.data, arguments.groups):
         target = out / f"{name}.json"
         if target.exists():
             continue

@@ -131,14 +131,16 @@ def test_empty_texts(refused: Refused) -> None:
 
 def test_missing_labels(refused: Refused) -> None:
     said = train(refused, GOOD + "a,\nb,\n")
-    assert said == "rows.csv: lines 22, 23: 2 rows have nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+    told = "2 rows have nothing in column 'label'; fill it in or remove the row (--drop-empty)"
+    assert said == f"rows.csv: lines 22, 23: {told}"
 
 
 def test_nan_labels_in_parquet(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["a", "b", "c"], "label": [1.0, float("nan"), 2.0]}), path)
     said = refused("train", "rows.parquet", *LINEAR)
-    assert said == "rows.parquet: row 1: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+    told = "the row has nothing in column 'label'; fill it in or remove the row (--drop-empty)"
+    assert said == f"rows.parquet: row 1: {told}"
 
 
 def test_label_that_only_test_has(refused: Refused) -> None:

@@ -28,7 +28,8 @@ def check(
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens a text may have")] = 512,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file of every finding's rows")] = None,
     fix: Annotated[
-        Path | None, typer.Option("--fix", help="File to write without empty, unlabelled and repeated rows and control characters")
+        Path | None,
+        typer.Option("--fix", help="File to write without empty, unlabelled and repeated rows and control characters"),
     ] = None,
     separator: o.Separator = None,
     template: o.Template = None,

@@ -47,7 +47,7 @@ def label_names(
                 (mark for mark in SEPARATORS if any(mark in value for value in values if isinstance(value, str))), None
             )
             hint = f"; if {mark!r} stands between several labels of a row, which may have none: --separator {mark!r}"
-            raise DataError(f"{error}, as --drop-empty does{hint if mark else ''}") from error
+            raise DataError(f"{error} (--drop-empty){hint if mark else ''}") from error
         return shared([only_name(value, i, places) for i, value in enumerate(values)]), False
     return from_lists(column, values, listed, places), True
 

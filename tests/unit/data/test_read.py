@@ -260,10 +260,12 @@ def test_indicators_may_be_numbers_of_any_kind() -> None:
 def test_missing_labels_are_counted_and_named(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label\n" + "a,x\nb,\n" * 7)
     assert refusal(path) == (
-        f"{path}: lines 3, 5, 7, 9, 11, ...: 7 rows have nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+        f"{path}: lines 3, 5, 7, 9, 11, ...: 7 rows have nothing in column 'label'; fill it in or remove the row (--drop-empty)"
     )
     frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", float("nan"), None]})
-    expected = "the data frame: rows 1, 2: 2 rows have nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+    expected = (
+        "the data frame: rows 1, 2: 2 rows have nothing in column 'label'; fill it in or remove the row (--drop-empty)"
+    )
     assert refusal(frame) == expected
     frame = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, None], dtype="Int64")})
     assert "row 1: the row has nothing in column 'label'" in refusal(frame)
@@ -273,7 +275,7 @@ def test_a_blank_among_several_labels_is_told_from_a_missing_one(tmp_path: Path)
     path = tmp_path / "r.csv"
     path.write_text("text,label\none,a|b\ntwo,\n", encoding="utf-8")
     assert refusal(path) == (
-        f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does; "
+        f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row (--drop-empty); "
         "if '|' stands between several labels of a row, which may have none: --separator '|'"
     )
 
@@ -359,7 +361,9 @@ def test_parts_that_cannot_be_told_are_refused() -> None:
 def test_unlabelled_rows_of_a_data_set_are_missing_labels() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
     data = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features)
-    expected = "the data set: test row 1: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+    expected = (
+        "the data set: test row 1: the row has nothing in column 'label'; fill it in or remove the row (--drop-empty)"
+    )
     assert refusal(datasets.DatasetDict(test=data)) == expected
 
 
@@ -479,7 +483,9 @@ def test_semicolons_separate_where_the_columns_asked_for_say_so(tmp_path: Path) 
 
 def test_a_label_of_white_space_alone_is_missing(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label\na,x\nb, \n")
-    assert refusal(path) == f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row, as --drop-empty does"
+    assert (
+        refusal(path) == f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row (--drop-empty)"
+    )
     sets = Columns(text=("text",), label=("label",), separator=";")
     assert read_rows(path, columns=sets).labels == [("x",), ()]
 
