@@ -50,8 +50,9 @@ class Settings(BaseModel):
             return values
         merged = dict(values)
         for name, field in cls.model_fields.items():
-            if isinstance(values.get(name), dict) and type(field.default) is field.annotation:
-                merged[name] = merge(field.default.model_dump(), values[name])
+            default = field.default
+            if isinstance(values.get(name), dict) and isinstance(default, Settings) and type(default) is field.annotation:
+                merged[name] = merge(default.model_dump(), values[name])
         return merged
 
 

@@ -23,7 +23,7 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.data.split import shared_out
 from lasttoken.errors import ConfigError, DataError
 from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
-from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.predictions import Predictions, check_finite
 from lasttoken.experiment import compile_classifier
 from lasttoken.experiment import load as load_classifier
 from lasttoken.explain import By, Explanation, explain
@@ -125,7 +125,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 raise DataError(f"validation labels have the shape {truth.shape}, training labels {targets.shape}")
             train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
         config, decision = run.method, run.decision
-        check_decision(decision, multi=space.multi, classes=len(space), rows=len(chosen))
+        check_decision(decision, chosen.targets, len(space))
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=run.seed, device=run.device, journal=self.journal_)
         self.classes_ = classes
@@ -174,10 +174,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise ConfigError([as_parameter(problem) for problem in error.problems]) from error
 
     def predict_proba(self, texts: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
-        """Probabilities (N, C) float64; column j is `classes_[j]`."""
+        """Probabilities (N, C) float64; column j is `classes_[j]`. Raises ArtifactError where they are not finite."""
         check_is_fitted(self, "classifier_")
         journal = Journal()
         raw = self.classifier_.predict_proba(as_texts(texts), journal)
+        check_finite(raw, [str(i) for i in range(len(raw))])
         if journal.truncation:
             LOGGER.warning("%s", journal.truncation)
         return self.policy_.calibrated(raw) if calibrated else raw

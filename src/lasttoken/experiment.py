@@ -117,7 +117,7 @@ def columns_of(data: Data, *, labels: bool = True) -> Columns:
 
 def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal) -> Outcome:
     """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only."""
-    check_decision(config.decision, multi=splits.labels.multi, classes=len(splits.labels), rows=len(splits.valid))
+    check_decision(config.decision, splits.valid.targets, len(splits.labels))
     device = choose_device(config.device)
     world = join(device)
     check_free(folder)  # before hours are spent

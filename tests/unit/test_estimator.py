@@ -239,6 +239,15 @@ def test_missing_label(missing: Any) -> None:
         LinearClassifier().fit(TEXTS, missing)
 
 
+def test_probabilities_that_are_not_finite_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = clone(FITTED).fit(TEXTS, NAMES)
+    weight = model.classifier_.regression.weight
+    weight[0] = np.nan
+    for answer in (model.predict, model.predict_proba):
+        with pytest.raises(ArtifactError, match="2 rows have probabilities that are not finite, first id '0'"):
+            answer(TEXTS[:2])
+
+
 def test_numbers_of_texts_and_labels_differ() -> None:
     with pytest.raises(DataError, match="60 texts and 59 labels; there must be one label"):
         LinearClassifier().fit(TEXTS, NAMES[:-1])

@@ -69,6 +69,7 @@ def divided(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> 
         raise DataError(f"the split names {' and '.join(given)} but no train rows; mark those to train on as 'train'")
     check_groups(rows, parts)
     missing = {name: share for name, share in (("valid", valid), ("test", test)) if name not in given}
+    check_apart(rows, parts)
     if not missing:
         return parts, "given: train, valid and test"
     check_singles(rows, named_rows)
@@ -187,6 +188,19 @@ def check_groups(rows: Rows, parts: np.ndarray) -> None:
         count = f"{len(cut)} groups are" if len(cut) > 1 else "1 group is"
         raise DataError(
             f"group {cut[0]!r} is in {where} ({count} cut so); keep a group in one part, or name no group column"
+        )
+
+
+def check_apart(rows: Rows, parts: np.ndarray) -> None:
+    """Raise DataError when valid and test are both given and test holds nothing but texts of valid.
+
+    Weights, calibration and thresholds are chosen on valid: test would judge them on the rows that they were chosen by.
+    """
+    texts = {name: {rows.texts[i] for i in np.flatnonzero(parts == name)} for name in ("valid", "test")}
+    if texts["test"] and texts["test"] <= texts["valid"]:
+        raise DataError(
+            f"all {(parts == 'test').sum()} test rows are validation rows too, and what is chosen on rows cannot be judged "
+            "on them; give others to test, or leave valid out, which is then taken from train"
         )
 
 

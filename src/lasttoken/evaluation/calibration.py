@@ -18,6 +18,7 @@ from scipy.special import softmax as softmax_over
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.wording import counted
 
 FOLDS = 5
 TINIEST = 1e-12  # a probability of 0 has no logarithm
@@ -64,6 +65,7 @@ class Kind:
     fit: Callable[[np.ndarray, np.ndarray], dict[str, Any]]  # (probs (N, C), y) -> parameters
     apply: Callable[[Mapping[str, Any], np.ndarray], np.ndarray]
     normed: bool = False  # whether rows sum to one
+    alone: bool = False  # whether each of the row's possible labels is moved by itself, which takes rows of it
 
     def __call__(self, parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) as the parameters have them."""
@@ -71,15 +73,21 @@ class Kind:
         return found * probs.any(axis=1, keepdims=True) if self.normed else found
 
 
-def check_calibration(method: str, *, multi: bool, classes: int, rows: int) -> None:
-    """Raises DataError where the method that is named cannot be fitted on so many validation rows: before training."""
+def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
+    """Raises DataError where the method that is named cannot be fitted on validation rows of the truth y: before training."""
+    multi = y.ndim == 2
     kinds = KINDS[multi]
     if method in ("auto", "off"):
         return
     if method not in kinds:
         raise DataError(f"calibration {method!r} is none of {', '.join(['auto', 'off', *kinds])}")
-    if rows < kinds[method].needed(classes):
-        raise DataError(f"{too_few(method, multi, classes, rows)}; use another method, or calibration = off")
+    if len(y) < kinds[method].needed(classes):
+        raise DataError(f"{too_few(method, multi, classes, len(y))}; use another method, or calibration = off")
+    if kinds[method].alone and (lacking := classes - len(np.unique(y))):
+        raise DataError(
+            f"calibration: {method} needs validation rows of every label, {counted(lacking, 'label has', 'labels have')} "
+            "none; use temperature, or calibration = off"
+        )
 
 
 def too_few(method: str, multi: bool, classes: int, rows: int) -> str:
@@ -94,15 +102,21 @@ def fit_calibration(
     on (N, C), a sentence that says how it was chosen).
 
     probs (N, C), y (N,) int64 or (N, C) bool. `auto` takes the method with the lowest cross-validated log-loss, and none
-    where that is not lower by a standard error at least, or there are too few rows. Raises DataError where a method that
-    was named cannot be fitted.
+    where that is not lower by a standard error at least, or there are too few rows. What moves each class by itself is
+    not tried where a class has no row, which would take all there is from it. Raises DataError where a method that was
+    named cannot be fitted.
     """
     multi, (n, classes) = y.ndim == 2, probs.shape
-    check_calibration(method, multi=multi, classes=classes, rows=n)
+    check_calibration(method, y, classes)
     if method == "off":
         return NONE, probs, "calibration: off"
     kinds = KINDS[multi]
-    tried = [name for name in (kinds if method == "auto" else [method]) if n >= kinds[name].needed(classes)]
+    lacking = 0 if multi else classes - len(np.unique(y))
+    tried = [
+        name
+        for name in (kinds if method == "auto" else [method])
+        if n >= kinds[name].needed(classes) and not (lacking and kinds[name].alone)
+    ]
     if not tried:
         return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities are left as they are"
     held = {"none": probs} | {name: cross_fitted(kinds[name], probs, y, seed) for name in tried}
@@ -113,6 +127,8 @@ def fit_calibration(
     elif not clearly_better(held[best], probs, y):
         best = "none"
     told = "cross-validated log-loss " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    if lacking:
+        told += f"; no other is tried, as {counted(lacking, 'label has', 'labels have')} no validation row"
     if best == "none":
         return (
             NONE,
@@ -358,10 +374,16 @@ def apply_curves(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
 
 SINGLE = {
     "temperature": Kind(lambda classes: 100, fit_temperature, apply_temperature, normed=True),
-    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector, normed=True),
-    "dirichlet": Kind(lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet, normed=True),
+    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector, normed=True, alone=True),
+    "dirichlet": Kind(
+        lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet, normed=True, alone=True
+    ),
     "isotonic": Kind(
-        lambda classes: max(1000, 50 * classes), fit_one_against_rest, apply_one_against_rest, normed=True
+        lambda classes: max(1000, 50 * classes),
+        fit_one_against_rest,
+        apply_one_against_rest,
+        normed=True,
+        alone=True,
     ),
 }
 MULTI = {

@@ -65,8 +65,9 @@ class Policy:
         return {"calibration": self.calibration.to_dict(), "rule": self.rule.to_dict()}
 
 
-def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) -> None:
-    """Raises DataError where what is asked for does not fit rows of this kind or so many validation rows: before training."""
+def check_decision(settings: Decision, y: np.ndarray, classes: int) -> None:
+    """Raises DataError where what is asked for does not fit validation rows of the truth y: before training."""
+    multi, rows = y.ndim == 2, len(y)
     asked = {
         "thresholds": settings.thresholds != "auto",
         "top": settings.top > 0,
@@ -83,7 +84,7 @@ def check_decision(settings: Decision, *, multi: bool, classes: int, rows: int) 
             f"decision.thresholds: {settings.thresholds} needs {NEEDED} validation rows, there are {rows}; "
             "give more (data.valid_share), or leave it out"
         )
-    check_calibration(settings.calibration, multi=multi, classes=classes, rows=rows)
+    check_calibration(settings.calibration, y, classes)
 
 
 def check_used(settings: Decision) -> None:
@@ -109,7 +110,7 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
     Thresholds and abstaining are decided on the probabilities that cross-fitting gives each row, sets on raw ones.
     """
     multi, y = raw.labels.multi, raw.targets
-    check_decision(settings, multi=multi, classes=len(raw.labels), rows=len(raw))
+    check_decision(settings, y, len(raw.labels))
     calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
     notes = [told]
     probs = coherent(probs, above)

@@ -44,11 +44,7 @@ class Predictions:
             raise ValueError(f"targets are {self.targets.shape}, probs {expected}, multi is {self.labels.multi}")
         if self.decisions is not None and self.decisions.shape != self.targets.shape:
             raise ValueError(f"decisions are {self.decisions.shape}, targets {self.targets.shape}")
-        if not np.isfinite(self.probs).all():
-            rows = np.flatnonzero(~np.isfinite(self.probs).all(axis=1))
-            raise ArtifactError(
-                f"{len(rows)} rows have probabilities that are not finite, first id {self.ids[rows[0]]!r}"
-            )
+        check_finite(self.probs, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,6 +60,13 @@ class Predictions:
         places: list[int] = rows.tolist()
         ids = [self.ids[i] for i in places]
         return Predictions(ids, self.targets[rows], self.probs[rows], self.labels, decisions)
+
+
+def check_finite(probs: np.ndarray, ids: Sequence[str]) -> None:
+    """Raises ArtifactError where probabilities (N, C) of the rows `ids` are NaN or infinite, of which no label follows."""
+    if not np.isfinite(probs).all():
+        rows = np.flatnonzero(~np.isfinite(probs).all(axis=1))
+        raise ArtifactError(f"{len(rows)} rows have probabilities that are not finite, first id {ids[rows[0]]!r}")
 
 
 def decide(probs: np.ndarray, multi: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -346,3 +347,11 @@ def test_a_column_of_numbers_or_ids_is_told_from_classes() -> None:
         "40 of 40 labels have one row only, such as '0.0': numbers or ids are no classes; name another label column, or "
         "put numbers into bins first"
     )
+
+
+def test_test_rows_that_are_validation_rows_are_refused() -> None:
+    rows = Rows(list("abcdefg"), list("uvwxyyx"), [("p",), ("q",)] * 3 + [("p",)], False)
+    parts = ["train"] * 3 + ["valid"] * 2 + ["test"] * 2  # test holds the texts y and x, both of valid
+    with pytest.raises(DataError, match="all 2 test rows are validation rows too, and what is chosen on rows cannot be"):
+        make_splits(replace(rows, splits=parts), seed=0)
+    assert len(make_splits(replace(rows, splits=[*parts[:3], "valid", "train", "test", "test"]), seed=0).test) == 2

@@ -151,12 +151,21 @@ def test_a_method_for_the_other_kind_of_rows_is_refused() -> None:
     assert fit_calibration(*single(100), method="off")[0].method == "none"
 
 
-def test_a_class_that_validation_lacks_and_a_label_that_is_never_true() -> None:
-    probs, y = single(400)
+def test_a_class_that_validation_lacks_keeps_its_claims() -> None:
+    probs, y = single(1600)
     kept = y != 2
-    for method in ("temperature", "vector", "dirichlet"):
-        found, _, _ = fit_calibration(probs[kept], y[kept], method=method)
-        assert np.isfinite(found(probs)).all()
+    found, _, told = fit_calibration(probs[kept], y[kept])
+    assert found.method in ("temperature", "none")
+    assert told.endswith("; no other is tried, as 1 label has no validation row")
+    log_loss = METRICS["log_loss"]
+    assert log_loss(y, found(probs)) < log_loss(y, probs) + 0.02
+    for method in ("vector", "dirichlet", "isotonic"):
+        with pytest.raises(DataError, match=f"{method} needs validation rows of every label, 1 label has none; use temp"):
+            fit_calibration(probs[kept], y[kept], method=method)
+    assert "no other" not in fit_calibration(probs, y)[2]
+
+
+def test_a_label_that_is_never_true() -> None:
     scores, truth = multi(1200)
     truth[:, 5] = False
     for method in MULTI:
