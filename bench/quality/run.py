@@ -114,7 +114,7 @@ def policies(valid: Predictions, test: Predictions, seed: int) -> dict[str, Any]
     for name, decision in asked.items():
         policy, told = fit_policy(decision, valid, seed=seed)
         shipped = measured(policy.shipped(test))
-        found[name] = {"told": told, "metrics": shipped, "promises": judged(policy, test)}
+        found[name] = {"told": told, "metrics": shipped, "promises": judged(policy, test, decision)}
     return {"raw": measured(test), **found}
 
 

@@ -51,7 +51,11 @@ class Settings(BaseModel):
         merged = dict(values)
         for name, field in cls.model_fields.items():
             default = field.default
-            if isinstance(values.get(name), dict) and isinstance(default, Settings) and type(default) is field.annotation:
+            if (
+                isinstance(values.get(name), dict)
+                and isinstance(default, Settings)
+                and type(default) is field.annotation
+            ):
                 merged[name] = merge(default.model_dump(), values[name])
         return merged
 
@@ -329,6 +333,9 @@ class Decision(Settings):
     wanted: Part = 0.9  # of each label's precision or recall, where thresholds are for one of them
     false_cost: PositiveFloat = 1.0  # of a label given wrongly, where thresholds are for cost
     missed_cost: PositiveFloat = 1.0  # of a label left out
+    costs: dict[str, dict[str, NonNegativeFloat]] | None = (
+        None  # true -> decided -> cost; several labels: label -> false, missed
+    )
     at_least_one: bool = False  # the closest label where none reaches its threshold
     top: Count = 0  # so many of the most probable labels, in the place of thresholds
     most_wrong: Part | None = None  # abstain from so many rows that at most this share of the answers is wrong

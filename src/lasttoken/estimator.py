@@ -125,7 +125,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 raise DataError(f"validation labels have the shape {truth.shape}, training labels {targets.shape}")
             train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
         config, decision = run.method, run.decision
-        check_decision(decision, chosen.targets, len(space))
+        check_decision(decision, chosen.targets, space)
         self.journal_ = Journal()
         self.classifier_ = catalog.fit(config, train, chosen, seed=run.seed, device=run.device, journal=self.journal_)
         self.classes_ = classes

@@ -117,7 +117,7 @@ def columns_of(data: Data, *, labels: bool = True) -> Columns:
 
 def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal) -> Outcome:
     """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only."""
-    check_decision(config.decision, splits.valid.targets, len(splits.labels))
+    check_decision(config.decision, splits.valid.targets, splits.labels)
     device = choose_device(config.device)
     world = join(device)
     check_free(folder)  # before hours are spent
@@ -145,7 +145,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "splits": {part: summarize(predictions, seed=config.seed, more=more) for part, predictions in shipped.items()},
         "raw": measured(raw["test"]),
         "brier_parts": asdict(brier_parts(shipped["test"].targets, shipped["test"].probs)),
-        "promises": judged(policy, raw["test"]),
+        "promises": judged(policy, raw["test"], config.decision),
         "truncation": truncation,
         "cost": {
             **{

@@ -98,7 +98,9 @@ def test_a_setting_of_two_types_names_both() -> None:
 
 
 def test_a_table_for_a_number_is_refused() -> None:
-    assert problems({"decision": {"false_cost": {"A": 5}}, "method": {"method": "embedding", "lora": {"r": {"A": 5}}}}) == [
+    assert problems(
+        {"decision": {"false_cost": {"A": 5}}, "method": {"method": "embedding", "lora": {"r": {"A": 5}}}}
+    ) == [
         "decision.false_cost: input should be a valid number, got {'A': 5}",
         "method.lora.r: input should be a valid integer, got {'A': 5}",
     ]

@@ -29,8 +29,19 @@ def brief(metrics: Mapping[str, Any]) -> str:
 
 
 def promises(found: Mapping[str, Any]) -> list[str]:
-    """What abstaining and sets came to on the test rows, a line each."""
+    """What the policy's promises came to on the test rows, a line each."""
     lines = []
+    if "each" in found:
+        each = found["each"]
+        lines.append(
+            f"  {each['of'] + ' wanted':<18} {figure(each['wanted'])} of each label, {interval(each['had'])} of all together; "
+            f"{each['short']} of {each['labels']} labels are shown to have less"
+        )
+    if "cost" in found:
+        cost = found["cost"]
+        lines.append(
+            f"  {'cost a row':<18} {interval(cost['each'])}; the most probable label: {interval(cost['by_most_probable'])}"
+        )
     if "answered" in found:
         lines.append(f"  {'answered':<18} {interval(found['answered'])}, wrong {interval(found['wrong'])} of them")
         if found["answered"]["estimate"] == 0:

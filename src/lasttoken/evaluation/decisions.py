@@ -16,6 +16,7 @@ from scipy.special import expit, logit
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.calibration import FOLDS, folds_of
+from lasttoken.evaluation.costs import cheapest
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.predictions import HALF, most_probable
 from lasttoken.hierarchy import Above, consistent, upwards
@@ -33,7 +34,7 @@ OBJECTIVES = ("auto", "half", "micro_f1", "macro_f1", "samples_f1", "precision",
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """How probabilities (N, C) become decisions. With one label a row only `abstain_below` has a meaning."""
+    """How probabilities (N, C) become decisions. Thresholds and what follows on them are for several labels a row."""
 
     thresholds: np.ndarray | None = None  # (C,); None: one half
     at_least_one: bool = False  # the most probable label where none reaches its threshold
@@ -42,11 +43,14 @@ class Rule:
     set_from: float = 0.0  # raw probability from which a label belongs to the row's conformal set ...
     coverage: float = 0.0  # ... which was made for this coverage; 0: no sets
     above: Above = ()  # the columns above each label, without which it is not given
+    costs: np.ndarray | None = None  # (C, C) of what is true by what is decided, with one label a row; None: all alike
 
     def __call__(self, probs: np.ndarray, multi: bool) -> np.ndarray:
-        """The most probable column (N,) int64, NOTHING where all are 0, or with `multi` the labels decided for, (N, C) bool."""
+        """The most probable column (N,) int64, or the one that costs least, NOTHING where all are 0; with `multi` the labels
+        decided for, (N, C) bool.
+        """
         if not multi:
-            return most_probable(probs)
+            return most_probable(probs) if self.costs is None else cheapest(probs, self.costs)
         if self.top:
             depth = np.array([len(ups) for ups in self.above]) if self.above else np.zeros(probs.shape[1])
             order = np.lexsort((np.broadcast_to(depth, probs.shape), -probs), axis=1)[:, : self.top]  # parents first
@@ -68,16 +72,15 @@ class Rule:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        limits = None if self.thresholds is None else self.thresholds.tolist()
-        return {**vars(self), "thresholds": limits}
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Rule:
         """What `to_dict` gave."""
-        limits = stored["thresholds"]
-        thresholds = None if limits is None else np.array(limits, dtype=np.float64)
+        arrays = {name: stored.get(name) for name in ("thresholds", "costs")}
+        arrays = {name: None if found is None else np.array(found, dtype=np.float64) for name, found in arrays.items()}
         above = tuple(tuple(ups) for ups in stored.get("above", ()))
-        return cls(**{**stored, "thresholds": thresholds, "above": above})
+        return cls(**{**stored, **arrays, "above": above})
 
 
 def confidence(probs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -93,8 +96,8 @@ def fit_thresholds(
     *,
     objective: str,
     wanted: float = 0.9,
-    false_cost: float = 1.0,
-    missed_cost: float = 1.0,
+    false_cost: float | np.ndarray = 1.0,
+    missed_cost: float | np.ndarray = 1.0,
     seed: int = 0,
     above: Above = (),
     raw: np.ndarray | None = None,
@@ -103,7 +106,7 @@ def fit_thresholds(
 
     probs (N, C), y (N, C) bool. objective: `micro_f1`, `macro_f1`, `samples_f1`, whose thresholds are kept only where they
     raise it on rows held out of their choice (five folds); `precision` or `recall`, the thresholds from which each label
-    shows `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost a missed one.
+    shows `wanted` of it; `cost`, the least of false_cost a wrong label and missed_cost a missed one, each (C,) or one for all.
     `auto` is macro-F1 as far as it costs no more than half a point of micro-F1, at one half of `probs` or of `raw`, what they
     were before calibration (N, C). above: the columns above each label, without which it is not given. Raises DataError on
     an unknown objective.
@@ -113,9 +116,10 @@ def fit_thresholds(
     if objective == "half":
         return None, "thresholds: one half for every label"
     if objective == "cost":  # needs no rows: a label is worth giving where p * missed > (1 - p) * false
-        limit = false_cost / (false_cost + missed_cost)
-        told = f"thresholds: {limit:.3f}, where a wrong label costs {false_cost:g} and a missed one {missed_cost:g}"
-        return np.full(probs.shape[1], limit), told
+        limits = np.broadcast_to(false_cost / (false_cost + missed_cost), probs.shape[1:]).astype(np.float64)
+        low, high = limits.min(), limits.max()
+        span = f"{low:.3f}" if low == high else f"from {low:.3f} to {high:.3f}"
+        return limits, f"thresholds: {span}, by what a wrong and a missed label cost"
     if len(y) < NEEDED:
         return None, f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)}"
     if objective in ("precision", "recall"):

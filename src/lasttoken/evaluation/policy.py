@@ -16,6 +16,7 @@ from lasttoken.config import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.calibration import NONE, Calibration, check_calibration, fit_calibration, folds_of
 from lasttoken.evaluation.conformal import covered, fit_sets, rows_needed, sets_of
+from lasttoken.evaluation.costs import cost_matrix, label_costs, paid
 from lasttoken.evaluation.decisions import (
     NEEDED,
     NEVER,
@@ -24,12 +25,14 @@ from lasttoken.evaluation.decisions import (
     abstain_below,
     confidence,
     fit_thresholds,
+    lowest_share,
     rows_to_show,
 )
 from lasttoken.evaluation.metrics import exact
-from lasttoken.evaluation.predictions import Predictions
-from lasttoken.evaluation.significance import share_of
+from lasttoken.evaluation.predictions import Predictions, most_probable
+from lasttoken.evaluation.significance import mean_of, share_of
 from lasttoken.hierarchy import Above, coherent, upwards
+from lasttoken.labels import LabelSpace
 from lasttoken.run import read_json, write_json
 
 FILE = "policy.json"
@@ -65,9 +68,9 @@ class Policy:
         return {"calibration": self.calibration.to_dict(), "rule": self.rule.to_dict()}
 
 
-def check_decision(settings: Decision, y: np.ndarray, classes: int) -> None:
+def check_decision(settings: Decision, y: np.ndarray, labels: LabelSpace) -> None:
     """Raises DataError where what is asked for does not fit validation rows of the truth y: before training."""
-    multi, rows = y.ndim == 2, len(y)
+    multi, rows, classes = labels.multi, len(y), len(labels)
     asked = {
         "thresholds": settings.thresholds != "auto",
         "top": settings.top > 0,
@@ -75,8 +78,10 @@ def check_decision(settings: Decision, y: np.ndarray, classes: int) -> None:
     }
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
-        raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out")
-    check_used(settings)
+        hint = ", or name what mistakes cost (decision.costs)" if settings.thresholds == "cost" else ""
+        raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out{hint}")
+    check_used(settings, multi=multi)
+    costs_of(settings, labels)
     if settings.top > classes:
         raise DataError(f"decision.top: {settings.top} labels of {classes} are asked for; ask for {classes} at most")
     if settings.thresholds in ("precision", "recall") and rows < NEEDED:  # promises; of F1 one half is told to stay
@@ -87,7 +92,15 @@ def check_decision(settings: Decision, y: np.ndarray, classes: int) -> None:
     check_calibration(settings.calibration, y, classes)
 
 
-def check_used(settings: Decision) -> None:
+def costs_of(settings: Decision, labels: LabelSpace) -> np.ndarray | None:
+    """What decisions cost: of rows with one label (C, C), of several (2, C); None where all mistakes of the former cost alike."""
+    costs = settings.costs or {}
+    if labels.multi:
+        return label_costs(costs, labels, false=settings.false_cost, missed=settings.missed_cost)
+    return cost_matrix(costs, labels) if costs else None
+
+
+def check_used(settings: Decision, *, multi: bool) -> None:
     """Raises DataError on a setting that another one leaves without effect."""
     if settings.top and (settings.thresholds != "auto" or settings.at_least_one):
         other = "at_least_one" if settings.at_least_one else "thresholds"
@@ -96,7 +109,16 @@ def check_used(settings: Decision) -> None:
         raise DataError(
             "decision.at_least_one: gives a label below the threshold that shows its precision; leave one of the two out"
         )
-    for name, modes in (("wanted", ("precision", "recall")), ("false_cost", ("cost",)), ("missed_cost", ("cost",))):
+    if settings.costs is not None and not multi and (settings.false_cost, settings.missed_cost) != (1.0, 1.0):
+        raise DataError(
+            "decision.false_cost: each row has one label, whose mistakes decision.costs names; leave it out"
+        )
+    for name, modes in (
+        ("wanted", ("precision", "recall")),
+        ("false_cost", ("cost",)),
+        ("missed_cost", ("cost",)),
+        *([("costs", ("cost",))] if multi else []),
+    ):
         if getattr(settings, name) != Decision.model_fields[name].default and settings.thresholds not in modes:
             raise DataError(
                 f"decision.{name}: is for decision.thresholds = {' or '.join(modes)}; set that too, or leave it out"
@@ -110,12 +132,14 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
     Thresholds and abstaining are decided on the probabilities that cross-fitting gives each row, sets on raw ones.
     """
     multi, y = raw.labels.multi, raw.targets
-    check_decision(settings, y, len(raw.labels))
+    check_decision(settings, y, raw.labels)
     calibration, probs, told = fit_calibration(raw.probs, y, method=settings.calibration, seed=seed)
     notes = [told]
     probs = coherent(probs, above)
-    rule = Rule(at_least_one=settings.at_least_one, top=settings.top, above=above)
+    costs = costs_of(settings, raw.labels)
+    rule = Rule(at_least_one=settings.at_least_one, top=settings.top, above=above, costs=None if multi else costs)
     thresholded = multi and not settings.top
+    false_cost, missed_cost = (1.0, 1.0) if costs is None or not multi else costs
     before = coherent(raw.probs, above)
 
     def with_thresholds(rows: np.ndarray) -> tuple[Rule, str]:
@@ -124,8 +148,8 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
             y[rows],
             objective=settings.thresholds,
             wanted=settings.wanted,
-            false_cost=settings.false_cost,
-            missed_cost=settings.missed_cost,
+            false_cost=false_cost,
+            missed_cost=missed_cost,
             seed=seed,
             above=above,
             raw=before[rows],
@@ -133,6 +157,11 @@ def fit_policy(settings: Decision, raw: Predictions, *, seed: int = 0, above: Ab
         return replace(rule, thresholds=limits), told
 
     chosen = rule(probs, multi)
+    if rule.costs is not None:
+        others = int((chosen != most_probable(probs)).sum())
+        notes.append(
+            f"decisions: the label that costs least, not the most probable one for {others} of {len(y)} validation rows"
+        )
     if thresholded and settings.most_wrong is not None:  # a promise comes from rows that thresholds were not chosen on
         folds = folds_of(len(y), seed)
         for fold in np.unique(folds):
@@ -176,14 +205,21 @@ def promising(coverage: float, limit: float, rows: int) -> str:
     return f"sets hold every label from {limit:.4f} before calibration, for {coverage:.1%} coverage"
 
 
-def judged(policy: Policy, raw: Predictions) -> dict[str, Any]:
-    """What the policy's promises came to on rows it was not made on, with 95 % intervals; ready for JSON."""
+def judged(policy: Policy, raw: Predictions, settings: Decision) -> dict[str, Any]:
+    """What was promised by the policy that `settings` asked for, and what it came to on rows it was not made on, with 95 %
+    intervals; ready for JSON.
+    """
     shipped, rule = policy.shipped(raw), policy.rule
     found: dict[str, Any] = {}
     if rule.abstain_below:
         answered = ~rule.abstains(shipped.probs, raw.labels.multi)
         found["answered"] = share_of(answered).to_dict()
         found["wrong"] = share_of(~exact(raw.targets, shipped.chosen)[answered]).to_dict()
+    if settings.thresholds in ("precision", "recall"):
+        found["each"] = each_label(settings.thresholds, settings.wanted, raw.targets, shipped.chosen)
+    if rule.costs is not None:
+        spent = {"each": shipped.chosen, "by_most_probable": most_probable(shipped.probs)}
+        found["cost"] = {name: mean_of(paid(rule.costs, raw.targets, said)).to_dict() for name, said in spent.items()}
     if rule.coverage:
         sets = policy.sets(raw.probs)
         found["sets"] = {
@@ -192,6 +228,25 @@ def judged(policy: Policy, raw: Predictions) -> dict[str, Any]:
             "size": float(sets.sum(axis=1).mean()),
         }
     return found
+
+
+def each_label(of: str, wanted: float, y: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+    """What the labels had of the precision or recall that was wanted `of` each, y and chosen (N, C) bool.
+
+    `had` is that of all labels together, `labels` how many can be judged, and `short` how many of these are shown to have
+    less by the exact interval of their own.
+    """
+    counted, other = (chosen, y) if of == "precision" else (y, chosen)
+    rows, hits = counted.sum(axis=0), (counted & other).sum(axis=0)
+    rows, hits = rows[rows > 0], hits[rows > 0]
+    highest = 1 - lowest_share(rows - hits, rows, 0.975)
+    return {
+        "of": of,
+        "wanted": wanted,
+        "had": share_of(other[counted]).to_dict(),
+        "labels": len(rows),
+        "short": int((highest < wanted).sum()),
+    }
 
 
 def write_policy(policy: Policy, folder: Path) -> None:

@@ -104,9 +104,28 @@ class Sets(Fact):
     size: float  # labels in a set, on average
 
 
+class EachLabel(Fact):
+    """How much of the precision or recall that was wanted of each label there was."""
+
+    of: str
+    wanted: float
+    had: Measure  # of all labels together
+    labels: int  # that can be judged
+    short: int  # that are shown to have less
+
+
+class Spent(Fact):
+    """What a row's decision cost, and what it would have cost to give the most probable label."""
+
+    each: Measure
+    by_most_probable: Measure
+
+
 class Promises(Fact):
     """What the policy's promises came to on test rows."""
 
+    each: EachLabel | None = None
+    cost: Spent | None = None
     answered: Measure | None = None  # share of rows that the rule did not abstain from
     wrong: Measure | None = None  # share of those that is wrong
     sets: Sets | None = None

@@ -160,7 +160,9 @@ def test_a_class_that_validation_lacks_keeps_its_claims() -> None:
     log_loss = METRICS["log_loss"]
     assert log_loss(y, found(probs)) < log_loss(y, probs) + 0.02
     for method in ("vector", "dirichlet", "isotonic"):
-        with pytest.raises(DataError, match=f"{method} needs validation rows of every label, 1 label has none; use temp"):
+        with pytest.raises(
+            DataError, match=f"{method} needs validation rows of every label, 1 label has none; use temp"
+        ):
             fit_calibration(probs[kept], y[kept], method=method)
     assert "no other" not in fit_calibration(probs, y)[2]
 

@@ -198,7 +198,7 @@ def test_costs_need_no_rows() -> None:
     limits, told = fit_thresholds(PROBS, PROBS > 0.5, objective="cost", false_cost=1, missed_cost=4)
     assert limits is not None
     assert limits.tolist() == [0.2] * 3
-    assert told == "thresholds: 0.200, where a wrong label costs 1 and a missed one 4"
+    assert told == "thresholds: 0.200, by what a wrong and a missed label cost"
 
 
 def test_a_label_that_is_never_true_has_the_threshold_of_all() -> None:

@@ -161,22 +161,24 @@ def test_a_coverage_that_rows_cannot_show_is_told() -> None:
 def test_a_shipped_policy_keeps_its_coverage(calibration: str) -> None:
     """Sets are made of raw probabilities: those of a calibration fitted on the same rows would hold less."""
     had = []
+    settings = Decision(coverage=0.9, calibration=calibration)  # type: ignore[arg-type]
     for seed in range(12):
-        policy, _ = fit_policy(Decision(coverage=0.9, calibration=calibration), said(1000, multi=False, seed=seed))  # type: ignore[arg-type]
-        found = judged(policy, said(2000, multi=False, seed=100 + seed))
+        policy, _ = fit_policy(settings, said(1000, multi=False, seed=seed))
+        found = judged(policy, said(2000, multi=False, seed=100 + seed), settings)
         had.append(found["sets"]["had"]["estimate"])
     assert np.mean(had) == pytest.approx(0.9, abs=0.01)
 
 
 def test_promises_are_judged_on_other_rows() -> None:
-    policy, notes = fit_policy(Decision(coverage=0.9, most_wrong=0.2), said(3000, multi=False))
-    found = judged(policy, said(5000, multi=False, seed=1))
+    settings = Decision(coverage=0.9, most_wrong=0.2)
+    policy, notes = fit_policy(settings, said(3000, multi=False))
+    found = judged(policy, said(5000, multi=False, seed=1), settings)
     assert found["sets"]["had"]["low"] < 0.9 < found["sets"]["had"]["high"] + 0.01
     assert 1 < found["sets"]["size"] < 5
     assert found["wrong"]["estimate"] <= 0.2
     assert 0.1 < found["answered"]["estimate"] < 0.9
     assert notes[1].endswith("at most 20.0% wrong at 95 % confidence")
-    assert judged(Policy(), said(10, multi=True)) == {}
+    assert judged(Policy(), said(10, multi=True), Decision()) == {}
 
 
 def test_too_few_rows_to_promise_anything_are_told() -> None:

@@ -1,0 +1,66 @@
+"""What mistakes cost, and the decisions that cost least.
+
+Costs are given by name, `{true label: {decided label: cost}}` where a row has one label and `{label: {"false": cost,
+"missed": cost}}` where it may have several; what is not given costs 1, and what is right costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lasttoken.errors import DataError
+from lasttoken.labels import NOTHING, LabelSpace
+
+Costs = Mapping[str, Mapping[str, float]]
+MISTAKES = ("false", "missed")  # of a label given wrongly, and of one left out
+
+
+def cost_matrix(costs: Costs, labels: LabelSpace) -> np.ndarray:
+    """What each decision costs (C, C), true label by decided one. Raises DataError on names that are no labels."""
+    names = [*costs, *(name for row in costs.values() for name in row)]
+    column = dict(zip(names, checked(names, labels), strict=True))
+    matrix = 1.0 - np.eye(len(labels))
+    for true, row in costs.items():
+        for decided, cost in row.items():
+            matrix[column[true], column[decided]] = cost
+    return matrix
+
+
+def label_costs(costs: Costs, labels: LabelSpace, *, false: float, missed: float) -> np.ndarray:
+    """What it costs to give each label wrongly and to leave it out (2, C), `false` and `missed` where nothing is said.
+
+    Raises DataError on names that are no labels, and on anything but "false" and "missed".
+    """
+    found = np.repeat(np.array([[false], [missed]]), len(labels), axis=1)
+    for (name, row), column in zip(costs.items(), checked(list(costs), labels), strict=True):
+        wrong = sorted(row.keys() - set(MISTAKES))
+        if wrong:
+            raise DataError(
+                f"decision.costs: {name!r} has {wrong[0]!r}; where rows may have several labels each costs "
+                "{false = ..., missed = ...}"
+            )
+        found[:, column] = [row.get(mistake, found[i, column]) for i, mistake in enumerate(MISTAKES)]
+    return found
+
+
+def checked(names: list[str], labels: LabelSpace) -> list[int]:
+    """The columns of names. Raises DataError where one is no label."""
+    try:
+        return labels.encode(names).tolist()
+    except DataError as error:
+        raise DataError(f"decision.costs: {error}") from error
+
+
+def cheapest(probs: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """The column (N,) int64 whose expected cost is least (Elkan 2001), NOTHING where all of probs (N, C) are 0.
+
+    costs (C, C), true label by decided one.
+    """
+    return np.where(probs.any(axis=1), (probs @ costs).argmin(axis=1), NOTHING)
+
+
+def paid(costs: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """What each row's decision cost (N,). y (N,) and chosen (N,) int64; no label costs as much as the dearest mistake."""
+    return np.where(chosen == NOTHING, costs[y].max(axis=1), costs[y, chosen])

@@ -1,0 +1,102 @@
+"""What mistakes cost: matrices by name, the cheapest decision, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lasttoken.config import Decision
+from lasttoken.errors import DataError
+from lasttoken.evaluation.costs import cheapest, cost_matrix, label_costs, paid
+from lasttoken.evaluation.policy import Policy, fit_policy, judged
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.labels import NOTHING, LabelSpace
+
+ONE = LabelSpace(("ham", "spam", "urgent"))
+MANY = LabelSpace(("a", "b"), multi=True)
+
+
+def rows(n: int, labels: LabelSpace, seed: int = 0) -> Predictions:
+    """Predictions whose claims are right as often as they say."""
+    rng = np.random.default_rng(seed)
+    ids = [str(i) for i in range(n)]
+    if labels.multi:
+        probs = rng.random((n, len(labels)))
+        return Predictions(ids, rng.random(probs.shape) < probs, probs, labels)
+    probs = rng.dirichlet(np.ones(len(labels)), n)
+    y = (probs.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return Predictions(ids, y, probs, labels)
+
+
+def test_what_is_not_named_costs_one() -> None:
+    assert cost_matrix({"urgent": {"ham": 9, "spam": 20}, "ham": {"urgent": 0.5}}, ONE).tolist() == [
+        [0, 1, 0.5],
+        [1, 0, 1],
+        [9, 20, 0],
+    ]
+    assert label_costs({"b": {"missed": 4}}, MANY, false=2, missed=1).tolist() == [[2, 2], [1, 4]]
+
+
+def test_the_cheapest_label_is_given() -> None:
+    costs = cost_matrix({"urgent": {"ham": 9, "spam": 9}}, ONE)
+    probs = np.array([[0.8, 0.05, 0.15], [0.9, 0.05, 0.05], [0, 0, 0]])
+    # by hand, first row: ham .05 + 9 * .15 = 1.4, spam .8 + 9 * .15 = 2.15, urgent .85
+    np.testing.assert_allclose(probs[0] @ costs, [1.4, 2.15, 0.85])
+    assert cheapest(probs, costs).tolist() == [2, 0, NOTHING]
+    assert paid(costs, np.array([2, 2, 0]), np.array([0, 2, NOTHING])).tolist() == [9, 0, 1]
+
+
+def test_costs_of_one_label_are_decided_by_and_judged() -> None:
+    settings = Decision(costs={"urgent": {"ham": 9, "spam": 9}})
+    policy, notes = fit_policy(settings, rows(400, ONE))
+    assert any(
+        note.startswith("decisions: the label that costs least, not the most probable one for ") for note in notes
+    )
+    test = rows(4000, ONE, seed=1)
+    cost = judged(policy, test, settings)["cost"]
+    assert cost["each"]["high"] < cost["by_most_probable"]["low"]
+    again = Policy(policy.calibration, type(policy.rule).of(policy.rule.to_dict()))
+    np.testing.assert_array_equal(again.shipped(test).chosen, policy.shipped(test).chosen)
+    assert (policy.shipped(test).chosen == 2).mean() > (test.chosen == 2).mean()
+
+
+def test_costs_of_several_labels_are_thresholds() -> None:
+    settings = Decision(thresholds="cost", missed_cost=3, costs={"b": {"false": 4, "missed": 1}})
+    policy, notes = fit_policy(settings, rows(100, MANY))
+    assert policy.rule.thresholds is not None
+    assert policy.rule.thresholds.tolist() == [0.25, 0.8]  # 1 / (1 + 3), 4 / (4 + 1)
+    assert "thresholds: from 0.250 to 0.800, by what a wrong and a missed label cost" in notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "said"),
+    [
+        ({"costs": {"spma": {"ham": 2}}}, ONE, "decision.costs: 1 unknown label(s) 'spma'; known are 'ham'"),
+        ({"costs": {"spam": {"hamm": 2}}}, ONE, "did you mean 'ham' for 'hamm'?"),
+        ({"costs": {"spam": {"ham": 2}}, "missed_cost": 2}, ONE, "decision.false_cost: each row has one label"),
+        ({"thresholds": "cost"}, ONE, "leave it out, or name what mistakes cost (decision.costs)"),
+        (
+            {"thresholds": "cost", "costs": {"a": {"b": 2}}},
+            MANY,
+            "'a' has 'b'; where rows may have several labels each",
+        ),
+        ({"costs": {"a": {"false": 2}}}, MANY, "decision.costs: is for decision.thresholds = cost; set that too"),
+    ],
+)
+def test_costs_that_do_not_fit(settings: dict, labels: LabelSpace, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        fit_policy(Decision(**settings), rows(100, labels))
+    assert said in str(caught.value)
+
+
+def test_a_wanted_precision_is_judged_label_by_label() -> None:
+    settings = Decision(thresholds="precision", wanted=0.8)
+    policy, _ = fit_policy(settings, rows(2000, MANY))
+    found = judged(policy, rows(4000, MANY, seed=1), settings)["each"]
+    assert (found["of"], found["wanted"], found["labels"], found["short"]) == ("precision", 0.8, 2, 0)
+    assert found["had"]["low"] > 0.8
+    bold = Policy(policy.calibration, type(policy.rule)(thresholds=np.array([0.3, 0.9])))
+    worse = judged(bold, rows(4000, MANY, seed=1), settings)["each"]
+    assert (worse["labels"], worse["short"]) == (2, 1)  # of the label given from .3 some .65 are right
+    plenty = judged(bold, rows(4000, MANY, seed=1), Decision(thresholds="recall", wanted=0.8))["each"]
+    assert (plenty["of"], plenty["short"]) == ("recall", 1)  # of the label given from .9 a fifth is found
