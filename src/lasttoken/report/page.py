@@ -72,6 +72,8 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         runs_explain=any(run.explained for run in runs),
         further=further,
         disputed=tables.disputed(runs),
+        hardest=tables.hardest(runs),
+        measures=tables.measures(runs),
     )
 
 

@@ -146,12 +146,12 @@ def promised(run: RunView) -> list[str]:
     if found.each is not None:
         each = found.each
         said.append(
-            f"{each.of} of all labels together {share(each.had)}, {units.percent(each.wanted)} wanted of each; "
+            f"has {share(each.had)} {each.of} over all labels, {units.percent(each.wanted)} wanted of each; "
             f"{each.short} of {each.labels} labels are shown to have less"
         )
     if found.cost is not None:
         each, plain = (units.score(one.estimate) for one in (found.cost.each, found.cost.by_most_probable))
-        said.append(f"a row's decision costs {each}; giving the most probable label would cost {plain}")
+        said.append(f"costs {each} a row; giving the most probable label would cost {plain}")
     if found.answered is not None and found.wrong is not None:
         said.append(f"answers {share(found.answered)} of the rows, {share(found.wrong)} of the answers are wrong")
     if found.sets is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lasttoken.evaluation.further import label_counts
-from lasttoken.evaluation.metrics import METRICS, Metric, confusion
+from lasttoken.evaluation.metrics import METRICS, Metric, confusion, exact
 from lasttoken.labels import NOTHING
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
@@ -76,6 +76,17 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Hard:
+    """A test row whose truth the methods find unlikely."""
+
+    id: str
+    true: str
+    surprise: float  # log-loss of the row in nats, the mean over methods
+    right: int  # methods that decide it rightly all the same
+    text: str | None
+
+
+@dataclass(frozen=True)
 class Problem:
     """The data that one or more of the runs were made from."""
 
@@ -84,6 +95,8 @@ class Problem:
     digest: str
     classes: int
     most_frequent: str
+    rarest: str
+    words: str  # of the test texts; "" where they are not kept
 
 
 def measure(run: RunView, metric: str) -> Measure:
@@ -204,17 +217,22 @@ def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
 def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
     """The mistake of `row` about the label of `column`."""
     names, seen = run.labels.names, run.predictions
-    predicted = names[column]
+    predicted, true = names[column], truth(run, row)
     if run.labels.multi:
-        true = ", ".join(names[j] for j in np.flatnonzero(seen.targets[row])) or "no label"
         predicted = predicted if seen.chosen[row, column] else f"not {predicted}"
-    else:
-        true = names[int(seen.targets[row])]
     label, text = names[column], None if run.texts is None else cut(run.texts[row])
     words = weighed(run, seen.ids[row], label)
     if run.labels.multi and not seen.chosen[row, column]:  # what speaks for "not X" is what speaks against X
         words = [(word, -weight) for word, weight in words]
     return Mistake(seen.ids[row], true, predicted, probability, text, label, words)
+
+
+def truth(run: RunView, row: int) -> str:
+    """The label of a test row, or its labels."""
+    names, target = run.labels.names, run.predictions.targets[row]
+    if run.labels.multi:
+        return ", ".join(names[j] for j in np.flatnonzero(target)) or "no label"
+    return names[int(target)]
 
 
 def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
@@ -233,15 +251,41 @@ def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
     return shown
 
 
+def same_rows(runs: Sequence[RunView]) -> bool:
+    """Whether all runs are about the same test rows in the same order, and the same labels."""
+    first = runs[0]
+    return all(list(one.predictions.ids) == list(first.predictions.ids) and one.labels == first.labels for one in runs)
+
+
+def hardest(runs: Sequence[RunView], most: int = 10) -> list[Hard]:
+    """The test rows with the highest log-loss, the mean over runs, highest first. None where runs differ in their rows."""
+    if not same_rows(runs):
+        return []
+    seen = [run.predictions for run in runs]
+    losses = [METRICS["log_loss"].sums(one.targets, one.probs, one.chosen).amounts for one in seen]  # each (N,)
+    surprise = np.mean(losses, axis=0)
+    right = np.sum([exact(one.targets, one.chosen) for one in seen], axis=0)
+    first = runs[0]
+    return [
+        Hard(
+            first.predictions.ids[i],
+            truth(first, i),
+            float(surprise[i]),
+            int(right[i]),
+            None if first.texts is None else cut(first.texts[i]),
+        )
+        for i in map(int, np.argsort(-surprise, kind="stable")[:most])
+    ]
+
+
 def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
     """Test rows whose label every run decides against in the same way, the surest first: labels that may be wrong.
 
     Of two runs or more about the same rows in the same order; none else.
     """
-    first = runs[0].predictions
-    same = all(list(run.predictions.ids) == list(first.ids) and run.labels == runs[0].labels for run in runs)
-    if len(runs) < 2 or not same:
+    if len(runs) < 2 or not same_rows(runs):
         return []
+    first = runs[0].predictions
     decided = first.chosen
     agreed = np.all([run.predictions.chosen == decided for run in runs], axis=0) & (decided != first.targets)
     agreed &= decided != NOTHING
@@ -263,6 +307,12 @@ def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
     return [(name, [measures.get(name) for measures in found]) for name in words]
 
 
+def measures(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
+    """(metric in words, its value in each run) of every metric that was measured."""
+    names = [name for name in METRICS if any(name in run.test.metrics for run in runs)]
+    return [(METRICS[name].words, [run.test.metrics.get(name) for run in runs]) for name in names]
+
+
 def notes(run: RunView) -> list[str]:
     """What should be known of a run: what its fit noted, and answers that named no label."""
     invalid = run.measures.invalid_answers
@@ -274,17 +324,27 @@ def problems(runs: Sequence[RunView]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for run in runs:
         made = run.environment
-        new = Problem([], made.data, made.data_digest, len(run.labels), most_frequent(run))
+        most, least = frequencies(run)
+        new = Problem([], made.data, made.data_digest, len(run.labels), most, least, words(run))
         found.setdefault(made.data_digest, new).names.append(run.name)
     return list(found.values())
 
 
-def most_frequent(run: RunView) -> str:
-    """The most frequent label and its share of the test rows."""
-    column, name = most_frequent_label(run)
-    targets = run.predictions.targets
-    share = float((targets[:, column] if run.labels.multi else targets == column).mean())
-    return f"{name}, {units.percent(share)} of the test rows"
+def frequencies(run: RunView) -> tuple[str, str]:
+    """The most frequent label and the rarest one, each with its share of the test rows."""
+    names, n = run.labels.names, len(run.predictions)
+    counts = label_counts(run.predictions.targets, len(names))
+    ends = (int(counts.argmax()), int(counts.argmin()))
+    most, least = (f"{names[j]}, {units.percent(counts[j] / n)} of the test rows" for j in ends)
+    return most, least
+
+
+def words(run: RunView) -> str:
+    """How many words the test texts have."""
+    if not run.texts:
+        return ""
+    middle, high, longest = np.quantile([len(text.split()) for text in run.texts], [0.5, 0.95, 1.0])
+    return f"{middle:,.0f} in the middle, {high:,.0f} at the 95th of a hundred, {longest:,.0f} at most"
 
 
 def most_frequent_label(run: RunView) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from lasttoken.evaluation.policy import Policy
 from lasttoken.labels import LabelSpace
 from lasttoken.report.collect import RunView, collect
 from lasttoken.report.page import render, write_page
-from lasttoken.report.tables import best_first, mistakes, most_confused
+from lasttoken.report.tables import best_first, hardest, mistakes, most_confused
 
 EVIL = '<script>alert("1")</script> & <img src=x onerror=alert(2)>'
 SMALL = {
@@ -210,6 +210,28 @@ def test_mistakes_are_wrong_and_the_surest_first(three: list[RunView]) -> None:
     assert len(found) == 10
     assert all(one.true != one.predicted for one in found)
     assert [one.probability for one in found] == sorted((one.probability for one in found), reverse=True)
+
+
+def test_the_hardest_texts_come_first_in_the_mean_over_methods(three: list[RunView]) -> None:
+    found = hardest(three)
+    losses = [-np.log(run.predictions.probs[np.arange(400), run.predictions.targets]) for run in three]
+    order = np.argsort(-np.mean(losses, axis=0))[:10]
+    assert [one.id for one in found] == [f"row-{i}" for i in order]
+    assert found[0].right == sum(run.predictions.chosen[order[0]] == run.predictions.targets[order[0]] for run in three)
+    page = Seen(render(three, None, title="Patents")).text
+    assert "Hardest texts" in page
+    assert f"{found[0].right} of 3" in page
+
+
+def test_every_measure_and_the_ends_of_the_labels_are_shown(write_run) -> None:
+    labels = LabelSpace(tuple("abcde"), multi=True)
+    run = collect(write_run("one", labels=labels))
+    page = Seen(render([run], None, title="One")).text
+    for words in ("P@5", "R@5", "nDCG@5", "classwise ECE", "ECE, equal mass", "Brier score", "subset accuracy"):
+        assert words in page
+    assert "words a text 15 in the middle, 16 at the 95th of a hundred, 16 at most (test)" in page
+    shares = run.predictions.targets.mean(axis=0)
+    assert f"rarest {labels.names[shares.argmin()]}, {100 * shares.min():.1f} % of the test rows" in page
 
 
 def test_texts_are_cut_at_300_characters(write_run) -> None:
