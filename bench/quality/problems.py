@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,18 @@ def banking77(data: Path) -> Splits:
     return splits_from(rows("train"), None, rows("test"), seed=SEED)
 
 
+def banking77_tail(data: Path, most: int = 120, fewest: int = 3) -> Splits:
+    """BANKING77 with a long tail: classes keep from `most` rows to `fewest`, falling by one factor (Cui 2019, arXiv:1901.05555)."""
+    whole, rng = banking77(data), generator(SEED, "long tail")
+    order = rng.permutation(len(whole.labels))
+    sizes = np.round(most * (fewest / most) ** (np.arange(len(order)) / (len(order) - 1))).astype(int)
+    targets = whole.train.targets
+    kept = [
+        rng.permutation(np.flatnonzero(targets == column))[:size] for column, size in zip(order, sizes, strict=True)
+    ]
+    return replace(whole, train=whole.train.take(np.sort(np.concatenate(kept))))
+
+
 def patent_subclasses(data: Path, fewest: int = 20) -> Splits:
     """US patents -> any number of the subclasses that `fewest` rows of train have; rows without one are left out."""
     train, test = (jsonl(data / "patents" / f"{name}.jsonl") for name in ("train", "valid"))
@@ -124,6 +137,7 @@ PROBLEMS: dict[str, Callable[[Path], Splits]] = {
     "ag-news-4k": lambda data: ag_news(data, 4000),
     "ag-news-19k": lambda data: ag_news(data, None),
     "banking77": banking77,
+    "banking77-tail": banking77_tail,
     "patents-subclasses": patent_subclasses,
     "reuters-90": reuters,
     "goemotions": goemotions,

@@ -23,7 +23,10 @@ WORDS = {
     "encoder": "encoder (MiniLM, 22 M)",
     "k0": "LoRA on all six blocks",
     "head": "head alone, cross-entropy",
-    **{f"head-{loss}": f"head alone, {loss}" for loss in ("asymmetric", "ranking", "balanced", "focal")},
+    **{
+        f"head-{loss}": f"head alone, {loss}"
+        for loss in ("asymmetric", "ranking", "balanced", "focal", "logit_adjusted")
+    },
     **{
         f"{init}-{n}": f"{init} head, {n} epoch{'s' if n > 1 else ''}"
         for init in ("random", "probe")

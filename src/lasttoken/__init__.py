@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lasttoken.catalog import fit
+    from lasttoken.check.examine import examine
     from lasttoken.config import Data, Decision, Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
     from lasttoken.data.dataset import Dataset, Splits
     from lasttoken.data.read import Columns, read_rows
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 HOME = {
     "catalog": ("fit",),
+    "check.examine": ("examine",),
     "config": ("Data", "Decision", "Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
     "data.dataset": ("Dataset", "Splits"),
     "data.read": ("Columns", "read_rows"),
@@ -90,6 +92,7 @@ __all__ = [
     "Training",
     "UserError",
     "compare",
+    "examine",
     "fit",
     "load",
     "make_splits",

@@ -212,7 +212,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def explain(self, text: str, labels: Sequence[Any] | None = None, *, by: By = "auto") -> list[Explanation]:
         """What each word of one text adds to the log-odds of each label; None: of those decided, or the most probable one.
 
-        See `lasttoken.explain`. Raises DataError on what is no text or an unknown label, ConfigError where gradients cannot
+        The same as `lasttoken explain`. Raises DataError on what is no text or an unknown label, ConfigError where gradients cannot
         be had.
         """
         check_is_fitted(self, "classifier_")

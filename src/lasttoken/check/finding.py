@@ -24,6 +24,7 @@ class Finding:
     places: tuple[Place, ...] = ()
     remedy: str = ""
     serious: bool = True  # False: good to know
+    chart: tuple[str, ...] = ()  # lines that draw it
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

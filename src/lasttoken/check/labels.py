@@ -16,6 +16,7 @@ from lasttoken.data.doubts import alike, unsplit
 from lasttoken.data.split import nearest
 from lasttoken.errors import UserError
 from lasttoken.labels import LabelSpace
+from lasttoken.methods.regression import fold_of
 from lasttoken.wording import counted
 
 FEW = 10  # rows below which a label is hardly learnt and not at all judged
@@ -97,42 +98,39 @@ def unseen(rows: Rows) -> Iterator[Finding]:
 def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
     """Rows whose label a linear model that never saw them finds most unlikely (confident learning, through cleanlab).
 
-    Northcutt 2021, arXiv:1911.00068. Of rows with several labels only those with exactly one are judged.
+    Northcutt 2021, arXiv:1911.00068; with several labels a row, label by label (Thyagarajan 2022, arXiv:2211.13895).
+    Labels with few rows are left out.
     """
     if rows.labels is None:
         return
     enough = {name for name, count in Counter(n for names in rows.labels for n in names).items() if count >= FEW}
-    kept = [
-        i for i, names in enumerate(rows.labels) if len(names) == 1 and names[0] in enough and rows.texts[i].strip()
-    ]
-    space = sorted({rows.labels[i][0] for i in kept})
+    truth = [[name for name in names if name in enough] for names in rows.labels]
+    kept = [i for i, names in enumerate(truth) if rows.has_text(i) and (names or rows.multi)]
+    space = sorted({name for i in kept for name in truth[i]})
     if len(kept) < JUDGED or len(space) < 2:
         return
-    labels = LabelSpace(tuple(space))
-    data = Dataset(
-        [rows.ids[i] for i in kept],
-        [rows.texts[i] for i in kept],
-        labels.encode([rows.labels[i][0] for i in kept]),
-        labels,
-    )
+    labels = LabelSpace(tuple(space), rows.multi)
+    named = [truth[i] for i in kept]
+    targets = labels.encode_sets(named) if rows.multi else labels.encode([name for (name,) in named])
+    data = Dataset([rows.ids[i] for i in kept], [rows.texts[i] for i in kept], targets, labels)
     try:
         probs = out_of_fold(data, seed)
     except UserError:  # texts without a word that occurs twice
         return
     try:
         from cleanlab.filter import find_label_issues
+        from cleanlab.multilabel_classification.filter import find_label_issues as find_among_several
     except ImportError:
         yield Finding("label-errors", "not looked for: pip install 'lasttoken[audit]'", serious=False)
         return
-    found = find_label_issues(data.targets, probs, return_indices_ranked_by="self_confidence", n_jobs=1)
+    ranked = {"return_indices_ranked_by": "self_confidence", "n_jobs": 1}
+    if rows.multi:
+        found = find_among_several([np.flatnonzero(row).tolist() for row in targets], probs, **ranked)
+    else:
+        found = find_label_issues(targets, probs, **ranked)
     if len(found):
         places: list[int] = found.tolist()
-        said = probs.argmax(axis=1)
-        told = (
-            f"{labels.names[data.targets[i]]}, likelier {labels.names[said[i]]} ({probs[i, said[i]]:.2f}): "
-            f"{cut(data.texts[i])}"
-            for i in places
-        )
+        told = (f"{likelier(labels, targets[i], probs[i])}: {cut(data.texts[i])}" for i in places)
         yield Finding(
             "label-errors",
             f"{len(places)} of {len(kept)} rows look mislabelled to a linear model that never saw them",
@@ -142,13 +140,19 @@ def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
         )
 
 
+def likelier(labels: LabelSpace, target: np.ndarray, probs: np.ndarray) -> str:
+    """What a row is labelled with and what is likelier: `A, likelier B (0.93)`, of several labels the least likely decision."""
+    if not labels.multi:
+        best = int(probs.argmax())
+        return f"{labels.names[int(target)]}, likelier {labels.names[best]} ({probs[best]:.2f})"
+    column = int(np.where(target, 1 - probs, probs).argmax())
+    name, p = labels.names[column], probs[column]
+    return f"{name}, likelier not ({1 - p:.2f})" if target[column] else f"not {name}, likelier so ({p:.2f})"
+
+
 def out_of_fold(data: Dataset, seed: int) -> np.ndarray:
     """Probabilities (N, C) of each row by a linear model of the other folds."""
-    folds = np.empty(len(data), dtype=np.int64)
-    random = np.random.default_rng(seed)
-    for column in range(len(data.labels)):
-        own = np.flatnonzero(data.targets == column)
-        folds[random.permutation(own)] = np.arange(len(own)) % FOLDS
+    folds = fold_of(data.targets, FOLDS, seed)
     probs = np.empty((len(data), len(data.labels)))
     for fold in range(FOLDS):
         rest, held = data.take(np.flatnonzero(folds != fold)), data.take(np.flatnonzero(folds == fold))

@@ -15,6 +15,7 @@ from lasttoken.wording import counted
 MOJIBAKE = re.compile(
     "[ÃÂâ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|\ufffd"
 )  # UTF-8 read as Latin-1, or not read at all
+JOINING = "\n\r\t\u200c\u200d"  # and what joins or parts the letters of some scripts, and emoji
 GIVEN_AWAY = 0.3  # share of a label's rows that hold its name from which a text may give it away
 TIMES = 5.0  # how much more often than in other rows
 
@@ -93,18 +94,18 @@ def across(rows: Rows, groups: Sequence[Sequence[int]], what: str, kind: str) ->
 
 
 def characters(rows: Rows) -> Iterator[Finding]:
-    """Texts with control characters, or marks of a wrong encoding."""
+    """Texts with control characters and others that are not seen, or marks of a wrong encoding."""
     found = []
     for row, text in zip(rows.ids, rows.texts, strict=True):
         marks = set(MOJIBAKE.findall(text)) | {
-            c for c in text if unicodedata.category(c) in ("Cc", "Co") and c not in "\n\r\t"
+            c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Co") and c not in JOINING
         }
         if marks:
             found.append(Place(row, " ".join(sorted(map(repr, marks)))))
     if found:
         yield Finding(
             "characters",
-            f"{counted(len(found), 'row holds control characters or looks', 'rows hold control characters or look')} as if "
+            f"{counted(len(found), 'row holds invisible characters or looks', 'rows hold invisible characters or look')} as if "
             "read in a wrong encoding",
             tuple(found),
             "read the source again with its own encoding (--encoding); --fix takes control characters out",
@@ -117,7 +118,7 @@ def leakage(rows: Rows) -> Iterator[Finding]:
     if rows.labels is None:
         return
     names = sorted({name for labels in rows.labels for name in labels})
-    telling = []
+    telling, places = [], list[Place]()
     texts = [f" {words_of(text)} " for text in rows.texts]
     for name in names:
         words = words_of(name)
@@ -129,11 +130,13 @@ def leakage(rows: Rows) -> Iterator[Finding]:
         mine, rest = sum(own) / len(own), sum(others) / max(1, len(others))
         if mine >= GIVEN_AWAY and mine >= TIMES * rest:
             telling.append(f"{name} ({mine:.0%} of its rows, {rest:.0%} of others)")
+            found = [i for i, labels in enumerate(rows.labels) if name in labels and holds[i]]
+            places += [Place(rows.ids[i], f"{name}: {cut(rows.texts[i])}") for i in found]
     if telling:
         yield Finding(
             "label-in-text",
             f"the text names its label: {shown(telling)}",
-            (),
+            tuple(places),
             "fine where new texts will do so too; a leak where the name was added with the label",
             serious=False,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from lasttoken.check.finding import Finding, Place, shown
 from lasttoken.data.dataset import Rows
 from lasttoken.text.tokenizer import encode
+
+BAR = 30  # characters of the longest bar
 
 
 def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
@@ -25,6 +28,7 @@ def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
         f"{whole.sum() / max(1, words):.2f} tokens a word",
         (),
         serious=False,
+        chart=histogram(whole),
     )
     if cut := encoded.truncation():
         places = np.flatnonzero(encoded.lost)
@@ -36,6 +40,20 @@ def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
             "raise --max-length, as far as the model's window and memory go",
             serious=bool(cut.cut > 0.05 * len(rows)),
         )
+
+
+def histogram(lengths: np.ndarray) -> tuple[str, ...]:
+    """A line for each range of lengths (N,), the upper ends doubling, with its share of the rows as a bar and a figure."""
+    ends = 2 ** np.arange(3, 3 + max(1, math.ceil(math.log2(max(8, lengths.max())) - 2)))
+    counts = np.bincount(np.searchsorted(ends, lengths), minlength=len(ends))
+    full = counts.max()
+    width = len(f"{ends[-1]:,}")
+    bars = ("█" * math.ceil(BAR * count / full) for count in counts)
+    shares = counts / len(lengths)
+    return tuple(
+        f"to {end:>{width},} tokens {share:6.1%} {bar}".rstrip()
+        for end, share, bar in zip(ends.tolist(), shares, bars, strict=True)
+    )
 
 
 def beginnings(rows: Rows, tokenizer: Any) -> Iterator[Finding]:

@@ -105,6 +105,7 @@ def page(source: str, rows: str, findings: list[Finding]) -> str:
         lines += [f"    id {place.id}  {place.detail}".rstrip() for place in finding.places[:SHOWN]]
         more = len(finding.places) - SHOWN
         lines += [f"    and {more} more"] if more > 0 else []
+        lines += [f"    {line}" for line in finding.chart]
         lines += [f"  {finding.remedy}"] if finding.remedy else []
     return "\n".join(lines)
 

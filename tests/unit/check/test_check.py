@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from tiny import dataset
@@ -114,9 +116,27 @@ def test_mislabelled_rows_come_first() -> None:
     assert ", likelier " in finding.places[0].detail
 
 
-def test_broken_characters() -> None:
-    given = rows(["cafÃ©", "fine", "a\x07b", "naïve café €", "lost \ufffd"], list("xyxyx"))
-    assert ids(found(given, "characters")) == ["r0", "r2", "r4"]
+def test_mislabelled_rows_of_several_labels() -> None:
+    random = np.random.default_rng(0)
+    truth = random.random((400, 2)) < 0.5
+    texts = [
+        " ".join(["the", *(word for word, yes in zip(("goal", "price"), row, strict=True) if yes)]) for row in truth
+    ]
+    wrong = list(range(0, 60, 6))
+    truth[wrong, 0] ^= True
+    named = [tuple(name for name, yes in zip(("sport", "trade"), row, strict=True) if yes) for row in truth]
+    finding = found(Rows([f"r{i}" for i in range(400)], texts, named, True), "label-errors")
+    assert finding is not None
+    first = {f"r{i}" for i in wrong}
+    assert len(first & set(ids(finding))) >= 8  # of ten
+    assert set(ids(finding)[:8]) <= first
+    details = [place.detail for place in finding.places[:8]]
+    assert all(re.match(r"not sport, likelier so \(0|sport, likelier not \(0", detail) for detail in details)
+
+
+def test_broken_and_invisible_characters() -> None:
+    texts = ["cafÃ©", "fine", "a\x07b", "naïve café €", "lost \ufffd", "zero\u200bwidth", "\u202eturned", "👩\u200d💻"]
+    assert ids(found(rows(texts, list("xyxyxyxy")), "characters")) == ["r0", "r2", "r4", "r5", "r6"]
 
 
 def test_labels_given_away() -> None:
@@ -124,6 +144,8 @@ def test_labels_given_away() -> None:
     finding = found(rows(texts, ["spam_mail"] * 20 + ["ham"] * 20), "label-in-text")
     assert finding is not None
     assert "spam_mail (100% of its rows, 0% of others)" in finding.sentence
+    assert ids(finding) == [f"r{i}" for i in range(20)]
+    assert finding.places[0].detail == "spam_mail: [spam mail] offer 0"
 
 
 def test_tokens() -> None:
@@ -137,6 +159,12 @@ def test_tokens() -> None:
     assert ids(findings["truncated"]) == ["r0", "r2", "r4"]
     assert findings["truncated"].serious
     assert "tokens a word" in findings["lengths"].sentence
+    assert findings["lengths"].chart == (
+        "to  8 tokens  50.0% ██████████████████████████████",
+        "to 16 tokens   0.0%",
+        "to 32 tokens   0.0%",
+        "to 64 tokens  50.0% ██████████████████████████████",
+    )
     assert "'card lost', 'card stolen'" in findings["first-token"].sentence
 
 
