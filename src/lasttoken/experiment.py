@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -144,7 +144,9 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "model": config.method.model_dump().get("model"),
         "splits": {part: summarize(predictions, seed=config.seed, more=more) for part, predictions in shipped.items()},
         "raw": measured(raw["test"]),
-        "brier_parts": asdict(brier_parts(shipped["test"].targets, shipped["test"].probs)),
+        "brier_parts": {
+            of: interval_of(shipped["test"], metric, seed=config.seed).to_dict() for of, metric in brier_parts().items()
+        },
         "promises": judged(policy, raw["test"], config.decision),
         "truncation": truncation,
         "cost": {

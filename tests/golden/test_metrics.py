@@ -10,8 +10,9 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from lasttoken.evaluation.metrics import METRICS, brier_parts, confusion, per_class, reliability
-from lasttoken.evaluation.predictions import decide
+from lasttoken.evaluation.predictions import Predictions, decide
 from lasttoken.evaluation.significance import bootstrap, holm, mcnemar
+from lasttoken.evaluation.summary import ece_by_class
 from lasttoken.labels import LabelSpace
 
 N, C = 300, 7
@@ -127,12 +128,30 @@ def test_equal_mass_bins_hold_equally_many_claims() -> None:
 def test_brier_score_is_the_sum_of_its_parts(given: tuple[np.ndarray, np.ndarray]) -> None:
     y, probs = given
     probs = probs.round(1)  # claims of a bin are equal, so nothing is lost inside bins
-    found = brier_parts(y, probs, bins=np.linspace(-0.05, 1.05, 12))
+    parts = brier_parts(np.linspace(-0.05, 1.05, 12))
+    found = {of: metric(y, probs) for of, metric in parts.items()}
     whole = (
         sk.brier_score_loss(y.ravel(), probs.ravel()) if y.ndim == 2 else ((probs - np.eye(C)[y]) ** 2).sum(1).mean()
     )
-    assert found.reliability - found.resolution + found.uncertainty == pytest.approx(whole, **CLOSE)
-    assert min(found.reliability, found.resolution, found.uncertainty) >= 0
+    assert found["reliability"] - found["resolution"] + found["uncertainty"] == pytest.approx(whole, **CLOSE)
+    assert min(found.values()) >= 0
+    ends = [bootstrap(metric, y, probs, rng=np.random.default_rng(0), draws=200) for metric in parts.values()]
+    assert all(one.low <= one.estimate * 1.2 for one in ends)  # small errors are overestimated by resamples
+    assert all(one.low < one.high for one in ends)
+
+
+@pytest.mark.parametrize("given", [single(8), multi(8)])
+def test_the_errors_of_labels_are_those_of_each_alone(given: tuple[np.ndarray, np.ndarray]) -> None:
+    y, probs = given
+    labels = LabelSpace(tuple("abcdefgh"[: probs.shape[1]]), y.ndim == 2)
+    found = ece_by_class(Predictions([str(i) for i in range(len(y))], y, probs, labels), seed=0, draws=200)
+    assert np.mean([one.estimate for one in found]) == pytest.approx(METRICS["classwise_ece"](y, probs), **CLOSE)
+    for column, one in enumerate(found):
+        alone = (y[:, [column]] if y.ndim == 2 else (y == column)[:, None], probs[:, [column]])
+        assert one.estimate == pytest.approx(
+            METRICS["ece"](*alone), **CLOSE
+        )  # one label, its claims in one set of bins
+        assert one.low < one.high or one.estimate == 0  # as of label 6, whose claims are all 0 and right
 
 
 def test_reliability_against_scipys_binned_means() -> None:

@@ -19,9 +19,11 @@ from lasttoken.data.dataset import Splits
 from lasttoken.data.read import Columns
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.policy import read_policy
+from lasttoken.evaluation.predictions import Predictions
 from lasttoken.experiment import (
     Outcome,
     columns_of,
+    cost_of_truncation,
     finished,
     git_commit,
     leads,
@@ -31,6 +33,7 @@ from lasttoken.experiment import (
     run_method,
 )
 from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
 from lasttoken.report.compose import write_report
 from lasttoken.run import verify
 
@@ -97,6 +100,26 @@ def test_rows_without_text_are_refused_or_left_out_and_told(rows: Callable[..., 
     assert len(splits.train) + len(splits.valid) + len(splits.test) == 32
     assert journal.notes == [f"{path}: 8 rows without text left out", splits.summary]
     assert splits.summary.startswith("22 train, 3 valid, 7 test rows; made here: 70/10/20 stratified")
+
+
+# Rows that were cut
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_rows_that_were_cut_are_scored_beside_the_others(multi: bool) -> None:
+    labels = LabelSpace(("a", "b"), multi)
+    lost = np.array([7, 0] * 30)  # every other row was cut ...
+    y = np.arange(60) // 2 % 2
+    probs = np.eye(2)[np.where((lost > 0) & (np.arange(60) < 30), 1 - y, y)]  # ... and half of those are wrong
+    test = Predictions([str(i) for i in range(60)], np.eye(2, dtype=bool)[y] if multi else y, probs, labels)
+    found = cost_of_truncation(test, lost, seed=0)
+    assert found is not None
+    assert (found["rows"], found["metric"]) == (30, "micro_f1" if multi else "accuracy")
+    assert (found["cut"]["estimate"], found["whole"]["estimate"]) == (0.5, 1.0)
+    assert "on the 30 rows that were cut, 1.000" in found["told"]
+    few = np.array([7] * 5 + [0] * 55)
+    assert cost_of_truncation(test, few, seed=0) is None
+    assert cost_of_truncation(test, np.array([]), seed=0) is None  # of a method without a limit
 
 
 # One run

@@ -28,6 +28,7 @@ BINS = 15  # of the calibration error and of the reliability diagram
 PROBABILISTIC = (
     "log_loss", "brier", "ece", "ece_mass", "classwise_ece", "auroc", "p_at_1", "p_at_3", "p_at_5", "r_at_5", "ndcg_at_5"
 )  # fmt: skip
+PARTS = ("reliability", "resolution", "uncertainty")  # of the Brier score
 SMALLEST = float(np.finfo(np.float64).eps)  # a probability of 0 costs 36 nats, not infinity
 
 
@@ -416,30 +417,48 @@ def reliability(y: np.ndarray, probs: np.ndarray, bins: int = BINS) -> Reliabili
     )
 
 
-@dataclass(frozen=True)
-class BrierParts:
-    """Murphy's (1973) parts of the Brier score: reliability - resolution + uncertainty, but for what bins smooth over."""
-
-    reliability: float  # how far claims are from what came true; 0 is best
-    resolution: float  # how far what came true in the bins is from the base rate; high is best
-    uncertainty: float  # what the base rate alone leaves open
+# -- Murphy's (1973) parts of the Brier score: reliability - resolution + uncertainty, but for what bins smooth over
 
 
-def brier_parts(y: np.ndarray, probs: np.ndarray, bins: np.ndarray | None = None) -> BrierParts:
-    """The parts, summed over the classes of a row, or with many labels averaged over labels. bins: edges; None: BINS equal ones."""
-    edges = np.linspace(0, 1, BINS + 1) if bins is None else bins
-    n, classes = probs.shape
-    true = indicator(y, classes).astype(np.float64)
-    place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
-    count = np.bincount(place.ravel(), minlength=classes * (len(edges) - 1))
-    held = np.maximum(count, 1)
-    claimed = np.bincount(place.ravel(), probs.ravel(), len(count)) / held
-    came = np.bincount(place.ravel(), true.ravel(), len(count)) / held
-    base = np.repeat(true.mean(axis=0), len(edges) - 1)
-    scale = n * (classes if y.ndim == 2 else 1)
-    rates = true.mean(axis=0)
-    return BrierParts(
-        float((count * (claimed - came) ** 2).sum() / scale),
-        float((count * (came - base) ** 2).sum() / scale),
-        float((rates * (1 - rates)).sum() * n / scale),
-    )
+def by_bin(edges: np.ndarray) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
+    """Of each class and bin of its probability the rows | what they claim | what came true: S = 3 * C * bins."""
+
+    def sums(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+        n, classes = probs.shape
+        width = classes * (len(edges) - 1)
+        place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
+        amounts = np.stack([np.ones_like(probs), probs, indicator(y, classes)])  # (3, N, C)
+        columns = place + np.arange(3)[:, None, None] * width
+        rows = np.broadcast_to(np.arange(n)[:, None], amounts.shape)
+        return RowSums(n, 3 * width, rows.ravel(), columns.ravel(), amounts.ravel().astype(np.float64))
+
+    return sums
+
+
+def part(of: str, bins: int, *, multi: bool) -> Value:
+    """One of the parts, summed over the classes of a row, or with many labels their mean."""
+
+    def value(sums: np.ndarray, n: int) -> np.ndarray:
+        count, claimed, came = sums.reshape(len(sums), 3, -1, bins).transpose(1, 0, 2, 3)  # each (D, C, bins)
+        base = came.sum(axis=2, keepdims=True) / n
+        found = {
+            "reliability": ratio((claimed - came) ** 2, count).sum(axis=2),
+            "resolution": ratio((came - count * base) ** 2, count).sum(axis=2),
+            "uncertainty": (base * (1 - base))[..., 0] * n,
+        }[of]  # (D, C)
+        return (found.mean(axis=1) if multi else found.sum(axis=1)) / n
+
+    return value
+
+
+def brier_parts(edges: np.ndarray | None = None) -> dict[str, Metric]:
+    """How far claims are from what came true (reliability, 0 is best), how far what came true in the bins is from the base rate
+    (resolution, high is best), and what the base rate alone leaves open (uncertainty). edges: of bins; None: BINS equal ones.
+    """
+    edges = np.linspace(0, 1, BINS + 1) if edges is None else edges
+    sums, bins = by_bin(edges), len(edges) - 1
+    single, multi = ({of: Formula(sums, part(of, bins, multi=m)) for of in PARTS} for m in (False, True))
+    return {
+        of: Metric(f"brier_{of}", f"Brier score: {of}", of == "resolution", (0, 2), single[of], multi[of])
+        for of in PARTS
+    }

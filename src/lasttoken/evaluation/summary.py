@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lasttoken.evaluation.metrics import Metric, metrics_for, named, per_class
+import numpy as np
+
+from lasttoken.evaluation.metrics import METRICS, Metric, metrics_for, named, per_class
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.evaluation.significance import DRAWS, Interval, bootstrap
+from lasttoken.evaluation.significance import DRAWS, FEWEST, Interval, affordable, bootstrap, interval, resamples
 from lasttoken.seed import generator
 
 
@@ -24,6 +26,21 @@ def interval_of(
     """The same, of a metric that is given."""
     rng, y = generator(seed, "intervals"), predictions.targets
     return bootstrap(metric, y, predictions.probs, predictions.chosen, rng=rng, draws=draws, level=level)
+
+
+def ece_by_class(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> list[Interval]:
+    """The calibration error of each label by itself, (C,), each with its interval; the mean of them is `classwise_ece`."""
+    rng, n, classes = generator(seed, "intervals"), len(predictions), len(predictions.labels)
+    sums = METRICS["classwise_ece"].sums(predictions.targets, predictions.probs)
+
+    def values(totals: np.ndarray) -> np.ndarray:  # (D, C * bins) -> (D, C)
+        return np.abs(totals.reshape(len(totals), classes, -1)).sum(axis=2) * classes / max(1, n)
+
+    estimates = values(sums.total()[None])[0]
+    if n < 2:
+        return [Interval(math.nan if n == 0 else float(one), math.nan, math.nan, level) for one in estimates]
+    drawn = np.concatenate([values(sums.weighted(w)) for w in resamples(n, affordable(draws, FEWEST, sums), rng)])
+    return [interval(float(one), of, level, (0, 1)) for one, of in zip(estimates, drawn.T, strict=True)]
 
 
 def measured(predictions: Predictions) -> dict[str, float | None]:
@@ -46,8 +63,10 @@ def summarize(
         for name in metrics_for(space.multi)
     }
     classes = [asdict(one) for one in per_class(predictions.targets, predictions.probs, predictions.chosen, space)]
-    for one in classes:
+    errors = ece_by_class(predictions, seed=seed, draws=draws, level=level)
+    for one, error in zip(classes, errors, strict=True):
         one["auroc"] = None if math.isnan(one["auroc"]) else one["auroc"]
+        one["ece"] = error.to_dict()
     return {
         "n": len(predictions),
         "classes": len(space),

@@ -62,6 +62,7 @@ class ClassMeasure(Fact):
     support: int  # rows that are of this class
     predicted: int  # rows that were decided to be
     auroc: Number = math.nan
+    ece: Measure | None = None  # None: of a run of an older version
 
 
 class Further(Measure):
@@ -131,6 +132,12 @@ class Promises(Fact):
     sets: Sets | None = None
 
 
+class Truncated(Fact):
+    """How rows that were cut fare beside the others."""
+
+    told: str
+
+
 class Measures(Fact):
     """metrics.json."""
 
@@ -142,6 +149,8 @@ class Measures(Fact):
     notes: list[str] = []
     invalid_answers: float | None = None  # share of answers that name no label
     promises: Promises = Promises()
+    brier_parts: dict[str, Measure] = {}
+    truncation: Truncated | None = None  # None where few rows, or nearly all, were cut
 
 
 class Source(Fact):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lasttoken.evaluation.further import label_counts
-from lasttoken.evaluation.metrics import METRICS, Metric, confusion, exact
+from lasttoken.evaluation.metrics import METRICS, Metric, brier_parts, confusion, exact
 from lasttoken.labels import NOTHING
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
@@ -308,9 +308,15 @@ def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
 
 
 def measures(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
-    """(metric in words, its value in each run) of every metric that was measured."""
+    """(metric in words, its value in each run) of every metric that was measured, and of the parts of the Brier score."""
     names = [name for name in METRICS if any(name in run.test.metrics for run in runs)]
-    return [(METRICS[name].words, [run.test.metrics.get(name) for run in runs]) for name in names]
+    parts = [
+        (of, metric.words) for of, metric in brier_parts().items() if any(run.measures.brier_parts for run in runs)
+    ]
+    return [
+        *((METRICS[name].words, [run.test.metrics.get(name) for run in runs]) for name in names),
+        *((words, [run.measures.brier_parts.get(of) for run in runs]) for of, words in parts),
+    ]
 
 
 def notes(run: RunView) -> list[str]:

@@ -32,6 +32,8 @@ def test_summary_of_one_label_a_row() -> None:
     assert found["metrics"]["accuracy"]["estimate"] == 0.75
     assert found["metrics"]["accuracy"]["level"] == 0.95
     assert [one["label"] for one in found["per_class"]] == ["a", "b", "c"]
+    error = found["per_class"][0].pop("ece")
+    assert error["low"] < error["estimate"] < error["high"]
     assert found["per_class"][0] == {
         "label": "a", "precision": pytest.approx(2 / 3), "recall": 1, "f1": pytest.approx(0.8),
         "support": 2, "predicted": 3, "auroc": 1,

@@ -223,6 +223,14 @@ def test_the_hardest_texts_come_first_in_the_mean_over_methods(three: list[RunVi
     assert f"{found[0].right} of 3" in page
 
 
+def test_what_was_cut_stands_beside_the_rest(write_run) -> None:
+    told = "accuracy .500 [.3, .7] on the 30 rows that were cut, 1.000 [.9, 1] on the others"
+    runs = [collect(write_run("cut", truncation={"told": told, "rows": 30})), collect(write_run("whole"))]
+    page = Seen(render(runs, None, title="Two"))
+    assert f"cut {told}" in page.text
+    assert "Rows that were cut" not in Seen(render(runs[1:], None, title="One")).text
+
+
 def test_every_measure_and_the_ends_of_the_labels_are_shown(write_run) -> None:
     labels = LabelSpace(tuple("abcde"), multi=True)
     run = collect(write_run("one", labels=labels))
