@@ -151,6 +151,13 @@ class Comparison:
         ]
         return "".join(parts)
 
+    def spread(self, name: str) -> dict[str, float | None]:
+        """The standard deviation of a run's score between seeds, and between test sets of as many rows were seeds the same."""
+        found, error = np.array(self.by_seed[name]), self.scores[name].standard_error
+        seeds = float(found.std(ddof=1))
+        rows = math.sqrt(max(0.0, error**2 - seeds**2 / len(found)))  # nan where there is no standard error
+        return {of: None if math.isnan(value) else value for of, value in (("seeds", seeds), ("rows", rows))}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; None stands for what is undefined."""
         return {
@@ -162,6 +169,7 @@ class Comparison:
             "reference": self.reference,
             "scores": {name: found.to_dict() for name, found in self.scores.items()},
             "by_seed": {name: [None if math.isnan(x) else x for x in found] for name, found in self.by_seed.items()},
+            "spread": {name: self.spread(name) for name, found in self.by_seed.items() if len(found) > 1},
             "pairs": [pair.to_dict() for pair in self.pairs],
             "summary": self.summary(),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,14 +85,15 @@ def doubted(runs: Sequence[RunView]) -> str:
 
 def seeds(runs: Sequence[RunView], comparison: Mapping[str, Any] | None) -> dict[str, str]:
     """The score of each seed of the runs that have several, in words, by the run's name."""
-    found = comparison.get("by_seed", {}) if comparison else {}
+    found, spreads = (comparison.get(key, {}) if comparison else {} for key in ("by_seed", "spread"))
     said = {}
     for run in runs:
         scores = [units.number(value) for value in found.get(run.name, [])]
         if len(scores) > 1:
-            spread = units.score(statistics.stdev(scores))
+            spread = {of: units.score(units.number(value)) for of, value in spreads[run.name].items()}
             said[run.name] = (
-                f"mean of {len(scores)} seeds: {', '.join(map(units.score, scores))} (standard deviation {spread})"
+                f"mean of {len(scores)} seeds: {', '.join(map(units.score, scores))} (standard deviation between seeds "
+                f"{spread['seeds']}, between test sets {spread['rows']})"
             )
     return said
 

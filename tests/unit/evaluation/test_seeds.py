@@ -87,6 +87,9 @@ def test_a_comparison_of_fits_with_several_seeds() -> None:
     only = found.pairs[0]
     assert (only.a, only.b, only.seeds) == ("a", "b", (3, 1))
     assert found.scores["a"].estimate == pytest.approx(np.mean(found.by_seed["a"]))
+    spread, error = found.to_dict()["spread"]["a"], found.scores["a"].standard_error
+    assert spread["seeds"] == pytest.approx(np.std(found.by_seed["a"], ddof=1))
+    assert spread["rows"] ** 2 + spread["seeds"] ** 2 / len(found.by_seed["a"]) == pytest.approx(error**2)
     assert "mean of 3 seeds" in found.summary()
     assert only.only_a > only.only_b
     assert found.to_dict()["pairs"][0]["test"] == "t over rows and seeds"
