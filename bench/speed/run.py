@@ -204,6 +204,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the peers among each other
     transformers_logging.set_verbosity_error()
     gc.freeze()  # what was imported stays, and need not be looked through whenever memory is
+    if arguments.groups is not None and arguments.out is None and not arguments.toy:
+        parser.error("--groups: a result of fewer rows is none of the benchmark; name a folder of its own with --out")
     out = arguments.out or (Path(tempfile.mkdtemp(prefix="speed-toy-")) if arguments.toy else HERE / "results")
     out.mkdir(parents=True, exist_ok=True)
     only = [x for x in arguments.only.split(",") if x]

@@ -83,7 +83,9 @@ class Data(Settings):
     group: str | None = None  # rows of one group never cross a split
     split: str | None = None  # a column of train, valid, test
     encoding: str = "utf-8"
-    drop_empty: bool = False  # leave out rows without text or without their label, instead of refusing them
+    drop_empty: bool = (
+        False  # leave out rows without text, or without the one label they should have, instead of refusing them
+    )
     valid_share: Part = 0.1
     test_share: Part = 0.2
     hierarchy: str | None = None  # what stands between the levels of a label, or a CSV file of columns label and parent
@@ -387,7 +389,11 @@ def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -
 
     given: what is said of the method, whose settings are those that may have been meant.
     """
-    place = [part for part in map(str, problem["loc"]) if re.fullmatch(r"\w+", part) and part not in METHOD_CONFIGS]
+    told = list(map(str, problem["loc"]))
+    if told[:2] == ["decision", "costs"]:  # below it are labels, named as they like
+        place = [part if re.fullmatch(r"\w+", part) else f"{part!r}" for part in told if part != "[key]"]
+    else:
+        place = [part for part in told if re.fullmatch(r"\w+", part) and part not in METHOD_CONFIGS]
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))
@@ -440,9 +446,10 @@ def names(kind: type[Settings], prefix: str = "") -> set[str]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted name, value) of nested values."""
+    """(dotted name, value) of nested values; a name that holds more than letters, digits and - is quoted."""
     pairs: list[tuple[str, Any]] = []
     for name, value in values.items():
+        name = name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
         pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
     return pairs
 
@@ -476,7 +483,13 @@ def toml_value(text: str) -> Any:
     """`text` read as a TOML value; itself where it is none."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.startswith("{"):
+            raise ConfigError(
+                [
+                    f'--set ...={text}: {error}; a table is {{name = value, ...}}, with "quotes" around names of several words'
+                ]
+            ) from error
         return text
 
 

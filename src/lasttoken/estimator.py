@@ -49,6 +49,11 @@ def decision_values(decision: Decision) -> dict[str, Any]:
     return {f"decision_{name}": getattr(decision, name) for name in Decision.model_fields}
 
 
+def named(value: Any) -> Any:
+    """A table whose names are labels, as text; any other value as it is."""
+    return {str(name): named(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
     """{"lora.r": 4} -> {"lora": {"r": 4}}."""
     values: dict[str, Any] = {}
@@ -165,7 +170,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "seed": self.seed,
             "device": self.device,
             "data": data,
-            "decision": {name: getattr(self, f"decision_{name}") for name in Decision.model_fields},
+            "decision": {name: named(getattr(self, f"decision_{name}")) for name in Decision.model_fields},
             "method": {"method": self._method, **nested(settings)},
         }
         try:

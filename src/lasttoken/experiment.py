@@ -26,10 +26,10 @@ from lasttoken.data.split import splits_from
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError, UserError
 from lasttoken.evaluation.further import further, label_counts
-from lasttoken.evaluation.metrics import METRICS, brier_parts
+from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged, write_policy
 from lasttoken.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lasttoken.evaluation.summary import interval_of, measured, summarize
+from lasttoken.evaluation.summary import brier, interval_of, measured, summarize
 from lasttoken.evaluation.wording import figure, span
 from lasttoken.explain import explained
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
@@ -144,9 +144,7 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
         "model": config.method.model_dump().get("model"),
         "splits": {part: summarize(predictions, seed=config.seed, more=more) for part, predictions in shipped.items()},
         "raw": measured(raw["test"]),
-        "brier_parts": {
-            of: interval_of(shipped["test"], metric, seed=config.seed).to_dict() for of, metric in brier_parts().items()
-        },
+        "brier": {of: one.to_dict() for of, one in brier(shipped["test"], seed=config.seed).items()},
         "promises": judged(policy, raw["test"], config.decision),
         "truncation": truncation,
         "cost": {

@@ -9,10 +9,10 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from lasttoken.evaluation.metrics import METRICS, brier_parts, confusion, per_class, reliability
+from lasttoken.evaluation.metrics import METRICS, brier_parts, brier_sums, confusion, per_class, reliability
 from lasttoken.evaluation.predictions import Predictions, decide
 from lasttoken.evaluation.significance import bootstrap, holm, mcnemar
-from lasttoken.evaluation.summary import ece_by_class
+from lasttoken.evaluation.summary import brier, ece_by_class
 from lasttoken.labels import LabelSpace
 
 N, C = 300, 7
@@ -128,16 +128,18 @@ def test_equal_mass_bins_hold_equally_many_claims() -> None:
 def test_brier_score_is_the_sum_of_its_parts(given: tuple[np.ndarray, np.ndarray]) -> None:
     y, probs = given
     probs = probs.round(1)  # claims of a bin are equal, so nothing is lost inside bins
-    parts = brier_parts(np.linspace(-0.05, 1.05, 12))
-    found = {of: metric(y, probs) for of, metric in parts.items()}
+    edges, n, multi_label = np.linspace(-0.05, 1.05, 12), len(y), y.ndim == 2
+    sums = brier_sums(y, probs, edges).total()[None]
+    found = brier_parts(sums, n, classes=probs.shape[1], multi=multi_label)[0]
     whole = (
-        sk.brier_score_loss(y.ravel(), probs.ravel()) if y.ndim == 2 else ((probs - np.eye(C)[y]) ** 2).sum(1).mean()
+        sk.brier_score_loss(y.ravel(), probs.ravel()) if multi_label else ((probs - np.eye(C)[y]) ** 2).sum(1).mean()
     )
-    assert found["reliability"] - found["resolution"] + found["uncertainty"] == pytest.approx(whole, **CLOSE)
-    assert min(found.values()) >= 0
-    ends = [bootstrap(metric, y, probs, rng=np.random.default_rng(0), draws=200) for metric in parts.values()]
-    assert all(one.low <= one.estimate * 1.2 for one in ends)  # small errors are overestimated by resamples
-    assert all(one.low < one.high for one in ends)
+    assert found[0] - found[1] + found[2] == pytest.approx(whole, **CLOSE)
+    assert min(found) >= 0
+    labels = LabelSpace(tuple("abcdefgh"[: probs.shape[1]]), multi_label)
+    ends = brier(Predictions([str(i) for i in range(n)], y, probs, labels), seed=0, draws=200)
+    assert list(ends) == ["reliability", "resolution", "uncertainty"]
+    assert all(one.low < one.estimate < one.high for one in ends.values())
 
 
 @pytest.mark.parametrize("given", [single(8), multi(8)])

@@ -20,7 +20,7 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert "    id 3\n" in said.out
     assert "! empty: 1 of 6 rows have no text" in said.out
     assert "! conflicts: 1 text occurs with different labels" in said.out
-    assert said.err.splitlines()[-1] == f"{fixed}: 1 row left out, control characters taken out of 1 text"
+    assert said.err.splitlines()[-1] == f"{fixed}: 1 row left out, invisible characters taken out of 1 text"
     with fixed.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
     assert [row["extra"] for row in kept] == [

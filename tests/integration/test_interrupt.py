@@ -138,9 +138,9 @@ def test_comparison_that_was_stopped_can_be_given_again(
 ) -> None:
     """The run that Ctrl-C cut short, its best weights kept, is fitted anew by the very same command."""
     words = ("compare", table, "--methods", "embedding", "--model", folder("llama"), "--device", "cpu")
-    brief = ("max_length=16", "train.epochs=10", "train.patience=90", "train.evaluations=9")
+    brief = ("max_length=16", "train.epochs=20", "train.patience=180", "train.evaluations=9")
     words += ("--out", tmp_path / "out", *settings(*(f"embedding.{setting}" for setting in brief)))
-    code, said = interrupted(*words, seen="training, validation", after=0.0)  # of 90 scores the first few
+    code, said = interrupted(*words, seen="training, validation", after=0.0)  # of 180 scores the first few
     assert code == 2, said
     assert (tmp_path / "out/embedding").is_dir(), said
     again = command(*words)

@@ -17,6 +17,7 @@ from lasttoken.config import (
     Probe,
     Run,
     Training,
+    flat,
     learning_rate,
     names,
     override,
@@ -104,6 +105,16 @@ def test_a_table_for_a_number_is_refused() -> None:
         "decision.false_cost: input should be a valid number, got {'A': 5}",
         "method.lora.r: input should be a valid integer, got {'A': 5}",
     ]
+
+
+def test_costs_name_the_labels_that_are_wrong() -> None:
+    assert problems({"decision": {"costs": {"New York": {"a b": -1}}}}) == [
+        "decision.costs.'New York'.'a b': input should be greater than or equal to 0, got -1"
+    ]
+    with pytest.raises(ConfigError, match='with "quotes" around names of several words'):
+        override({}, ["decision.costs={New York={x=9}}"])
+    one, other = ({"decision": {"costs": costs}} for costs in ({"a.b": {"c": 1}}, {"a": {"b.c": 1}}))
+    assert dict(flat(one)).keys() != dict(flat(other)).keys()
 
 
 def test_an_unknown_method_is_named() -> None:

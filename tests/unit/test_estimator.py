@@ -239,7 +239,20 @@ def test_missing_label(missing: Any) -> None:
         LinearClassifier().fit(TEXTS, missing)
 
 
-def test_probabilities_that_are_not_finite_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_by_the_labels_own_values(tmp_path: Path) -> None:
+    costs = {1: {0: 50, 2: 50}}
+    model = LinearClassifier(decision_costs=costs).fit(TEXTS, ROWS.targets)
+    plain = clone(FITTED).fit(TEXTS, ROWS.targets)
+    assert clone(model).get_params()["decision_costs"] == costs
+    vague = ["the of and", "a word", "none of these"]
+    assert (model.predict(vague) == 1).sum() > (plain.predict(vague) == 1).sum()
+    model.save(tmp_path / "run")
+    np.testing.assert_array_equal(load(tmp_path / "run").predict(vague).astype(int), model.predict(vague))
+    with pytest.raises(DataError, match="unknown label"):
+        LinearClassifier(decision_costs={7: {0: 2}}).fit(TEXTS, ROWS.targets)
+
+
+def test_probabilities_that_are_not_finite_are_no_answer() -> None:
     model = clone(FITTED).fit(TEXTS, NAMES)
     weight = model.classifier_.regression.weight
     weight[0] = np.nan
@@ -334,7 +347,7 @@ def test_what_was_decided_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_settings_of_rows_with_several_labels_are_refused_for_one() -> None:
-    with pytest.raises(DataError, match=r"decision\.at_least_one: each row has one label, the most probable is given"):
+    with pytest.raises(DataError, match=r"decision\.at_least_one: each row has one label; leave it out"):
         LinearClassifier(min_count=1, decision_at_least_one=True).fit(TEXTS, NAMES)
     never = LinearClassifier(min_count=1, decision_calibration="platt")
     with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature"):

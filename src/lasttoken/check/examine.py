@@ -16,7 +16,7 @@ def examine(
     tokenizer: Any = None,
     limit: int = 512,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Finding]:
     """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out.
 
@@ -38,6 +38,7 @@ def examine(
             ("tokens", lambda: [*tokens.lengths(rows, tokenizer, limit=limit), *tokens.beginnings(rows, tokenizer)])
         )
     for done, (what, step) in enumerate(steps):
-        progress(what, done, len(steps))
+        if progress is not None:
+            progress(what, done, len(steps))
         found += step()
     return sorted(found, key=lambda finding: not finding.serious)

@@ -1,4 +1,4 @@
-"""A copy of a file without what nobody misses: rows without text or label, repeated rows, control characters."""
+"""A copy of a file without what nobody misses: rows without text or label, repeated rows, characters that are not seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lasttoken.check.finding import Finding
+from lasttoken.check.texts import UNSEEN
 from lasttoken.data.dataset import Rows
 from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table, format_of
@@ -25,7 +26,7 @@ def write_fixed(
     encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> tuple[int, int]:
-    """(rows left out, texts that lost control characters) of a copy of `source` with all its columns at `target`.
+    """(rows left out, texts that lost characters that are not seen) of a copy of `source` with all its columns at `target`.
 
     rows: those of `source`, in its order. Raises ArtifactError where the target may not or cannot be written.
     """
@@ -51,5 +52,5 @@ def write_fixed(
 
 
 def without_controls(text: str) -> str:
-    """The text without control characters but line ends and tabs."""
-    return "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\r\t")
+    """The text without control characters but line ends and tabs, and without those that are not seen."""
+    return "".join(c for c in text if (unicodedata.category(c) != "Cc" or c in "\n\r\t") and c not in UNSEEN)

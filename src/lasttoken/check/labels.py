@@ -106,11 +106,12 @@ def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
     enough = {name for name, count in Counter(n for names in rows.labels for n in names).items() if count >= FEW}
     truth = [[name for name in names if name in enough] for names in rows.labels]
     kept = [i for i, names in enumerate(truth) if rows.has_text(i) and (names or rows.multi)]
-    space = sorted({name for i in kept for name in truth[i]})
+    counts = Counter(name for i in kept for name in truth[i])
+    space = sorted(name for name in counts if len(kept) - counts[name] >= (FEW if rows.multi else 1))  # of both kinds
     if len(kept) < JUDGED or len(space) < 2:
         return
     labels = LabelSpace(tuple(space), rows.multi)
-    named = [truth[i] for i in kept]
+    named = [[name for name in truth[i] if name in labels.names] for i in kept]
     targets = labels.encode_sets(named) if rows.multi else labels.encode([name for (name,) in named])
     data = Dataset([rows.ids[i] for i in kept], [rows.texts[i] for i in kept], targets, labels)
     try:

@@ -15,7 +15,7 @@ from lasttoken.wording import counted
 MOJIBAKE = re.compile(
     "[ÃÂâ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|\ufffd"
 )  # UTF-8 read as Latin-1, or not read at all
-JOINING = "\n\r\t\u200c\u200d"  # and what joins or parts the letters of some scripts, and emoji
+UNSEEN = "\u200b\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of no width, and what turns a text around
 GIVEN_AWAY = 0.3  # share of a label's rows that hold its name from which a text may give it away
 TIMES = 5.0  # how much more often than in other rows
 
@@ -98,7 +98,7 @@ def characters(rows: Rows) -> Iterator[Finding]:
     found = []
     for row, text in zip(rows.ids, rows.texts, strict=True):
         marks = set(MOJIBAKE.findall(text)) | {
-            c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Co") and c not in JOINING
+            c for c in text if (unicodedata.category(c) in ("Cc", "Co") and c not in "\n\r\t") or c in UNSEEN
         }
         if marks:
             found.append(Place(row, " ".join(sorted(map(repr, marks)))))
@@ -108,7 +108,7 @@ def characters(rows: Rows) -> Iterator[Finding]:
             f"{counted(len(found), 'row holds invisible characters or looks', 'rows hold invisible characters or look')} as if "
             "read in a wrong encoding",
             tuple(found),
-            "read the source again with its own encoding (--encoding); --fix takes control characters out",
+            "read the source again with its own encoding (--encoding); --fix takes control and invisible characters out",
             serious=False,
         )
 

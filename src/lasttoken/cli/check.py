@@ -29,7 +29,9 @@ def check(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file of every finding's rows")] = None,
     fix: Annotated[
         Path | None,
-        typer.Option("--fix", help="File to write without empty, unlabelled and repeated rows and control characters"),
+        typer.Option(
+            "--fix", help="File to write without empty, unlabelled and repeated rows and invisible characters"
+        ),
     ] = None,
     separator: o.Separator = None,
     template: o.Template = None,
@@ -93,7 +95,7 @@ def check(
             Path(source), fix, rows, findings, columns=columns, encoding=encoding, overwrite=overwrite
         )
         left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
-        say(f"{fix}: {left_out} left out, control characters taken out of {cleared}")
+        say(f"{fix}: {left_out} left out, invisible characters taken out of {cleared}")
 
 
 def page(source: str, rows: str, findings: list[Finding]) -> str:

@@ -46,7 +46,12 @@ Valid = Annotated[str | None, typer.Option("--valid", help="File of validation r
 Test = Annotated[str | None, typer.Option("--test", help="File of test rows", rich_help_panel=DATA)]
 Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL files", rich_help_panel=DATA)]
 DropEmpty = Annotated[
-    bool, typer.Option("--drop-empty", help="Leave out rows without text or label", rich_help_panel=DATA)
+    bool,
+    typer.Option(
+        "--drop-empty",
+        help="Leave out rows without text, or without their only label",
+        rich_help_panel=DATA,
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits, weights and order")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]

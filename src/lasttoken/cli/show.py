@@ -40,7 +40,8 @@ def promises(found: Mapping[str, Any]) -> list[str]:
     if "cost" in found:
         cost = found["cost"]
         lines.append(
-            f"  {'cost a row':<18} {interval(cost['each'])}; the most probable label: {interval(cost['by_most_probable'])}"
+            f"  {'cost a row':<18} {interval(cost['each'])}; the most probable label {interval(cost['by_most_probable'])}, "
+            f"saved {interval(cost['saved'])}"
         )
     if "answered" in found:
         lines.append(f"  {'answered':<18} {interval(found['answered'])}, wrong {interval(found['wrong'])} of them")

@@ -150,11 +150,12 @@ def without_empty(rows: Rows, source: str) -> tuple[Rows, str]:
 
     Ids stay as they were.
     """
-    dropped = []
+    dropped, whole = [], len(rows)
     for what, has in (("text", Rows.has_text), ("label", Rows.has_label)):
         kept = [i for i in range(len(rows)) if has(rows, i)]
         if not kept:
-            raise DataError(f"{source}: none of the {len(rows)} rows has any {what}; check which column holds it")
+            both = f", after {dropped[0]}" if dropped else ""
+            raise DataError(f"{source}: none of the {whole} rows has any {what}{both}; check which column holds it")
         if len(kept) < len(rows):
             dropped.append(f"{counted(len(rows) - len(kept), 'row', 'rows')} without {what}")
             rows = rows.take(kept)

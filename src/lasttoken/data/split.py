@@ -199,8 +199,8 @@ def check_apart(rows: Rows, parts: np.ndarray) -> None:
     texts = {name: {rows.texts[i] for i in np.flatnonzero(parts == name)} for name in ("valid", "test")}
     if texts["test"] and texts["test"] <= texts["valid"]:
         raise DataError(
-            f"all {(parts == 'test').sum()} test rows are validation rows too, and what is chosen on rows cannot be judged "
-            "on them; give others to test, or leave valid out, which is then taken from train"
+            f"the texts of all {(parts == 'test').sum()} test rows are in valid too, and what is chosen on rows cannot be "
+            "judged on them; give others to test, or leave valid out, which is then taken from train"
         )
 
 

@@ -112,11 +112,9 @@ def fit_calibration(
         return NONE, probs, "calibration: off"
     kinds = KINDS[multi]
     lacking = 0 if multi else classes - len(np.unique(y))
-    tried = [
-        name
-        for name in (kinds if method == "auto" else [method])
-        if n >= kinds[name].needed(classes) and not (lacking and kinds[name].alone)
-    ]
+    tried = [name for name in (kinds if method == "auto" else [method]) if n >= kinds[name].needed(classes)]
+    left = [name for name in tried if lacking and kinds[name].alone]
+    tried = [name for name in tried if name not in left]
     if not tried:
         return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities are left as they are"
     held = {"none": probs} | {name: cross_fitted(kinds[name], probs, y, seed) for name in tried}
@@ -127,8 +125,8 @@ def fit_calibration(
     elif not clearly_better(held[best], probs, y):
         best = "none"
     told = "cross-validated log-loss " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    if lacking:
-        told += f"; no other is tried, as {counted(lacking, 'label has', 'labels have')} no validation row"
+    if left:
+        told += f"; {', '.join(left)} not tried, as {counted(lacking, 'label has', 'labels have')} no validation row"
     if best == "none":
         return (
             NONE,
@@ -181,7 +179,7 @@ def cross_entropy(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]
 
 
 def fit_temperature(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """One number that all log-probabilities are divided by (Guo et al. 2017, arXiv:1706.04599). Changes no decision."""
+    """One number that all log-probabilities are divided by (Guo et al. 2017, arXiv:1706.04599), which keeps their order."""
     scores, ridge = log(probs), PULL / len(y)
     found = minimize_scalar(
         lambda t: cross_entropy(scores / np.exp(t), y)[0] + ridge * t**2, bounds=(-3, 3), method="bounded"

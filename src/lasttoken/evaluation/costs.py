@@ -14,6 +14,7 @@ from lasttoken.errors import DataError
 from lasttoken.labels import NOTHING, LabelSpace
 
 Costs = Mapping[str, Mapping[str, float]]
+ROUNDING = 1e-12  # within which two expected costs are one
 MISTAKES = ("false", "missed")  # of a label given wrongly, and of one left out
 
 
@@ -24,6 +25,10 @@ def cost_matrix(costs: Costs, labels: LabelSpace) -> np.ndarray:
     matrix = 1.0 - np.eye(len(labels))
     for true, row in costs.items():
         for decided, cost in row.items():
+            if true == decided:
+                raise DataError(
+                    f"decision.costs: {true!r} decided for {true!r} is right and costs nothing; leave it out"
+                )
             matrix[column[true], column[decided]] = cost
     return matrix
 
@@ -42,6 +47,8 @@ def label_costs(costs: Costs, labels: LabelSpace, *, false: float, missed: float
                 "{false = ..., missed = ...}"
             )
         found[:, column] = [row.get(mistake, found[i, column]) for i, mistake in enumerate(MISTAKES)]
+        if not found[:, column].any():
+            raise DataError(f"decision.costs: no mistake about {name!r} costs anything; give false or missed a cost")
     return found
 
 
@@ -56,9 +63,11 @@ def checked(names: list[str], labels: LabelSpace) -> list[int]:
 def cheapest(probs: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """The column (N,) int64 whose expected cost is least (Elkan 2001), NOTHING where all of probs (N, C) are 0.
 
-    costs (C, C), true label by decided one.
+    costs (C, C), true label by decided one. Of columns that cost alike the most probable one.
     """
-    return np.where(probs.any(axis=1), (probs @ costs).argmin(axis=1), NOTHING)
+    expected = probs @ costs
+    least = expected <= expected.min(axis=1, keepdims=True) + ROUNDING
+    return np.where(probs.any(axis=1), np.where(least, probs, -1.0).argmax(axis=1), NOTHING)
 
 
 def paid(costs: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -420,45 +420,35 @@ def reliability(y: np.ndarray, probs: np.ndarray, bins: int = BINS) -> Reliabili
 # -- Murphy's (1973) parts of the Brier score: reliability - resolution + uncertainty, but for what bins smooth over
 
 
-def by_bin(edges: np.ndarray) -> Callable[[np.ndarray, np.ndarray, np.ndarray], RowSums]:
-    """Of each class and bin of its probability the rows | what they claim | what came true: S = 3 * C * bins."""
+def brier_sums(y: np.ndarray, probs: np.ndarray, edges: np.ndarray | None = None) -> RowSums:
+    """Of each class and bin of its probability the rows | what they claim | what came true: S = 3 * C * bins.
 
-    def sums(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
-        n, classes = probs.shape
-        width = classes * (len(edges) - 1)
-        place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
-        amounts = np.stack([np.ones_like(probs), probs, indicator(y, classes)])  # (3, N, C)
-        columns = place + np.arange(3)[:, None, None] * width
-        rows = np.broadcast_to(np.arange(n)[:, None], amounts.shape)
-        return RowSums(n, 3 * width, rows.ravel(), columns.ravel(), amounts.ravel().astype(np.float64))
-
-    return sums
-
-
-def part(of: str, bins: int, *, multi: bool) -> Value:
-    """One of the parts, summed over the classes of a row, or with many labels their mean."""
-
-    def value(sums: np.ndarray, n: int) -> np.ndarray:
-        count, claimed, came = sums.reshape(len(sums), 3, -1, bins).transpose(1, 0, 2, 3)  # each (D, C, bins)
-        base = came.sum(axis=2, keepdims=True) / n
-        found = {
-            "reliability": ratio((claimed - came) ** 2, count).sum(axis=2),
-            "resolution": ratio((came - count * base) ** 2, count).sum(axis=2),
-            "uncertainty": (base * (1 - base))[..., 0] * n,
-        }[of]  # (D, C)
-        return (found.mean(axis=1) if multi else found.sum(axis=1)) / n
-
-    return value
-
-
-def brier_parts(edges: np.ndarray | None = None) -> dict[str, Metric]:
-    """How far claims are from what came true (reliability, 0 is best), how far what came true in the bins is from the base rate
-    (resolution, high is best), and what the base rate alone leaves open (uncertainty). edges: of bins; None: BINS equal ones.
+    edges: of the bins; None: BINS equal ones.
     """
     edges = np.linspace(0, 1, BINS + 1) if edges is None else edges
-    sums, bins = by_bin(edges), len(edges) - 1
-    single, multi = ({of: Formula(sums, part(of, bins, multi=m)) for of in PARTS} for m in (False, True))
-    return {
-        of: Metric(f"brier_{of}", f"Brier score: {of}", of == "resolution", (0, 2), single[of], multi[of])
-        for of in PARTS
-    }
+    n, classes = probs.shape
+    width = classes * (len(edges) - 1)
+    place = np.searchsorted(edges[1:-1], probs, side="left") + np.arange(classes) * (len(edges) - 1)  # (N, C)
+    amounts = np.stack([np.ones_like(probs), probs, indicator(y, classes)])  # (3, N, C)
+    columns = place + np.arange(3)[:, None, None] * width
+    rows = np.broadcast_to(np.arange(n)[:, None], amounts.shape)
+    return RowSums(n, 3 * width, rows.ravel(), columns.ravel(), amounts.ravel().astype(np.float64))
+
+
+def brier_parts(sums: np.ndarray, n: int, *, classes: int, multi: bool) -> np.ndarray:
+    """The PARTS (D, 3) of sums (D, S) over N = n rows, summed over the classes of a row, or with many labels their mean.
+
+    How far claims are from what came true (0 is best), how far what came true in the bins is from the base rate (high is
+    best), and what the base rate alone leaves open.
+    """
+    count, claimed, came = sums.reshape(len(sums), 3, classes, -1).transpose(1, 0, 2, 3)  # each (D, C, bins)
+    base = came.sum(axis=2, keepdims=True) / n
+    parts = np.stack(
+        [
+            ratio((claimed - came) ** 2, count).sum(axis=2),
+            ratio((came - count * base) ** 2, count).sum(axis=2),
+            (base * (1 - base))[..., 0] * n,
+        ],
+        axis=1,
+    )  # (D, 3, C)
+    return (parts.mean(axis=2) if multi else parts.sum(axis=2)) / n

@@ -28,12 +28,14 @@ from lasttoken.evaluation.decisions import (
     lowest_share,
     rows_to_show,
 )
-from lasttoken.evaluation.metrics import exact
+from lasttoken.evaluation.metrics import Formula, Metric, exact, mean, once
 from lasttoken.evaluation.predictions import Predictions, most_probable
-from lasttoken.evaluation.significance import mean_of, share_of
+from lasttoken.evaluation.rowsums import RowSums
+from lasttoken.evaluation.significance import bootstrap, bootstrap_difference, share_of
 from lasttoken.hierarchy import Above, coherent, upwards
 from lasttoken.labels import LabelSpace
 from lasttoken.run import read_json, write_json
+from lasttoken.seed import generator
 
 FILE = "policy.json"
 
@@ -79,7 +81,7 @@ def check_decision(settings: Decision, y: np.ndarray, labels: LabelSpace) -> Non
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
         hint = ", or name what mistakes cost (decision.costs)" if settings.thresholds == "cost" else ""
-        raise DataError(f"decision.{wrong}: each row has one label, the most probable is given; leave it out{hint}")
+        raise DataError(f"decision.{wrong}: each row has one label; leave it out{hint}")
     check_used(settings, multi=multi)
     costs_of(settings, labels)
     if settings.top > classes:
@@ -109,10 +111,9 @@ def check_used(settings: Decision, *, multi: bool) -> None:
         raise DataError(
             "decision.at_least_one: gives a label below the threshold that shows its precision; leave one of the two out"
         )
-    if settings.costs is not None and not multi and (settings.false_cost, settings.missed_cost) != (1.0, 1.0):
-        raise DataError(
-            "decision.false_cost: each row has one label, whose mistakes decision.costs names; leave it out"
-        )
+    scalars = [name for name in ("false_cost", "missed_cost") if getattr(settings, name) != 1.0]
+    if scalars and not multi:
+        raise DataError(f"decision.{scalars[0]}: each row has one label; name what mistakes cost with decision.costs")
     for name, modes in (
         ("wanted", ("precision", "recall")),
         ("false_cost", ("cost",)),
@@ -218,8 +219,8 @@ def judged(policy: Policy, raw: Predictions, settings: Decision) -> dict[str, An
     if settings.thresholds in ("precision", "recall"):
         found["each"] = each_label(settings.thresholds, settings.wanted, raw.targets, shipped.chosen)
     if rule.costs is not None:
-        spent = {"each": shipped.chosen, "by_most_probable": most_probable(shipped.probs)}
-        found["cost"] = {name: mean_of(paid(rule.costs, raw.targets, said)).to_dict() for name, said in spent.items()}
+        answered = shipped.take(np.flatnonzero(~rule.abstains(shipped.probs, multi=False)))
+        found["cost"] = spent(rule.costs, answered)
     if rule.coverage:
         sets = policy.sets(raw.probs)
         found["sets"] = {
@@ -230,16 +231,33 @@ def judged(policy: Policy, raw: Predictions, settings: Decision) -> dict[str, An
     return found
 
 
+def spent(costs: np.ndarray, answered: Predictions) -> dict[str, Any]:
+    """What a row that was answered cost, what it would have cost to give the most probable label, and the difference."""
+
+    def sums(y: np.ndarray, probs: np.ndarray, chosen: np.ndarray) -> RowSums:
+        return once(paid(costs, y, chosen))
+
+    metric = Metric("cost", "cost a row", False, (0.0, float(costs.max())), Formula(sums, mean), None)
+    y, probs = answered.targets, answered.probs
+    given, plain = answered.chosen, most_probable(probs)
+    rng = generator(0, "intervals")
+    return {
+        "each": bootstrap(metric, y, probs, given, rng=rng).to_dict(),
+        "by_most_probable": bootstrap(metric, y, probs, plain, rng=rng).to_dict(),
+        "saved": bootstrap_difference(metric, y, probs, probs, chosen=(plain, given), rng=rng).to_dict(),
+    }
+
+
 def each_label(of: str, wanted: float, y: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
     """What the labels had of the precision or recall that was wanted `of` each, y and chosen (N, C) bool.
 
     `had` is that of all labels together, `labels` how many can be judged, and `short` how many of these are shown to have
-    less by the exact interval of their own.
+    less, by exact intervals at 97.5 % for all of them together (Bonferroni's).
     """
     counted, other = (chosen, y) if of == "precision" else (y, chosen)
     rows, hits = counted.sum(axis=0), (counted & other).sum(axis=0)
     rows, hits = rows[rows > 0], hits[rows > 0]
-    highest = 1 - lowest_share(rows - hits, rows, 0.975)
+    highest = 1 - lowest_share(rows - hits, rows, 1 - 0.025 / max(1, len(rows)))
     return {
         "of": of,
         "wanted": wanted,

@@ -66,7 +66,9 @@ def check_finite(probs: np.ndarray, ids: Sequence[str]) -> None:
     """Raises ArtifactError where probabilities (N, C) of the rows `ids` are NaN or infinite, of which no label follows."""
     if not np.isfinite(probs).all():
         rows = np.flatnonzero(~np.isfinite(probs).all(axis=1))
-        raise ArtifactError(f"{len(rows)} rows have probabilities that are not finite, first id {ids[rows[0]]!r}")
+        raise ArtifactError(
+            f"{len(rows)} rows have probabilities that are not finite, first id {ids[rows[0]]!r}; train again"
+        )
 
 
 def decide(probs: np.ndarray, multi: bool) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -93,21 +93,12 @@ def share_of(values: np.ndarray, level: float = 0.95) -> Interval:
         return Interval(math.nan, math.nan, math.nan, level)
     mean = float(values.mean())
     if not np.isin(values, (0, 1)).all():
-        found = mean_of(values, level)
-        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        room = NormalDist().inv_cdf(1 - tail) * float(values.std(ddof=1)) / math.sqrt(n)
+        return Interval(mean, max(0.0, mean - room), min(1.0, mean + room), level)
     hits = int(values.sum())
     low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
     high = 1.0 if hits == n else float(beta.ppf(1 - tail, hits + 1, n - hits))
     return Interval(mean, low, high, level)
-
-
-def mean_of(values: np.ndarray, level: float = 0.95) -> Interval:
-    """The mean of N values with its normal interval, which has no ends where N < 2."""
-    n = len(values)
-    if n < 2:
-        return Interval(float(values.mean()) if n else math.nan, math.nan, math.nan, level)
-    mean, room = float(values.mean()), NormalDist().inv_cdf((1 + level) / 2) * float(values.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - room, mean + room, level)
 
 
 def affordable(draws: int, fewest: int, *sums: RowSums) -> int:
@@ -136,7 +127,7 @@ def bootstrap(
     value = metric.formula(y).of_draws(sums)
     draws = affordable(draws, FEWEST, sums)
     drawn = np.concatenate([value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
-    if metric.higher_is_better and estimate in metric.bounds and np.ptp(drawn) < ROUNDING:
+    if estimate in metric.bounds and math.isfinite(metric.bounds[1]) and np.ptp(drawn) < ROUNDING:
         return unanimous(metric, estimate, y, sums.total(), level)
     return interval(estimate, drawn, level, metric.bounds)
 

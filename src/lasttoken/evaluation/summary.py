@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lasttoken.evaluation.metrics import METRICS, Metric, metrics_for, named, per_class
+from lasttoken.evaluation.metrics import METRICS, PARTS, Metric, brier_parts, brier_sums, metrics_for, named, per_class
 from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.rowsums import RowSums
 from lasttoken.evaluation.significance import DRAWS, FEWEST, Interval, affordable, bootstrap, interval, resamples
 from lasttoken.seed import generator
 
@@ -29,18 +31,49 @@ def interval_of(
 
 
 def ece_by_class(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> list[Interval]:
-    """The calibration error of each label by itself, (C,), each with its interval; the mean of them is `classwise_ece`."""
-    rng, n, classes = generator(seed, "intervals"), len(predictions), len(predictions.labels)
+    """The calibration error of each label by itself, (C,), each with its interval; the mean of them is `classwise_ece`.
+
+    Few rows a bin make it too large: that of a label that is calibrated perfectly is not 0.
+    """
+    n, classes = len(predictions), len(predictions.labels)
     sums = METRICS["classwise_ece"].sums(predictions.targets, predictions.probs)
 
     def values(totals: np.ndarray) -> np.ndarray:  # (D, C * bins) -> (D, C)
         return np.abs(totals.reshape(len(totals), classes, -1)).sum(axis=2) * classes / max(1, n)
 
+    return several(sums, values, bounds=(0, 1), seed=seed, draws=draws, level=level)
+
+
+def brier(predictions: Predictions, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> dict[str, Interval]:
+    """The parts of the Brier score by their names, each with its interval."""
+    n, labels = len(predictions), predictions.labels
+    parts = partial(brier_parts, n=n, classes=len(labels), multi=labels.multi)
+    sums = brier_sums(predictions.targets, predictions.probs)
+    found = several(sums, parts, bounds=(0, 2), seed=seed, draws=draws, level=level)
+    return dict(zip(PARTS, found, strict=True))
+
+
+def several(
+    sums: RowSums,
+    values: Callable[[np.ndarray], np.ndarray],
+    *,
+    bounds: tuple[float, float],
+    seed: int,
+    draws: int,
+    level: float,
+) -> list[Interval]:
+    """Figures (K,) of the same sums over rows, each with its interval from the same draws. values: (D, S) -> (D, K)."""
+    if sums.n < 2:
+        each = (
+            values(sums.total()[None])[0] if sums.n else np.full(values(np.zeros((1, sums.width))).shape[1], math.nan)
+        )
+        return [Interval(float(one), math.nan, math.nan, level) for one in each]
+    rng = generator(seed, "intervals")
     estimates = values(sums.total()[None])[0]
-    if n < 2:
-        return [Interval(math.nan if n == 0 else float(one), math.nan, math.nan, level) for one in estimates]
-    drawn = np.concatenate([values(sums.weighted(w)) for w in resamples(n, affordable(draws, FEWEST, sums), rng)])
-    return [interval(float(one), of, level, (0, 1)) for one, of in zip(estimates, drawn.T, strict=True)]
+    drawn = np.concatenate(
+        [values(sums.weighted(weights)) for weights in resamples(sums.n, affordable(draws, FEWEST, sums), rng)]
+    )
+    return [interval(float(one), of, level, bounds) for one, of in zip(estimates, drawn.T, strict=True)]
 
 
 def measured(predictions: Predictions) -> dict[str, float | None]:

@@ -120,6 +120,7 @@ class Spent(Fact):
 
     each: Measure
     by_most_probable: Measure
+    saved: Measure  # the latter less the former, on the same rows
 
 
 class Promises(Fact):
@@ -149,7 +150,7 @@ class Measures(Fact):
     notes: list[str] = []
     invalid_answers: float | None = None  # share of answers that name no label
     promises: Promises = Promises()
-    brier_parts: dict[str, Measure] = {}
+    brier: dict[str, Measure] = {}  # the parts of the Brier score
     truncation: Truncated | None = None  # None where few rows, or nearly all, were cut
 
 

@@ -11,6 +11,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,10 +19,13 @@ from lasttoken.config import flat
 from lasttoken.evaluation.comparison import score
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.report.collect import Cost, Further, Measure, RunView
+from lasttoken.report.collect import Cost, Measure, RunView
 
 APART = {"seed", "device", "data.train_rows", "data.split_seed"}  # settings in which runs of an entry may differ
 DRAWS = 500  # for what stands beside the headline, which the comparison measures
+
+
+M = TypeVar("M", bound=Measure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +64,13 @@ class Entry:
         further = [mean_of([seed[key] for seed in measured]) for key in common]
         test = first.test.model_copy(update={"metrics": found, "further": further})
         splits = {**first.measures.splits, "test": test}
-        measures = first.measures.model_copy(update={"splits": splits, "cost": mean_cost(self.runs)})
+        parts = [run.measures.brier for run in self.runs]
+        brier = {of: mean_of([seed[of] for seed in parts]) for of in parts[0] if all(of in seed for seed in parts)}
+        measures = first.measures.model_copy(update={"splits": splits, "cost": mean_cost(self.runs), "brier": brier})
         return replace(first, measures=measures)
 
 
-def mean_of(found: Sequence[Further]) -> Further:
+def mean_of(found: Sequence[M]) -> M:
     """The mean of a measure over runs, without an interval."""
     mean = float(np.mean([one.estimate for one in found]))
     return found[0].model_copy(update={"estimate": mean, "low": math.nan, "high": math.nan})

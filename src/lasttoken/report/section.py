@@ -150,8 +150,11 @@ def promised(run: RunView) -> list[str]:
             f"{each.short} of {each.labels} labels are shown to have less"
         )
     if found.cost is not None:
-        each, plain = (units.score(one.estimate) for one in (found.cost.each, found.cost.by_most_probable))
-        said.append(f"costs {each} a row; giving the most probable label would cost {plain}")
+        each, plain, saved = (
+            f"{units.score(one.estimate)} {units.span(one.low, one.high)}"
+            for one in (found.cost.each, found.cost.by_most_probable, found.cost.saved)
+        )
+        said.append(f"costs {each} a row; giving the most probable label would cost {plain}, {saved} more")
     if found.answered is not None and found.wrong is not None:
         said.append(f"answers {share(found.answered)} of the rows, {share(found.wrong)} of the answers are wrong")
     if found.sets is not None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lasttoken.evaluation.decisions import confidence
 from lasttoken.evaluation.further import label_counts
-from lasttoken.evaluation.metrics import METRICS, Metric, brier_parts, confusion, exact
+from lasttoken.evaluation.metrics import METRICS, PARTS, Metric, confusion, exact
 from lasttoken.labels import NOTHING
 from lasttoken.report import units
 from lasttoken.report.collect import Measure, RunView, Source
@@ -209,7 +210,8 @@ def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
         surest = sure.max(axis=1)
     else:
         column = decided
-        surest = np.where((decided != seen.targets) & (decided != NOTHING), seen.probs.max(axis=1), -1.0)
+        wrong = (decided != seen.targets) & (decided != NOTHING)
+        surest = np.where(wrong, confidence(seen.probs, decided), -1.0)
     rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
     return [mistake(run, i, int(column[i]), float(surest[i])) for i in rows]
 
@@ -310,12 +312,10 @@ def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
 def measures(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
     """(metric in words, its value in each run) of every metric that was measured, and of the parts of the Brier score."""
     names = [name for name in METRICS if any(name in run.test.metrics for run in runs)]
-    parts = [
-        (of, metric.words) for of, metric in brier_parts().items() if any(run.measures.brier_parts for run in runs)
-    ]
+    parts = [of for of in PARTS if any(of in run.measures.brier for run in runs)]
     return [
         *((METRICS[name].words, [run.test.metrics.get(name) for run in runs]) for name in names),
-        *((words, [run.measures.brier_parts.get(of) for run in runs]) for of, words in parts),
+        *((f"Brier score, {of}", [run.measures.brier.get(of) for run in runs]) for of in parts),
     ]
 
 
@@ -330,9 +330,10 @@ def problems(runs: Sequence[RunView]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for run in runs:
         made = run.environment
-        most, least = frequencies(run)
-        new = Problem([], made.data, made.data_digest, len(run.labels), most, least, words(run))
-        found.setdefault(made.data_digest, new).names.append(run.name)
+        if made.data_digest not in found:
+            ends = frequencies(run)
+            found[made.data_digest] = Problem([], made.data, made.data_digest, len(run.labels), *ends, words(run))
+        found[made.data_digest].names.append(run.name)
     return list(found.values())
 
 
@@ -340,7 +341,7 @@ def frequencies(run: RunView) -> tuple[str, str]:
     """The most frequent label and the rarest one, each with its share of the test rows."""
     names, n = run.labels.names, len(run.predictions)
     counts = label_counts(run.predictions.targets, len(names))
-    ends = (int(counts.argmax()), int(counts.argmin()))
+    ends = (most_frequent_label(run)[0], int(counts.argmin()))
     most, least = (f"{names[j]}, {units.percent(counts[j] / n)} of the test rows" for j in ends)
     return most, least
 

@@ -156,7 +156,7 @@ def test_a_class_that_validation_lacks_keeps_its_claims() -> None:
     kept = y != 2
     found, _, told = fit_calibration(probs[kept], y[kept])
     assert found.method in ("temperature", "none")
-    assert told.endswith("; no other is tried, as 1 label has no validation row")
+    assert told.endswith("; vector, dirichlet, isotonic not tried, as 1 label has no validation row")
     log_loss = METRICS["log_loss"]
     assert log_loss(y, found(probs)) < log_loss(y, probs) + 0.02
     for method in ("vector", "dirichlet", "isotonic"):
@@ -164,7 +164,8 @@ def test_a_class_that_validation_lacks_keeps_its_claims() -> None:
             DataError, match=f"{method} needs validation rows of every label, 1 label has none; use temp"
         ):
             fit_calibration(probs[kept], y[kept], method=method)
-    assert "no other" not in fit_calibration(probs, y)[2]
+    assert "not tried" not in fit_calibration(probs, y)[2]
+    assert "not tried" not in fit_calibration(probs[kept], y[kept], method="temperature")[2]
 
 
 def test_a_label_that_is_never_true() -> None:

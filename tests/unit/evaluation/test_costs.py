@@ -8,6 +8,7 @@ import pytest
 from lasttoken.config import Decision
 from lasttoken.errors import DataError
 from lasttoken.evaluation.costs import cheapest, cost_matrix, label_costs, paid
+from lasttoken.evaluation.decisions import Rule
 from lasttoken.evaluation.policy import Policy, fit_policy, judged
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.labels import NOTHING, LabelSpace
@@ -43,6 +44,8 @@ def test_the_cheapest_label_is_given() -> None:
     # by hand, first row: ham .05 + 9 * .15 = 1.4, spam .8 + 9 * .15 = 2.15, urgent .85
     np.testing.assert_allclose(probs[0] @ costs, [1.4, 2.15, 0.85])
     assert cheapest(probs, costs).tolist() == [2, 0, NOTHING]
+    assert cheapest(probs, np.zeros((3, 3))).tolist() == [0, 0, NOTHING]  # where nothing costs, the most probable
+    assert cheapest(np.array([[0.2, 0.5, 0.3]]), np.zeros((3, 3))).tolist() == [1]
     assert paid(costs, np.array([2, 2, 0]), np.array([0, 2, NOTHING])).tolist() == [9, 0, 1]
 
 
@@ -55,6 +58,8 @@ def test_costs_of_one_label_are_decided_by_and_judged() -> None:
     test = rows(4000, ONE, seed=1)
     cost = judged(policy, test, settings)["cost"]
     assert cost["each"]["high"] < cost["by_most_probable"]["low"]
+    assert cost["saved"]["estimate"] == pytest.approx(cost["by_most_probable"]["estimate"] - cost["each"]["estimate"])
+    assert 0 < cost["saved"]["low"] < cost["saved"]["high"]
     again = Policy(policy.calibration, type(policy.rule).of(policy.rule.to_dict()))
     np.testing.assert_array_equal(again.shipped(test).chosen, policy.shipped(test).chosen)
     assert (policy.shipped(test).chosen == 2).mean() > (test.chosen == 2).mean()
@@ -73,7 +78,17 @@ def test_costs_of_several_labels_are_thresholds() -> None:
     [
         ({"costs": {"spma": {"ham": 2}}}, ONE, "decision.costs: 1 unknown label(s) 'spma'; known are 'ham'"),
         ({"costs": {"spam": {"hamm": 2}}}, ONE, "did you mean 'ham' for 'hamm'?"),
-        ({"costs": {"spam": {"ham": 2}}, "missed_cost": 2}, ONE, "decision.false_cost: each row has one label"),
+        (
+            {"costs": {"spam": {"ham": 2}}, "missed_cost": 2},
+            ONE,
+            "decision.missed_cost: each row has one label; name what",
+        ),
+        ({"costs": {"spam": {"spam": 2}}}, ONE, "'spam' decided for 'spam' is right and costs nothing; leave it out"),
+        (
+            {"thresholds": "cost", "costs": {"a": {"false": 0, "missed": 0}}},
+            MANY,
+            "no mistake about 'a' costs anything",
+        ),
         ({"thresholds": "cost"}, ONE, "leave it out, or name what mistakes cost (decision.costs)"),
         (
             {"thresholds": "cost", "costs": {"a": {"b": 2}}},
@@ -87,6 +102,34 @@ def test_costs_that_do_not_fit(settings: dict, labels: LabelSpace, said: str) ->
     with pytest.raises(DataError) as caught:
         fit_policy(Decision(**settings), rows(100, labels))
     assert said in str(caught.value)
+
+
+def test_of_rows_left_to_a_person_no_cost_is_told() -> None:
+    settings = Decision(costs={"urgent": {"ham": 9, "spam": 9}}, most_wrong=0.4)
+    policy, _ = fit_policy(settings, rows(2000, ONE))
+    test = rows(4000, ONE, seed=1)
+    shipped = policy.shipped(test)
+    answered = ~policy.rule.abstains(shipped.probs, multi=False)
+    assert 0.1 < answered.mean() < 0.9
+    assert policy.rule.costs is not None
+    expected = paid(policy.rule.costs, test.targets, shipped.chosen)[answered].mean()
+    assert judged(policy, test, settings)["cost"]["each"]["estimate"] == pytest.approx(expected)
+
+
+def test_rows_that_cost_nothing_leave_room() -> None:
+    costs = cost_matrix({"ham": {"spam": 10}}, ONE)
+    y = np.zeros(50, dtype=np.int64)
+    sure = Predictions([str(i) for i in range(50)], y, np.eye(3)[y], ONE)
+    each = judged(Policy(rule=Rule(costs=costs)), sure, Decision())["cost"]["each"]
+    assert (each["estimate"], each["low"]) == (0, 0)
+    assert each["high"] == pytest.approx(10 * (1 - 0.025 ** (1 / 50)))
+
+
+def test_answers_that_name_no_label_cost_as_much_as_the_dearest_mistake() -> None:
+    costs = cost_matrix({"ham": {"spam": 10}}, ONE)
+    none = Predictions(["0", "1"], np.array([0, 1]), np.zeros((2, 3)), ONE)
+    assert Policy(rule=Rule(costs=costs)).shipped(none).chosen.tolist() == [NOTHING, NOTHING]
+    assert judged(Policy(rule=Rule(costs=costs)), none, Decision())["cost"]["each"]["estimate"] == 5.5  # 10 and 1
 
 
 def test_a_wanted_precision_is_judged_label_by_label() -> None:
