@@ -8,6 +8,7 @@ from typing import Any
 from lasttoken.check import labels, texts, tokens
 from lasttoken.check.finding import Finding
 from lasttoken.data.dataset import Rows
+from lasttoken.errors import DataError
 
 
 def examine(
@@ -22,6 +23,8 @@ def examine(
 
     Rows that lack their label are told, and then left out of all else.
     """
+    if not isinstance(rows, Rows):
+        raise DataError(f"examine takes what read_rows returns, not an object of type {type(rows).__name__}")
     found = [*texts.empty(rows)]
     rows = rows.take([i for i in range(len(rows)) if rows.has_label(i)])
     if not rows.ids:

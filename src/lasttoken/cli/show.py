@@ -40,7 +40,7 @@ def promises(found: Mapping[str, Any]) -> list[str]:
     if "cost" in found:
         cost = found["cost"]
         lines.append(
-            f"  {'cost a row':<18} {interval(cost['each'])}; the most probable label {interval(cost['by_most_probable'])}, "
+            f"  {'cost an answer':<18} {interval(cost['each'])}; the most probable label {interval(cost['by_most_probable'])}, "
             f"saved {interval(cost['saved'])}"
         )
     if "answered" in found:

@@ -80,7 +80,7 @@ def check_decision(settings: Decision, y: np.ndarray, labels: LabelSpace) -> Non
     }
     wrong = next((name for name, value in asked.items() if value), None)
     if wrong and not multi:
-        hint = ", or name what mistakes cost (decision.costs)" if settings.thresholds == "cost" else ""
+        hint = "; what mistakes cost is named by decision.costs alone" if settings.thresholds == "cost" else ""
         raise DataError(f"decision.{wrong}: each row has one label; leave it out{hint}")
     check_used(settings, multi=multi)
     costs_of(settings, labels)

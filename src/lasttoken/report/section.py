@@ -154,7 +154,7 @@ def promised(run: RunView) -> list[str]:
             f"{units.score(one.estimate)} {units.span(one.low, one.high)}"
             for one in (found.cost.each, found.cost.by_most_probable, found.cost.saved)
         )
-        said.append(f"costs {each} a row; giving the most probable label would cost {plain}, {saved} more")
+        said.append(f"costs {each} a row that is answered; the most probable label would cost {plain}: {saved} saved")
     if found.answered is not None and found.wrong is not None:
         said.append(f"answers {share(found.answered)} of the rows, {share(found.wrong)} of the answers are wrong")
     if found.sets is not None:
@@ -176,7 +176,8 @@ def reliability_panel(run: RunView, *, number: int) -> str:
     """The reliability diagram of the test rows, over the bins of the calibration error."""
     targets = run.predictions.targets
     bins, first = reliability(targets, run.predictions.probs), reliability(targets, run.raw)
-    of = "a label" if run.labels.multi else "the decision"
+    plain = run.policy.rule.costs is None  # decisions by cost may be of another label
+    of = "a label" if run.labels.multi else "the decision" if plain else "the most probable label"
     counts: list[int] = bins.count.tolist()
     seen = zip(first.confidence.tolist(), first.accuracy.tolist(), first.count.tolist(), strict=True)
     before = [(c, a) for c, a, n in seen if n >= figures.SAYING] if run.policy.calibration.method != "none" else []

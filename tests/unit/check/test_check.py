@@ -12,6 +12,7 @@ from lasttoken.check.examine import examine
 from lasttoken.check.finding import Finding
 from lasttoken.check.near import jaccard, near_duplicates, shingles_of
 from lasttoken.data.dataset import Rows
+from lasttoken.errors import DataError
 
 LONG = (
     "the quick brown fox jumps over the lazy dog while seven wizards quietly box up five dozen liquor jugs for the king"
@@ -54,6 +55,11 @@ def test_rows_without_their_label_are_told_and_left_out_of_all_else() -> None:
     assert ids(findings[0]) == ["b"]  # and no conflict with row a, which says the same
     assert [f.kind for f in examine(Rows(["a"], ["one"], [()], False))] == ["unlabelled"]
     assert found(Rows(["a", "b"], ["one", "two"], [("x",), ()], True), "unlabelled") is None
+
+
+def test_only_rows_are_examined() -> None:
+    with pytest.raises(DataError, match="examine takes what read_rows returns, not an object of type list"):
+        examine(["a text"])  # type: ignore[arg-type]
 
 
 def test_one_text_under_two_labels() -> None:

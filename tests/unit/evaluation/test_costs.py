@@ -89,7 +89,7 @@ def test_costs_of_several_labels_are_thresholds() -> None:
             MANY,
             "no mistake about 'a' costs anything",
         ),
-        ({"thresholds": "cost"}, ONE, "leave it out, or name what mistakes cost (decision.costs)"),
+        ({"thresholds": "cost"}, ONE, "leave it out; what mistakes cost is named by decision.costs alone"),
         (
             {"thresholds": "cost", "costs": {"a": {"b": 2}}},
             MANY,
