@@ -134,7 +134,7 @@ def test_thresholds_on_test_rows(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("text,label\nanother one,x\nand a second,y\n", encoding="utf-8")
     said = refused("train", "rows.csv", "--valid", "other.csv", "--test", "other.csv", *LINEAR)
     assert said.startswith(
-        "the texts of all 2 test rows are in valid too, and what was learnt or chosen on rows cannot"
+        "the texts of all 2 test rows are in valid too, and what is chosen on rows cannot be judged on"
     )
 
 

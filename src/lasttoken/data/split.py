@@ -21,7 +21,6 @@ from lasttoken.wording import counted
 
 PARTS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 ORDER = ("train", "valid", "test")
-FEW = 10
 
 
 def make_splits(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
@@ -193,19 +192,16 @@ def check_groups(rows: Rows, parts: np.ndarray) -> None:
 
 
 def check_apart(rows: Rows, parts: np.ndarray) -> None:
-    """Raise DataError when all texts of a part that is given are in one before it: it would choose or judge by memory.
+    """Raise DataError when valid and test are both given and test holds nothing but texts of valid.
 
-    Weights, calibration and thresholds are chosen on valid, and all of it is judged on test. Of fewer than FEW rows that
-    are in train it may be chance: they are told with what else looks wrong.
+    Weights, calibration and thresholds are chosen on valid: test would judge them on the rows that they were chosen by.
     """
-    texts = {name: {rows.texts[i] for i in np.flatnonzero(parts == name)} for name in ORDER}
-    for before, part in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        count = int((parts == part).sum())
-        if count >= (FEW if before == "train" else 1) and texts[part] <= texts[before]:
-            raise DataError(
-                f"the texts of all {count} {part} rows are in {before} too, and what was learnt or chosen on rows cannot be "
-                f"judged on them; give other rows to {part}, or leave {part} out, which is then taken from train"
-            )
+    texts = {name: {rows.texts[i] for i in np.flatnonzero(parts == name)} for name in ("valid", "test")}
+    if texts["test"] and texts["test"] <= texts["valid"]:
+        raise DataError(
+            f"the texts of all {(parts == 'test').sum()} test rows are in valid too, and what is chosen on rows cannot be "
+            "judged on them; give others to test, or leave valid out, which is then taken from train"
+        )
 
 
 def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:

@@ -353,10 +353,7 @@ def test_test_rows_that_are_validation_rows_are_refused() -> None:
     rows = Rows(list("abcdefg"), list("uvwxyyx"), [("p",), ("q",)] * 3 + [("p",)], False)
     parts = ["train"] * 3 + ["valid"] * 2 + ["test"] * 2  # test holds the texts y and x, both of valid
     with pytest.raises(
-        DataError, match="the texts of all 2 test rows are in valid too, and what was learnt or chosen on rows"
+        DataError, match="the texts of all 2 test rows are in valid too, and what is chosen on rows cannot be"
     ):
         make_splits(replace(rows, splits=parts), seed=0)
-    many = Rows([str(i) for i in range(34)], [str(i % 12) for i in range(34)], [("p",), ("q",)] * 17, False)
-    with pytest.raises(DataError, match="the texts of all 10 valid rows are in train too"):
-        make_splits(replace(many, splits=["train"] * 12 + ["valid"] * 10 + ["test"] * 12), seed=0)
     assert len(make_splits(replace(rows, splits=[*parts[:3], "valid", "train", "test", "test"]), seed=0).test) == 2
