@@ -18,17 +18,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     BertConfig,
+    BloomConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    JambaConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
     ModernBertConfig,
+    MptConfig,
     Olmo2Config,
+    OPTConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -117,6 +122,16 @@ EYES = {
     "image_size": 16,
     "patch_size": 8,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": WINDOW // 2,
+}
+OPT = {"hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128}
+JAMBA = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1, "use_mamba_kernels": False}
+LLAMA4 = {"intermediate_size_mlp": 128, "num_local_experts": 2, "num_experts_per_tok": 1, "attention_chunk_size": 8, "no_rope_layers": [1, 0]}
 MODERN = {**SHAPE, "local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2}
 FEATURES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
 
@@ -130,6 +145,8 @@ DECODERS: dict[str, Maker] = {
     "gpt2": lambda ids: GPT2Config(**GPT2, **ids),
     "gpt-neox": lambda ids: GPTNeoXConfig(**SHAPE, **ids),
     "phi3": lambda ids: Phi3Config(**SHAPE, original_max_position_embeddings=WINDOW, **ids),
+    "phi3-longrope": lambda ids: Phi3Config(**SHAPE, original_max_position_embeddings=WINDOW // 2, rope_parameters=LONGROPE, **ids),
+    "opt": lambda ids: OPTConfig(**OPT, **ids),
     "olmo2": lambda ids: Olmo2Config(**SHAPE, **ids),
     "smollm3": lambda ids: SmolLM3Config(**SHAPE, num_key_value_heads=2, no_rope_layers=[1, 0], **ids),
 }
@@ -150,6 +167,11 @@ REFUSED: dict[str, Maker] = {
     "mamba": lambda ids: MambaConfig(hidden_size=64, num_hidden_layers=2, **without_window(ids)),
     "t5": lambda ids: T5Config(**FEATURES, decoder_start_token_id=1, **without_window(ids)),
     "falcon": lambda ids: FalconConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **ids),
+    "falcon-alibi": lambda ids: FalconConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True, **ids),
+    "bloom": lambda ids: BloomConfig(hidden_size=64, n_layer=2, n_head=4, **without_window(ids)),
+    "mpt": lambda ids: MptConfig(d_model=64, n_layers=2, n_heads=4, max_seq_len=WINDOW, **without_window(ids)),
+    "jamba": lambda ids: JambaConfig(**GROUPED, **JAMBA, **ids),
+    "llama4": lambda ids: Llama4TextConfig(**GROUPED, **LLAMA4, **ids),
 }
 MAKERS = DECODERS | WIDTHS | NESTED | ENCODERS | REFUSED
 

@@ -1,7 +1,7 @@
 """Write what in the documentation is made from the code or from results; with --check, say what is out of date.
 
 docs/reference/cli.md comes from the commands' own help, settings.md from the config models, python.md from docstrings;
-docs/explain/quality.md and docs/explain/speed.md from bench/quality/results and bench/speed/results.
+docs/explain/quality.md, speed.md and speed-tables.md from bench/quality/results and bench/speed/results.
 """
 
 from __future__ import annotations
@@ -138,10 +138,10 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def bench_page(name: str) -> str:
-    """The page of a benchmark's results, its tables made by bench/NAME/table.py."""
+def bench_page(name: str, *which: str) -> str:
+    """A page of a benchmark's results, made by bench/NAME/table.py."""
     made = subprocess.run(
-        [sys.executable, str(ROOT / f"bench/{name}/table.py")], capture_output=True, text=True, check=True
+        [sys.executable, str(ROOT / f"bench/{name}/table.py"), *which], capture_output=True, text=True, check=True
     )
     return made.stdout
 
@@ -152,6 +152,7 @@ PAGES = {
     "docs/reference/python.md": python_page,
     "docs/explain/quality.md": lambda: bench_page("quality"),
     "docs/explain/speed.md": lambda: bench_page("speed"),
+    "docs/explain/speed-tables.md": lambda: bench_page("speed", "tables"),
 }
 
 

@@ -77,6 +77,12 @@ def cell(part: Part, name: str, train: bool, seconds: float, peak: float, place:
     }
 
 
+def told(side: str, one: dict[str, Any]) -> str:
+    """One side of a cell, on one line."""
+    rates = f"{median(one['rates']):.1f} rows/s, {one['tokens_a_second']:,.0f} tokens/s"
+    return f"{side} {rates}, {one['share']:.0%} of the peak, {one['memory'] / 1e9:.2f} GB"
+
+
 def needed(name: str, lengths: np.ndarray, train: bool, place: Place) -> float:
     """FLOP of the rows at least: their texts through the blocks; prompt, answers and vocabulary head are not counted."""
     config: Any = config_of(name, place.tokenizer, toy=place.toy)
@@ -159,8 +165,7 @@ def run_part(found: dict[str, Any], place: Place, guard: Guard, result: dict[str
                 continue
             one = cell(part, name, what.endswith("train"), seconds, result["peak_flops"], place)
             found["cells"].append(one)
-            shown = {side: f"{median(one[side]['rates']):.1f} rows/s" for side in ("ours", "peer")}
-            print(f"{name}, {what}, {one['rows']}: {shown}", flush=True)
+            print(f"{name}, {what}, {one['rows']}: {'; '.join(told(side, one[side]) for side in ('ours', 'peer'))}", flush=True)
     except torch.OutOfMemoryError:
         result["left_out"].append(f"{name}, {what}: out of memory")
     gc.collect()

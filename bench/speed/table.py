@@ -1,8 +1,12 @@
-"""The page docs/explain/speed.md, made from bench/speed/results; printed on stdout. Also: what each bar came to."""
+"""docs/explain/speed.md, or with `tables` docs/explain/speed-tables.md, from bench/speed/results, on stdout.
+
+Also: what each bar came to.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +43,38 @@ GPU_COLUMNS = (
     *("model", "what", "rows", "ours, rows/s", "tokens/s", "share of peak", "GB"),
     *("peer, rows/s", "GB", "ours is x times as fast", "plan's error, memory, time"),
 )
-INTRODUCTION = """# Speed, measured
+PAGE = """# Speed
+
+Made by `make docs` from `bench/speed/results`. Every contender of every comparison is in [the tables](speed-tables.md), what was
+tried and did not help in [the lab](../lab.md).
+
+## What is done
+
+| | what it saves |
+|---|---|
+| rows are packed, not padded: texts stand one behind the other under a budget of tokens, and none sees another | all padding, in training, prediction and features |
+| LoRA is one step of autograd in training, and part of the weights in prediction | eight of PEFT's nine passes over the activations of a layer, or all of them |
+| on a CPU batches are predicted side by side, one thread each, and rows come in few sizes | waiting; kernels made for sizes not met again |
+| `embedding` never computes vocabulary logits; `instruction` only where an answer token is predicted | the largest product of small models |
+| all labels hang on a text as one tree of tokens, behind a prompt that its batch shares | one pass a label, and one a generated token |
+| `probe` stops below its layer and keeps features on disk; `trunk = k` does the same below block k | the upper blocks; every later epoch and trial |
+| memory is looked at before training: the budget, then activation checkpointing, give way | a third of the time, where nothing needs recomputing |
+
+## What to expect on your machine
+
+- **A CPU with AMX or AVX512-BF16** computes in bfloat16. Matrix products are fast there, so what stands between them takes most of the time.
+- **A CPU without** computes in float32, here thirty times as slowly as the one with AMX; a probe of long rows is then as fast as
+  products allow, and so are its peers.
+- **A GPU**: {gpu}
+- **Your own**: [`lasttoken plan`](../guides/plan.md) times the products of the machine it runs on. It assumes that a training reaches
+  35 % of their rate; `predict` tells how long it took.
+
+What helps, if your time is short: `train.batch = 32` on a CPU (1.8 times as many rows a second as 8 in the table of training, with a
+quarter of the updates: look at the score); `trunk = k` for several epochs or trials; `predict --compile` for large files;
+`tolerance = 0.001` for many labels; a smaller `max_length`. [Training](../guides/training.md) says what each of them costs.
+
+"""
+TABLES = """# Speed, every contender
 
 Made by `make docs` from `bench/speed/results`; each file there holds every round's figures, versions, commit and machine.
 Repeat with `make bench-speed`, on a machine that does nothing else. Ours and the peers run in one process and take turns,
@@ -53,10 +88,13 @@ Peers get what makes them fast: rows grouped by length as in a set of 6,400 rows
 before they are batched, the faster of transformers' two attentions, and of `generate` only as many tokens as the right
 answer has. They run uncompiled, as their libraries set them up; what we reach compiled (torch.compile) stands in the tables
 with the seconds that took, and counts for no ratio and no bar. "best" is the fastest of all else in a table; "the paper's
-way" is NF4 with 8 rows a batch. Short rows are AG News, long ones titles and abstracts of patents, mixed ones Reuters. The 135 M
-Llama has random weights in the shape of SmolLM2-135M and the tokenizer of `tiny`. What a frozen trunk (`trunk = k`) saves and
-costs in quality is in [quality](quality.md), under trunk-ag-news-4k and trunk-banking77.
+way" is NF4 with 8 rows a batch. Short rows are AG News, long ones titles and abstracts of patents, mixed ones Reuters, cut at
+1,024 tokens. The 135 M Llama has random weights in the shape of SmolLM2-135M and the tokenizer of `tiny`. What a frozen trunk
+(`trunk = k`) saves and costs in quality is in [quality](quality.md), under trunk-ag-news-4k and trunk-banking77.
+
 """
+NO_GPU = "nothing has been measured; `bench/speed/gpu.py` does it in one call of eight minutes and adds its table here."
+GPU = "see [the tables](speed-tables.md)."
 
 
 def experiments() -> list[dict[str, Any]]:
@@ -74,7 +112,10 @@ def bars(case: dict[str, Any], result: dict[str, Any]) -> dict[str, dict[str, An
     """What each bar of a case came to, by the name CASE.BAR. A bar whose peer is missing is left out."""
     if "measures" in result:
         return {
-            f"{result['case']}.{name}": entry([one["value"]], bound, "at most", one["unit"], runs=one["runs"])
+            f"{result['case']}.{name}": {
+                **entry([one["value"]], bound, "at most", one["unit"], runs=one["runs"]),
+                **origin(result),
+            }
             for name, bound in case["bars"].items()
             for one in [result["measures"][name]]
         }
@@ -90,14 +131,22 @@ def bars(case: dict[str, Any], result: dict[str, Any]) -> dict[str, dict[str, An
                 **entry(ratios, bound, sense, "times"),
                 "ours": own["name"],
                 "peer": rival["name"],
+                **origin(result),
             }
     if "share" in case and "flops_a_row" in result and own is not None:
         shares = shares_of(result, own)
         found[f"{result['case']}.share"] = {
             **entry(shares, case["share"], "at least", f"of the {result['machine']['dtype']} peak"),
             "ours": own["name"],
+            **origin(result),
         }
     return found
+
+
+def origin(result: dict[str, Any]) -> dict[str, str]:
+    """Where a figure is from."""
+    about = result["machine"]
+    return {"machine": f"{about['cpu']}, {about['dtype']}", "commit": result["commit"]}
 
 
 def entry(values: Sequence[float], bar: float, sense: str, unit: str, runs: int | None = None) -> dict[str, Any]:
@@ -198,8 +247,11 @@ def bar_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         "## What was asked, and what was reached",
         "",
-        "| | against | measured | asked | |",
-        "|---|---|---|---|---|",
+        "The bars stand above what a CPU gives against peers whose rows are sorted; most are not reached, and",
+        "[the lab](../lab.md) says why.",
+        "",
+        "| | against | measured | asked | | on |",
+        "|---|---|---|---|---|---|",
     ]
     for name, one in found.items():
         task, *where, bar = name.split(".")
@@ -208,7 +260,7 @@ def bar_lines(found: dict[str, dict[str, Any]]) -> list[str]:
         if one["low"] != one["high"]:
             measured += f" [{figure(one['low'])}, {figure(one['high'])}]"
         verdict = "reached" if one["reached"] else "**not reached**"
-        lines.append(f"| {place} | {AGAINST[bar]} | {measured} | {one['sense']} {one['bar']:g} | {verdict} |")
+        lines.append(f"| {place} | {AGAINST[bar]} | {measured} | {one['sense']} {one['bar']:g} | {verdict} | {one['machine']} |")
     return [*lines, ""]
 
 
@@ -235,7 +287,8 @@ def gpu_lines(result: dict[str, Any]) -> list[str]:
     return [*lines, "", *(f"- not measured: {one}" for one in result["left_out"]), ""]
 
 
-def main() -> None:
+def main(which: str = "page") -> None:
+    """Print the page, or the tables."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
     found.pop("summary", None)
     reached, body, waiting = {}, [], []
@@ -251,11 +304,15 @@ def main() -> None:
             reached |= bars(settings, result)
             lines += sizes(result) if "sizes" in result else table(settings, result) if "contenders" in result else []
         body += [f"## {TASKS[experiment['task']]}", "", *lines] if lines else []
-    body += [line for name in sorted(found) if name.startswith("gpu") for line in gpu_lines(found[name])]
-    body = (bar_lines(reached) if reached else []) + body
-    body += ["## Not measured yet", "", *waiting, ""] if waiting else []
-    print("\n".join([INTRODUCTION, *body]).rstrip())
+    cards = [name for name in sorted(found) if name.startswith("gpu")]
+    body += [line for name in cards for line in gpu_lines(found[name])]
+    waiting += [] if cards else ["- bench/speed/gpu.py, on any GPU"]
+    if which == "tables":
+        print(TABLES + "\n".join([*body, "## Not measured yet", "", *waiting, ""]).rstrip())
+    else:
+        page = PAGE.format(gpu=GPU if cards else NO_GPU) + "\n".join(bar_lines(reached) if reached else [])
+        print(page.rstrip())
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -20,7 +20,7 @@ from lasttoken.train.world import World
 # the models are shared by all examples and nothing changes them
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROWS = st.lists(st.lists(st.integers(3, 299), min_size=1, max_size=40), min_size=1, max_size=8)
-NAMES = ["llama", "mistral", "gemma3", "gpt2", "modernbert", "roberta"]
+NAMES = ["llama", "mistral", "gemma3", "gpt2", "phi3-longrope", "modernbert", "roberta"]
 
 
 def as_encoded(rows: list[list[int]]) -> Encoded:
@@ -45,6 +45,24 @@ def test_a_packed_row_gives_what_each_text_gives_alone(
     # products of other shapes sum float32 in another order: 1e-6 of states of size 1 to 5
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
     assert together.layout.ends.tolist() == (np.cumsum([len(row) for row in rows]) - 1).tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEW
+@given(rows=ROWS.filter(lambda rows: len(rows) > 1), which=st.integers(0, 7), shift=st.integers(1, 296))
+def test_a_text_that_changes_moves_no_other(
+    name: str, rows: list[list[int]], which: int, shift: int, load_shared: Callable[..., Backbone]
+) -> None:
+    """Bit for bit: whatever the neighbours hold, they are not looked at."""
+    backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
+    which %= len(rows)
+    other = [*rows[:which], [3 + (token - 3 + shift) % 297 for token in rows[which]], *rows[which + 1 :]]
+    batches = [pack(as_encoded(texts), np.arange(len(rows)), backbone) for texts in (rows, other)]
+    with torch.inference_mode():
+        before, after = (backbone.hidden(batch.inputs, batch.layout) for batch in batches)
+    mine = torch.tensor([i == which for i, row in enumerate(rows) for _ in row])
+    assert torch.equal(after[~mine], before[~mine])
+    assert not torch.equal(after[mine], before[mine])
 
 
 @pytest.mark.parametrize("pooling", ["last", "first", "mean", "max", "attention"])

@@ -59,6 +59,10 @@ Model = Annotated[
     str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's", rich_help_panel=METHOD)
 ]
 Quantize = Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
+Checkpointing = Annotated[
+    str | None,
+    typer.Option("--checkpointing", help="Of activations: on, off, or auto, when memory is short", rich_help_panel=METHOD),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: method.lora.r=16", rich_help_panel=METHOD)]
 SetOf = Annotated[
     list[str] | None,
@@ -134,6 +138,11 @@ def check_there(*sources: str | None) -> None:
     for source in sources:
         if source and source != "-" and not source.startswith(("hub:", "wipo:")):
             check_file(Path(source))
+
+
+def assignments(settings: list[str] | None, checkpointing: str | None) -> list[str]:
+    """What `--set` was given, after the setting that `--checkpointing` stands for."""
+    return [*([f"method.train.checkpointing={checkpointing}"] if checkpointing else []), *(settings or [])]
 
 
 def check_known(methods: Iterable[str], option: str) -> None:

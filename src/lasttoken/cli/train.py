@@ -32,6 +32,7 @@ def train(
     hierarchy: o.HierarchyOf = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    checkpointing: o.Checkpointing = None,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def train(
     )
     if zero_shot and method != "instruction":
         raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])
-    assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
+    assigned = [*o.assignments(settings, checkpointing), *(["method.train_model=false"] if zero_shot else [])]
     config = o.run_config(method, data, model=model, quantize=quantize, seed=seed, device=device, settings=assigned)
     check_free(folder)
     with Screen(loud=leads(config.device)) as screen:

@@ -35,8 +35,8 @@ class Walk:
     depth: np.ndarray  # (Q,) int64, predictions before it
     nodes: np.ndarray  # (C, D) int64, the nodes of each label's path from the root down, -1 behind its end
     ends: np.ndarray  # (C,) int64, the last prediction of each label
-    arrives: np.ndarray  # (A,) int64, the prediction that leads to each node
-    labels: np.ndarray  # (A,) int64, labels whose paths go through each node
+    arrives: np.ndarray  # (A + 1,) int64, the prediction that leads to each node; at last, where -1 points, any
+    labels: np.ndarray  # (A + 1,) int64, labels whose paths go through each node; at last 1
     forced: np.ndarray  # (A,) int64, the one node that can follow; -1 where there is a choice, or an end
 
 
@@ -57,7 +57,8 @@ def walk_of(tree: Tree) -> Walk:
     only = (parents != ROOT) & (made[parents + 1] == 1) & (labels == labels[parents])
     forced = np.full(size, -1)
     forced[parents[only]] = np.flatnonzero(only)
-    return Walk(tree, node, before, depth, nodes, np.array([path[-1] for path in steps]), arrives, labels, forced)
+    ends = np.array([path[-1] for path in steps])
+    return Walk(tree, node, before, depth, nodes, ends, np.append(arrives, 0), np.append(labels, 1), forced)
 
 
 @torch.inference_mode()
@@ -87,7 +88,7 @@ def bounded_probs(
         hidden = backbone.hidden(tokens_of(np.concatenate(texts), backbone), layout)
     known = Known(
         np.full((len(texts), len(walk.node)), -np.inf),
-        np.full((len(texts), len(walk.labels)), -1),
+        np.full((len(texts), len(walk.forced)), -1),
         [len(header) + np.arange(end - n, end) for end, n in zip(ends, lengths, strict=True)],
         len(header) + lengths,
     )

@@ -139,7 +139,7 @@ def fit(
     fit_weights(
         [backbone.whole],
         loss_and_count,
-        rows.lengths + len(prompt.footer),
+        rows.lengths + answer_tokens(prompt, backbone, train, config.questions, seed=seed),
         valid,
         predict,
         settings=config.train,
@@ -246,6 +246,15 @@ def lesson(
     paths += [prompt.question_path(int(j), False) for j in drawn]
     stands_for = len(false) / max(1, len(drawn))
     return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), stands_for)]
+
+
+def answer_tokens(prompt: Prompt, backbone: Backbone, train: Dataset, questions: int, *, seed: int) -> np.ndarray:
+    """Tokens of the answers that stand behind each row in training, (N,) int64; of several labels as drawn here, once."""
+    if not train.labels.multi:
+        sizes = np.array([len(grow([prompt.answer_path(j)]).tokens) for j in range(len(train.labels))])
+        return sizes[train.targets]
+    pick = generator(seed, "tokens of the answers")
+    return np.array([len(lesson(prompt, backbone, train, i, questions, pick)[0].tokens) for i in range(len(train))])
 
 
 def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:

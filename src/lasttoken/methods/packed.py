@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lasttoken.errors import ConfigError
+from lasttoken.journal import LOGGER
 from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
 from lasttoken.text.batch import by_length, under_budget
@@ -74,7 +75,7 @@ def in_batches(
 
     Runs without gradients. On a CPU with several threads batches run side by side, one thread each, which is half as
     fast again as one batch on all threads. Where the device runs out of memory the budget halves and the batch is done
-    again; raises ConfigError where one row alone is too much.
+    again, which the logger is told; raises ConfigError where one row alone is too much.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     waiting = by_length(lengths, max(1, budget // threads))[world.rank :: world.size]
@@ -94,7 +95,9 @@ def in_batches(
             raise ConfigError(
                 [f"the device ran out of memory on a single row of {tokens} tokens; lower max_length, or long.most"]
             )
-        waiting = under_budget(np.concatenate(waiting), lengths, int(lengths[rows].sum()) // 2)
+        budget = int(lengths[rows].sum()) // 2
+        LOGGER.warning("out of memory: a batch now holds %d tokens; it is predicted again", budget)
+        waiting = under_budget(np.concatenate(waiting), lengths, budget)
 
 
 def side_by_side(

@@ -27,9 +27,9 @@ from lasttoken.methods.reading import read_texts
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
-from lasttoken.model.backbone import Backbone, quantisation
+from lasttoken.model.backbone import Backbone, load_config, quantisation
 from lasttoken.model.backbone import load as load_backbone
-from lasttoken.model.depth import depth_of, tapped
+from lasttoken.model.depth import tapped
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import Encoded
@@ -63,10 +63,11 @@ class ProbeModel:
 
 def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal) -> ProbeModel:
     """The regression on the layer that is asked for, or with `auto` on the one with the best macro-F1 on `valid`."""
-    backbone = build(config, device)
+    backbone = build(config, device, blocks=None if config.layer == "auto" else config.layer + 1)
     if config.quantize == "nf4":
         journal.note(quantisation(backbone))
-    depth = depth_of(backbone)
+    whole = load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    depth = whole.get_text_config().num_hidden_layers  # of which there may be fewer here
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
@@ -149,7 +150,7 @@ def load(folder: Path, *, device: str, model: str | None = None) -> ProbeModel:
     return ProbeModel(
         config,
         labels,
-        build(config, device, blocks=rest["layer"] + 1),  # what enters a block needs that block
+        build(config, device, blocks=rest["layer"] + 1),
         rest["layer"],
         mean,
         scale,
@@ -158,7 +159,7 @@ def load(folder: Path, *, device: str, model: str | None = None) -> ProbeModel:
 
 
 def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
-    """The frozen backbone, a decoder or an encoder; of its blocks the lowest `blocks`, or all."""
+    """The frozen backbone, a decoder or an encoder; of its blocks the lowest `blocks`, or all. What enters a block needs that block."""
     return load_backbone(
         config.model,
         kind="any",

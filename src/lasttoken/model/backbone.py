@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME, Layout, OtherLayout, lay_out
-from lasttoken.model.device import choose_dtype
+from lasttoken.model.device import choose_dtype, describe_device
 
 TINY = Path(__file__).parent / "tiny"
 Kind = Literal["decoder", "encoder", "any"]
@@ -70,8 +70,8 @@ class Backbone:
 
     @property
     def window(self) -> int:
-        """Tokens the model was made for; 1,024 where its config does not say."""
-        return int(getattr(self.config, "max_position_embeddings", None) or 1024) - self.offset
+        """Tokens that a text may have; 1,024 where its config does not say."""
+        return longest_text(self.config) - self.offset
 
     def hidden(self, inputs: Tensor, layout: Layout | OtherLayout) -> Tensor:
         """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H)."""
@@ -183,24 +183,56 @@ def load(
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(not_found(name, error)) from error
+    except torch.OutOfMemoryError as error:  # weights in 4 bits are loaded where they will run
+        raise ModelError(no_room(name, device)) from error
     model.requires_grad_(False)
     model.eval()
     if quantization and device.type == "cpu":
         keep_packing_off(model)
     if not quantization:
-        model.to(device)
+        try:
+            model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(no_room(name, device)) from error
     trunk = model.get_decoder() if vocabulary else text_model(model)
     head = VocabularyHead(model) if vocabulary else None
     backbone = Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute or dtype)
     return verify(backbone, kind)
 
 
+def no_room(name: str, device: torch.device) -> str:
+    """The sentence for weights that a device has no room for."""
+    return (
+        f"model {name!r}: {describe_device(device)} has no memory left for its weights; use --quantize nf4 or a smaller model, "
+        "or end what else runs there (`lasttoken plan` says what fits)"
+    )
+
+
 def refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
-    """Raises ModelError on an encoder-decoder, which is neither of the two kinds."""
+    """Raises ModelError on an encoder-decoder, which is neither of the two kinds, and where attention counts in chunks of a row."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder"
         )
+    if "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):  # Llama 4
+        raise ModelError(
+            f"model {name!r} ({config.model_type}) attends in chunks counted from the start of a row, where packed texts "
+            "have no place of their own; use another model"
+        )
+
+
+def longest_text(config: PretrainedConfig) -> int:
+    """Tokens that a text of a model may have: what it was made for, or first trained with where rotary positions are longrope.
+
+    Those change for a whole row as soon as one text in it is longer (transformers' `longrope_frequency_update`), so that
+    what a short text gives would hang on its neighbours.
+    """
+    most = int(getattr(config, "max_position_embeddings", None) or 1024)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(inner for inner in ropes.values() if isinstance(inner, dict))):  # one, or one a kind of layer
+        if rope.get("rope_type") == "longrope":
+            most = min(most, int(rope.get("original_max_position_embeddings") or most))
+    return most
 
 
 def keep_blocks(config: PretrainedConfig, blocks: int) -> None:

@@ -57,9 +57,13 @@ def describe_device(device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a device has free; None where the system does not say. Of a container, what its limit leaves."""
+    """Bytes that a device has free; None where the system does not say. Of a container, what its limit leaves.
+
+    What torch has taken of a GPU and holds for later is free too.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     if device.type == "cpu" and (path := Path("/proc/meminfo")).exists():
         (line,) = [line for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
         limit, used = container_memory()

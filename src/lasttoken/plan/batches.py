@@ -14,7 +14,7 @@ import numpy as np
 
 from lasttoken.config import Embedding, Encoder, Instruction, Probe, Training
 from lasttoken.errors import ModelError
-from lasttoken.methods.instruction import answer_trees, lesson, longest_paths
+from lasttoken.methods.instruction import answer_tokens, answer_trees, lesson, longest_paths
 from lasttoken.model.backbone import Backbone
 from lasttoken.plan.rehearsal import Micro
 from lasttoken.plan.rows import Rows
@@ -24,7 +24,6 @@ from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tree import Tree, grow
 
 UPDATES = 20_000  # looked at for the fullest; later ones are no fuller by more than chance
-SAMPLE = 200  # rows whose answers are laid out to know the mean
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Texts:
     rows: Rows
     limit: int  # tokens that a text may keep
     header: int = 0  # tokens that a micro-batch shares
-    counted: int = 0  # tokens behind a text that count when an update is cut
+    answers: np.ndarray | int = 0  # tokens behind each training row (N,), or behind any of them
     taught: Callable[[int], Tree] | None = None  # what stands behind a training row
     asked: tuple[Tree, ...] = ()  # what a row to predict is scored with, each in its turn behind the text
 
@@ -56,7 +55,7 @@ class Texts:
         """The longest training row alone; where lengths are not known, one that fills the limit."""
         if self.rows.data is None:
             return self.micro([0], [self.limit])
-        row = int(self.lengths("train").argmax())
+        row = int((self.lengths("train") + self.answers).argmax())
         return self.micro([row], [int(self.lengths("train")[row])])
 
     def micro(self, rows: list[int], lengths: list[int]) -> Micro:
@@ -66,14 +65,11 @@ class Texts:
 
     def training(self, settings: Training, budget: int, seed: int) -> Work:
         """One epoch, the fullest micro-batch being that of all epochs."""
-        lengths = self.lengths("train") + self.counted
-        answer = 0.0
-        if self.taught is not None:
-            some = range(0, len(lengths), max(1, len(lengths) // SAMPLE))
-            answer = float(np.mean([len(self.taught(row).tokens) for row in some])) - self.counted
+        texts = self.lengths("train")
+        lengths = texts + self.answers
         updates = math.ceil(len(lengths) / settings.batch)
         if self.rows.data is None:
-            each = max(1, min(settings.batch, budget // (self.limit + self.counted)))
+            each = max(1, min(settings.batch, budget // (self.limit + int(self.answers))))
             cut = math.ceil(settings.batch * int(lengths[0]) / max(budget, int(lengths[0])))
             fullest, several, count = self.micro([0] * each, [self.limit] * each), each < settings.batch, updates * cut
         else:
@@ -81,10 +77,10 @@ class Texts:
             drawn = epochs(lengths, batch=settings.batch, budget=Budget(budget), rng=rng)
             seen = list(itertools.islice(drawn, min(UPDATES, max(1, math.ceil(settings.epochs * updates)))))
             best = max((rows for update in seen for rows in update), key=lambda rows: int(lengths[rows].sum()))
-            fullest = self.micro(best.tolist(), (lengths[best] - self.counted).tolist())
+            fullest = self.micro(best.tolist(), texts[best].tolist())
             several = any(len(update) > 1 for update in seen)
             count = sum(map(len, seen)) / len(seen) * updates
-        tokens = float(lengths.sum()) + answer * len(lengths) + count * self.header
+        tokens = float(lengths.sum()) + count * self.header
         return Work(fullest, count, tokens, several)
 
     def predicting(self, part: str, budget: int) -> Work:
@@ -127,13 +123,18 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
         )
     pick = generator(seed, "labels asked about")
 
-    def taught(row: int) -> Tree:
-        if rows.data is not None:
-            return lesson(prompt, backbone, rows.data, row, config.questions, pick)[0]
-        return grow([max((prompt.answer_path(j) for j in range(len(prompt.answers))), key=lambda path: len(path[1]))])
+    longest = grow([max((prompt.answer_path(j) for j in range(len(prompt.answers))), key=lambda path: len(path[1]))])
 
+    def taught(row: int) -> Tree:
+        return longest if rows.data is None else lesson(prompt, backbone, rows.data, row, config.questions, pick)[0]
+
+    answers = (
+        len(longest.tokens)
+        if rows.data is None
+        else answer_tokens(prompt, backbone, rows.data, config.questions, seed=seed)
+    )
     asked = tuple(tree for _, tree in answer_trees(prompt, rows.labels))
-    return Texts(rows, limit - around, len(prompt.header), len(prompt.footer), taught, asked)
+    return Texts(rows, limit - around, len(prompt.header), answers, taught, asked)
 
 
 def spread(lengths: np.ndarray, window: int, overlap: float) -> np.ndarray:

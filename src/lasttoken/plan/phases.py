@@ -74,11 +74,10 @@ def learning(scene: Scene, settings: Training) -> Learning:
     while True:
         work = scene.texts.training(settings, budget, scene.seed)
         seen = scene.run(work, again=work.several, checkpointing=checkpointing)
-        rows = work.fullest.lengths
         over = skeleton.loaded + resident + seen.peak > card.free
-        if not over or card.kind != "cuda" or len(rows) == 1:  # only CUDA says that it is full
+        if not over or card.kind != "cuda" or len(work.fullest.lengths) == 1:  # only CUDA says that it is full
             return Learning(work, seen, budget, checkpointing, resident, paged, step)
-        budget = (sum(rows) + len(rows) * scene.texts.counted) // 2
+        budget = (work.fullest.tokens - work.fullest.prefix) // 2
 
 
 def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
@@ -87,7 +86,7 @@ def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
     if scene.card.kind == "mps":  # does not tell what it has free
         return settings.budget, checkpointing
     alone = scene.texts.longest()
-    tokens = alone.lengths[0] + scene.texts.counted
+    tokens = alone.tokens - alone.prefix
     multi = scene.texts.rows.labels.multi
     seen = rehearse(skeleton, alone, kind=scene.card.kind, multi=multi, checkpointing=checkpointing)
     room = scene.card.free - skeleton.loaded

@@ -24,6 +24,7 @@ from lasttoken.errors import ModelError
 from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import (
+    longest_text,
     Backbone,
     VocabularyHead,
     first_line,
@@ -143,7 +144,9 @@ def settle_positions(model: PretrainedConfig) -> None:
         for inner in values.values():
             settle(inner)
 
-    settle(getattr(model.get_text_config(), "rope_parameters", None))
+    text = model.get_text_config()
+    text.max_position_embeddings = longest_text(text)
+    settle(getattr(text, "rope_parameters", None))
 
 
 def materialise(module: nn.Module, dtype: torch.dtype) -> None:

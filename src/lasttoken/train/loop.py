@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lasttoken.errors import Diverged
+from lasttoken.errors import ConfigError, Diverged
 from lasttoken.train.world import ALONE, World
 
 Batch = TypeVar("Batch")
@@ -64,7 +64,8 @@ def train(
     factor on each group's lr. `smaller` is asked to cut an update into smaller micro-batches when the device runs out
     of memory; the update is then done again from its beginning, and nothing of it is lost.
 
-    Raises Diverged when loss or gradient is not finite; the weights are then those of the step before.
+    Raises Diverged when loss or gradient is not finite; the weights are then those of the step before. Raises ConfigError
+    where the optimiser itself finds no memory.
     """
     groups = optimizer.param_groups
     base = [group["lr"] for group in groups]
@@ -91,7 +92,12 @@ def train(
             raise Diverged(
                 f"update {number}: loss {loss_sum / max(items_sum, 1e-12):g}, gradient norm {norm:g}; lower the learning rate"
             )
-        optimizer.step()
+        try:
+            optimizer.step()
+        except torch.OutOfMemoryError as error:  # half of the weights may have moved: there is no doing it again
+            raise ConfigError(
+                ["the device ran out of memory for the optimiser's own state; use optimizer = adamw8bit or a lower lora.r"]
+            ) from error
         optimizer.zero_grad(set_to_none=True)
         yield Step(
             number, loss_sum / max(items_sum, 1e-12), groups[0]["lr"], norm, items_sum, time.perf_counter() - began

@@ -24,7 +24,9 @@ RESULT: dict[str, Any] = {
     "contenders": [OURS, PAPER, QUICK],
     "machine": {"cpu": "a cpu", "device": "cpu (2 threads)", "dtype": "bfloat16"},
     "peak_flops": [1e3, 1e3, 1e3],
+    "commit": "50d1fdc",
 }
+FROM = {"machine": "a cpu, bfloat16", "commit": "50d1fdc"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,7 @@ def test_a_bar_is_set_against_the_fastest_peer_round_by_round() -> None:
             "reached": True,
             "ours": "ours",
             "peer": "quick",
+            **FROM,
         },
         "t.m.short.paper": {
             "ratio": 10.0,
@@ -60,6 +63,7 @@ def test_a_bar_is_set_against_the_fastest_peer_round_by_round() -> None:
             "reached": False,
             "ours": "ours",
             "peer": "paper",
+            **FROM,
         },
     }
 
@@ -82,13 +86,15 @@ def test_the_share_of_the_peak_is_of_the_same_round() -> None:
 def test_measures_have_bars_of_their_own() -> None:
     from table import bars
 
-    result = {"case": "startup", "measures": {"help_seconds": {"value": 0.4, "unit": "seconds", "runs": 11}}}
+    result = {**RESULT, "case": "startup", "measures": {"help_seconds": {"value": 0.4, "unit": "seconds", "runs": 11}}}
     one = bars({"bars": {"help_seconds": 0.3}}, result)["startup.help_seconds"]
     assert (one["ratio"], one["bar"], one["runs"], one["reached"]) == (0.4, 0.3, 11, False)
 
 
-def page(folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> list[str]:
-    """The lines of the page made from `results`, file by file."""
+def page(
+    folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> tuple[list[str], list[str]]:
+    """The lines of the page, and of the tables, made from `results`, file by file."""
     import table
 
     shutil.copytree(BENCH / "experiments", folder / "experiments")
@@ -96,16 +102,20 @@ def page(folder: Path, results: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
     for name, result in results.items():
         (folder / "results" / f"{name}.json").write_text(json.dumps(result))
     monkeypatch.setattr(table, "HERE", folder)
-    table.main()
-    return capsys.readouterr().out.splitlines()
+    pages = []
+    for which in ("page", "tables"):
+        table.main(which)
+        pages.append(capsys.readouterr().out.splitlines())
+    return pages[0], pages[1]
 
 
 def test_the_page_of_nothing_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    lines = page(tmp_path, {}, monkeypatch, capsys)
-    assert lines[0] == "# Speed, measured"
-    assert "## What was asked, and what was reached" not in lines
+    first, lines = page(tmp_path, {}, monkeypatch, capsys)
+    assert first[0] == "# Speed"
+    assert "- **A GPU**: nothing has been measured; `bench/speed/gpu.py`" in "\n".join(first)
+    assert "## What was asked, and what was reached" not in first
     assert lines[lines.index("## Not measured yet") + 2] == "- embedding-training.tiny.short"
-    assert lines[-1] == "- startup"
+    assert lines[-2:] == ["- startup", "- bench/speed/gpu.py, on any GPU"]
 
 
 def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -113,19 +123,26 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     probe = {**RESULT, "case": "probe.tiny.short", "rows": rows, "rounds": 3, "agreement": {"quick": 0.0012}}
     help_page = {"value": 0.25, "unit": "seconds", "runs": 11}
     slow = {"value": 0.104, "unit": "seconds", "runs": 11}
-    startup = {"case": "startup", "measures": {"help_seconds": help_page, "import_seconds": slow}}
+    startup = {
+        "case": "startup",
+        "machine": RESULT["machine"],
+        "commit": "50d1fdc",
+        "measures": {"help_seconds": help_page, "import_seconds": slow},
+    }
     side = {"rates": [50.0], "memory": 5e9, "tokens_a_second": 6400.0, "share": 0.42}
     cell = {"rows": "128", "ours": side, "peer": {**side, "rates": [20.0]}, "plan": {"memory_error": 0.04}}
     part = {"model": "Llama-3.2-1B", "what": "embedding, train", "cells": [cell]}
     machine = {"device": "NVIDIA H200"}
     gpu = {"machine": machine, "peak_flops": 7.9e14, "remark": "", "parts": [part], "left_out": ["one: no time"]}
     results = {"probe.tiny.short": probe, "startup": startup, "gpu.H200": gpu, "summary": {}}
-    lines = page(tmp_path, results, monkeypatch, capsys)
-    start = lines.index("## What was asked, and what was reached")
-    assert lines[start + 4 : start + 7] == [
-        "| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached |",
-        "| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached |",
-        "| Start of a process | `import lasttoken`, seconds | .104 | at most 0.1 | **not reached** |",
+    first, lines = page(tmp_path, results, monkeypatch, capsys)
+    assert "- **A GPU**: see [the tables](speed-tables.md)." in first
+    start = first.index("## What was asked, and what was reached")
+    cpu = "a cpu, bfloat16"
+    assert first[start + 7 : start + 10] == [
+        f"| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached | {cpu} |",
+        f"| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached | {cpu} |",
+        f"| Start of a process | `import lasttoken`, seconds | .104 | at most 0.1 | **not reached** | {cpu} |",
     ]
     start = lines.index("### `tiny` (6.9 M), short rows")
     assert lines[start + 2].endswith("What both sides say differs by at most 0.12% (L2 norm).")
