@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -130,8 +131,20 @@ LONGROPE = {
     "original_max_position_embeddings": WINDOW // 2,
 }
 OPT = {"hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128}
-JAMBA = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1, "use_mamba_kernels": False}
-LLAMA4 = {"intermediate_size_mlp": 128, "num_local_experts": 2, "num_experts_per_tok": 1, "attention_chunk_size": 8, "no_rope_layers": [1, 0]}
+JAMBA = {
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "num_experts": 1,
+    "num_experts_per_tok": 1,
+    "use_mamba_kernels": False,
+}
+LLAMA4 = {
+    "intermediate_size_mlp": 128,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+    "attention_chunk_size": 8,
+    "no_rope_layers": [1, 0],
+}
 MODERN = {**SHAPE, "local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2}
 FEATURES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
 
@@ -145,10 +158,14 @@ DECODERS: dict[str, Maker] = {
     "gpt2": lambda ids: GPT2Config(**GPT2, **ids),
     "gpt-neox": lambda ids: GPTNeoXConfig(**SHAPE, **ids),
     "phi3": lambda ids: Phi3Config(**SHAPE, original_max_position_embeddings=WINDOW, **ids),
-    "phi3-longrope": lambda ids: Phi3Config(**SHAPE, original_max_position_embeddings=WINDOW // 2, rope_parameters=LONGROPE, **ids),
     "opt": lambda ids: OPTConfig(**OPT, **ids),
     "olmo2": lambda ids: Olmo2Config(**SHAPE, **ids),
     "smollm3": lambda ids: SmolLM3Config(**SHAPE, num_key_value_heads=2, no_rope_layers=[1, 0], **ids),
+}
+LIMITED: dict[str, Maker] = {  # made for fewer tokens than its config's window
+    "phi3-longrope": lambda ids: Phi3Config(
+        **SHAPE, original_max_position_embeddings=WINDOW // 2, rope_parameters=LONGROPE, **ids
+    ),
 }
 WIDTHS: dict[str, Maker] = {  # a width that is no multiple of 64, the block of 4-bit weights
     "llama-96": lambda ids: LlamaConfig(**{**SHAPE, "hidden_size": 96, "intermediate_size": 160}, **ids),
@@ -167,13 +184,15 @@ REFUSED: dict[str, Maker] = {
     "mamba": lambda ids: MambaConfig(hidden_size=64, num_hidden_layers=2, **without_window(ids)),
     "t5": lambda ids: T5Config(**FEATURES, decoder_start_token_id=1, **without_window(ids)),
     "falcon": lambda ids: FalconConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **ids),
-    "falcon-alibi": lambda ids: FalconConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True, **ids),
+    "falcon-alibi": lambda ids: FalconConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True, **ids
+    ),
     "bloom": lambda ids: BloomConfig(hidden_size=64, n_layer=2, n_head=4, **without_window(ids)),
     "mpt": lambda ids: MptConfig(d_model=64, n_layers=2, n_heads=4, max_seq_len=WINDOW, **without_window(ids)),
     "jamba": lambda ids: JambaConfig(**GROUPED, **JAMBA, **ids),
     "llama4": lambda ids: Llama4TextConfig(**GROUPED, **LLAMA4, **ids),
 }
-MAKERS = DECODERS | WIDTHS | NESTED | ENCODERS | REFUSED
+MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | REFUSED
 
 
 def without_window(ids: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +210,7 @@ def write_model(name: str, folder: Path, *, pad: Pad = "own", bos: bool = True, 
         "pad_token_id": tokenizer.pad_token_id,
     }
     kind = AutoModel if name in ENCODERS else AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
-    torch.manual_seed(sorted(MAKERS).index(name))
+    torch.manual_seed(crc32(name.encode()))  # a model that is added changes no other
     config = MAKERS[name](ids)
     model = kind.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -165,7 +165,10 @@ def run_part(found: dict[str, Any], place: Place, guard: Guard, result: dict[str
                 continue
             one = cell(part, name, what.endswith("train"), seconds, result["peak_flops"], place)
             found["cells"].append(one)
-            print(f"{name}, {what}, {one['rows']}: {'; '.join(told(side, one[side]) for side in ('ours', 'peer'))}", flush=True)
+            print(
+                f"{name}, {what}, {one['rows']}: {'; '.join(told(side, one[side]) for side in ('ours', 'peer'))}",
+                flush=True,
+            )
     except torch.OutOfMemoryError:
         result["left_out"].append(f"{name}, {what}: out of memory")
     gc.collect()

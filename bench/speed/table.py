@@ -52,17 +52,18 @@ tried and did not help in [the lab](../lab.md).
 
 | | what it saves |
 |---|---|
-| rows are packed, not padded: texts stand one behind the other under a budget of tokens, and none sees another | all padding, in training, prediction and features |
-| LoRA is one step of autograd in training, and part of the weights in prediction | eight of PEFT's nine passes over the activations of a layer, or all of them |
-| on a CPU batches are predicted side by side, one thread each, and rows come in few sizes | waiting; kernels made for sizes not met again |
-| `embedding` never computes vocabulary logits; `instruction` only where an answer token is predicted | the largest product of small models |
-| all labels hang on a text as one tree of tokens, behind a prompt that its batch shares | one pass a label, and one a generated token |
-| `probe` stops below its layer and keeps features on disk; `trunk = k` does the same below block k | the upper blocks; every later epoch and trial |
-| memory is looked at before training: the budget, then activation checkpointing, give way | a third of the time, where nothing needs recomputing |
+| rows are packed, not padded: one behind the other under a budget of tokens, none sees another | all padding |
+| LoRA is one step of autograd in training, and part of the weights in prediction | most passes over a layer's activations |
+| on a CPU batches are predicted side by side, a thread each, and rows come in few sizes | waiting, making kernels |
+| `embedding` computes no vocabulary logits, `instruction` only where an answer is predicted | a large product a token |
+| all labels hang on a text as one tree of tokens, behind a prompt that its batch shares | a pass a label, or a token |
+| `probe` stops below its layer, `trunk = k` below block k; what they saw is kept on disk | upper blocks, later epochs |
+| memory is looked at before training: the budget gives way, then activation checkpointing | a third, where there is room |
 
 ## What to expect on your machine
 
-- **A CPU with AMX or AVX512-BF16** computes in bfloat16. Matrix products are fast there, so what stands between them takes most of the time.
+- **A CPU with AMX or AVX512-BF16** computes in bfloat16. Matrix products are fast there; what stands between them takes most of
+  the time.
 - **A CPU without** computes in float32, here thirty times as slowly as the one with AMX; a probe of long rows is then as fast as
   products allow, and so are its peers.
 - **A GPU**: {gpu}
@@ -260,7 +261,9 @@ def bar_lines(found: dict[str, dict[str, Any]]) -> list[str]:
         if one["low"] != one["high"]:
             measured += f" [{figure(one['low'])}, {figure(one['high'])}]"
         verdict = "reached" if one["reached"] else "**not reached**"
-        lines.append(f"| {place} | {AGAINST[bar]} | {measured} | {one['sense']} {one['bar']:g} | {verdict} | {one['machine']} |")
+        lines.append(
+            f"| {place} | {AGAINST[bar]} | {measured} | {one['sense']} {one['bar']:g} | {verdict} | {one['machine']} |"
+        )
     return [*lines, ""]
 
 

@@ -61,7 +61,9 @@ Model = Annotated[
 Quantize = Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
 Checkpointing = Annotated[
     str | None,
-    typer.Option("--checkpointing", help="Of activations: on, off, or auto, when memory is short", rich_help_panel=METHOD),
+    typer.Option(
+        "--checkpointing", help="Of activations: on, off, or auto, when memory is short", rich_help_panel=METHOD
+    ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: method.lora.r=16", rich_help_panel=METHOD)]
 SetOf = Annotated[

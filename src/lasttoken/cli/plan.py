@@ -176,7 +176,10 @@ def times(found: Forecast, alike: list[Forecast], price: float | None) -> list[s
         if not alike:
             return ["time: not known for an amount of memory; name the card (--gpu 4090) to have it"]
         each = " to ".join(f"{duration(one.seconds or 0.0)} ({one.device})" for one in alike)
-        lines = [f"time: about {each}, by the card that it is; name yours (--gpu {alike[0].device!r}); assuming {alike[0].share:.0%} of its peak".replace("%", " %")]
+        share = f"{alike[0].share:.0%} of its peak".replace("%", " %")
+        lines = [
+            f"time: about {each}, by the card that it is; name yours (--gpu {alike[0].device!r}); assuming {share}"
+        ]
         spent = " to ".join(f"{cost:.2f}" for one in alike if (cost := cost_of(one, price)) is not None)
         return [*lines, f"cost: {spent} at {price:g} an hour"] if price else lines
     line = f"time: about {duration(found.seconds)}, {assumed(found)}"

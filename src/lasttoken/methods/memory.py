@@ -125,7 +125,7 @@ def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation's own output, handed back as it is, would hold on to the graph for ever
 
     training = model.training
     model.train()

@@ -24,11 +24,11 @@ from lasttoken.errors import ModelError
 from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import (
-    longest_text,
     Backbone,
     VocabularyHead,
     first_line,
     keep_packing_off,
+    longest_text,
     nf4_config,
     refuse_other_kinds,
     text_model,

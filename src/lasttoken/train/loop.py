@@ -96,7 +96,9 @@ def train(
             optimizer.step()
         except torch.OutOfMemoryError as error:  # half of the weights may have moved: there is no doing it again
             raise ConfigError(
-                ["the device ran out of memory for the optimiser's own state; use optimizer = adamw8bit or a lower lora.r"]
+                [
+                    "the device ran out of memory for the optimiser's own state; use optimizer = adamw8bit or a lower lora.r"
+                ]
             ) from error
         optimizer.zero_grad(set_to_none=True)
         yield Step(

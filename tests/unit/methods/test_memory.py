@@ -1,5 +1,7 @@
 """What autograd keeps, and how a training is made to fit: against sums done by hand, and against training without."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ def test_kept_bytes_of_a_layer_that_can_be_counted_by_hand() -> None:
     # the input (N, 4) and the output of tanh (N, 8), float32; weights are not counted
     assert kept_bytes(model, loss_and_count, np.arange(10)) == 10 * (4 + 8) * 4
     assert model.training
+
+
+def test_counting_holds_on_to_nothing() -> None:
+    """What an operation saves of its own output keeps the operation, which keeps what it saves: a micro-batch a fit was lost."""
+    model, outputs = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), []
+
+    def loss_and_count(rows: np.ndarray) -> tuple[Tensor, float]:
+        out = model(torch.ones(len(rows), 4))
+        outputs.append(weakref.ref(out))
+        return out.sum(), 1.0
+
+    kept_bytes(model, loss_and_count, np.arange(10))
+    gc.collect()
+    assert outputs[0]() is None
 
 
 def settle(

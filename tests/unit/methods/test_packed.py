@@ -29,10 +29,12 @@ def with_room(tokens: int, tried: list[int]):
     return compute
 
 
-def test_batches_are_made_again_under_half_the_budget() -> None:
+def test_batches_are_made_again_under_half_the_budget(caplog: pytest.LogCaptureFixture) -> None:
     tried: list[int] = []
-    found = [result for _, result in in_batches(LENGTHS, with_room(9, tried), budget=25, device=CPU)]
+    with caplog.at_level("WARNING", "lasttoken"):
+        found = [result for _, result in in_batches(LENGTHS, with_room(9, tried), budget=25, device=CPU)]
     assert found == [[1], [3], [4], [0, 2]]
+    assert caplog.messages[0] == "out of memory: a batch now holds 12 tokens; it is predicted again"
     assert tried == [
         25,
         9,

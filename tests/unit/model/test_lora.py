@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lasttoken.model import lora
-from lasttoken.model.lora import KeepPool, drop, keep_mask, lora_layers, merge, merge_layer, merged, speed_up
+from lasttoken.model.lora import KeepPool, drop, fits, keep_mask, lora_layers, merge, merge_layer, merged, speed_up
 
 
 class One(nn.Module):
@@ -156,10 +156,39 @@ def test_what_stops_in_the_midst_of_merging_leaves_nothing_merged(monkeypatch: p
 def test_merging_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model = adapted().eval()
     speed_up(model)
-    monkeypatch.setattr(lora, "device_memory", lambda device: 1000)
-    assert not merge(model, "auto")
+    for free, memory in ((1000, 10**12), (None, 1000)):  # MPS does not say what is free
+        monkeypatch.setattr(lora, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(lora, "device_memory", lambda device, memory=memory: memory)
+        with merged(model, "auto"):
+            assert not lora_layers(model)[0].merged
+    monkeypatch.setattr(lora, "free_memory", lambda device: 1000)
+    assert not fits(model, lora_layers(model), keep=True)
+    assert fits(model, lora_layers(model), keep=False)  # as large as what it takes the place of
+
+
+def test_layers_that_find_no_memory_stay_as_they_are_and_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    two: Any = nn.Sequential(One(nn.Linear(64, 64)), One(nn.Linear(64, 96)))
+    model = get_peft_model(two, LoraConfig(r=4, target_modules=["layer"])).eval()
+    for layer in lora_layers(model):
+        nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+    speed_up(model)
+    x, calls = torch.randn(5, 64), []
+    apart = model(x)
+
+    def first_fits(layer: nn.Module) -> None:
+        calls.append(layer)
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        merge_layer(layer)
+
+    monkeypatch.setattr(lora, "merge_layer", first_fits)
     with merged(model, "auto"):
-        assert not lora_layers(model)[0].merged
+        assert sum(layer.merged for layer in lora_layers(model)) == 1
+        torch.testing.assert_close(model(x), apart, rtol=1e-5, atol=1e-5)
+    assert not any(layer.merged for layer in lora_layers(model))
+    calls.clear()
+    assert not merge(model, "auto")
+    torch.testing.assert_close(model(x), apart, rtol=1e-5, atol=1e-5)
 
 
 def test_a_merged_adapter_is_saved_as_it_was(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lasttoken.errors import Diverged
+from lasttoken.errors import ConfigError, Diverged
 from lasttoken.train.loop import Best, Step, keep_best, train
 
 
@@ -216,6 +217,23 @@ def test_running_out_of_memory_costs_nothing_of_the_update() -> None:
         ends.append(model.weight.detach().clone())
         assert len(asked) == (0 if room == 6 else 2)
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-6)
+
+
+def test_an_optimiser_without_memory_says_what_to_do() -> None:
+    class Full(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = nn.Linear(1, 1)
+    steps = train(
+        lambda rows: (model(torch.ones(rows, 1)).sum(), rows),
+        [[1]],
+        Full(model.parameters(), lr=1.0),
+        count=1,
+        multiplier=lambda p: 1.0,
+    )
+    with pytest.raises(ConfigError, match=r"memory for the optimiser's own state; use optimizer = adamw8bit"):
+        next(steps)
 
 
 def test_without_a_smaller_way_the_lack_of_memory_is_raised() -> None:
