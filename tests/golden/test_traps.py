@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from tiny import DECODERS, ENCODERS, NESTED, REFUSED, dataset, make_tokenizer, sentences
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from lasttoken import catalog
 from lasttoken.config import Embedding, Encoder, Instruction, Linear, Lora, Probe, Training
@@ -21,15 +21,18 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
+from lasttoken.methods import embedding
 from lasttoken.methods.head import fit_head, head_probs
 from lasttoken.methods.instruction import answer_tree, label_probs
 from lasttoken.methods.packed import pack
+from lasttoken.methods.reading import token_limit
 from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import packed_attention
 from lasttoken.model.backbone import Backbone, quantised_layers
 from lasttoken.model.device import choose_dtype
 from lasttoken.model.lora import POOL
 from lasttoken.model.pooling import Head
+from lasttoken.plan.skeleton import build
 from lasttoken.text.prompt import make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
 from lasttoken.train.world import World
@@ -433,3 +436,25 @@ def test_what_was_trained_before_in_this_process_changes_nothing(folder: Callabl
         for dtype in (torch.float32, torch.bfloat16):  # as a fit with larger batches would: the pool of dropout grows
             POOL.draw(torch.empty(1 << 22, dtype=dtype), round(config.lora.dropout * 256))
     assert (found[0] == found[1]).all()
+
+
+def test_texts_end_where_longrope_would_change_their_neighbours(folder: Callable[..., Path]) -> None:
+    """One text of more tokens than the model was first trained with turns the positions of a whole row into others."""
+    place = folder("phi3-longrope")
+    config = Embedding(model=str(place), max_length=200, lora=Lora(r=4))
+    backbone, _ = embedding.build(config, LabelSpace(("a", "b")), torch.device("cpu"), seed=0)
+    assert (backbone.config.max_position_embeddings, backbone.window) == (256, 128)
+    assert token_limit(config, backbone) == 128
+    planned = build(config, AutoConfig.from_pretrained(place), backbone.tokenizer, classes=2, dtype=torch.float32)
+    assert planned.backbone.window == 128
+
+
+def test_weights_that_find_no_memory_say_what_to_do(
+    load_fresh: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: PreTrainedModel, *arguments: Any) -> PreTrainedModel:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(PreTrainedModel, "to", full)
+    with pytest.raises(ModelError, match=r"cpu \(1 thread\) has no memory left for its weights; use --quantize nf4"):
+        load_fresh("llama")

@@ -89,6 +89,33 @@ def test_where_it_does_not_fit_the_command_is_one_that_does(
     assert again.out.splitlines()[-1].startswith("fits: ")
 
 
+def test_an_amount_of_memory_is_timed_on_the_fastest_and_the_slowest_card_that_has_it(
+    command: Callable[..., Any], bare: Path
+) -> None:
+    asked = ("plan", "--rows", 5000, "--model", bare, "--gpu", "24GB", "--price", 3600)
+    plan = json.loads(command(*asked, "--json").out)
+    assert (plan["device"], plan["seconds"], plan["cost"]) == ("a card", None, None)
+    assert list(plan["cards"]) == ["RTX 4090", "A10G"]  # 165.2 and 70 TFLOP/s
+    fast, slow = plan["cards"].values()
+    named = json.loads(command(*asked[:5], "--gpu", "4090", "--json").out)
+    assert 0 < fast == named["seconds"] <= slow
+    assert plan["costs"] == plan["cards"]  # a unit a second
+    time, cost, _ = command(*asked).out.splitlines()[-3:]
+    shown = r"time: about \d\S* \S+( \d+ \S+)? \(RTX 4090\) to \d\S* \S+( \d+ \S+)? \(A10G\), by the card; "
+    assert re.fullmatch(shown + r"name yours \(--gpu 'RTX 4090'\); assuming 35 % of its peak", time), time
+    assert cost == f"cost: {fast:.2f} to {slow:.2f} at 3600 an hour"
+
+
+def test_checkpointing_is_an_option(command: Callable[..., Any], bare: Path) -> None:
+    asked = ("plan", "--rows", 100, "--model", bare, "--gpu", "4090")
+    assert not json.loads(command(*asked, "--json").out)["checkpointing"]
+    plan = json.loads(command(*asked, "--checkpointing", "on", "--json").out)
+    assert plan["checkpointing"]
+    assert plan["command"].endswith("--set method.train.checkpointing=on")
+    said = command(*asked, "--checkpointing", "maybe")
+    assert (said.code, "method.train.checkpointing: input should be 'auto', 'on' or 'off'" in said.err) == (2, True)
+
+
 def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: Path) -> None:
     said = command("plan", "--rows", 100, "--model", bare, "--gpu", "100MB", "--json")
     plan = json.loads(said.out)

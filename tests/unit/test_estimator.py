@@ -161,6 +161,13 @@ def test_the_same_seed_gives_the_same() -> None:
     assert np.array_equal(again.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
 
 
+def test_a_list_that_holds_nan_is_no_list_of_labels() -> None:
+    with pytest.raises(
+        DataError, match=r"a list of labels holds nan; leave it out, or give \[\] where a text has no label"
+    ):
+        LinearClassifier().fit(["a", "b"], [["x", float("nan")], ["y"]])
+
+
 def test_indicator() -> None:
     many = dataset(90, multi=True)
     found = LinearClassifier().fit(many.texts, many.targets.astype(int))

@@ -78,7 +78,7 @@ def plan(
         raise ConfigError(["--method linear: it trains in seconds on a CPU; there is nothing to plan"])
     assigned = o.assignments(settings, checkpointing)
     config = o.run_config(method, values, model=model, quantize=quantize, seed=seed, device="auto", settings=assigned)
-    found, advice, alike = foretell(config, gpu, None if rows is None else (rows, tokens, classes))
+    found, advice = foretell(config, gpu, None if rows is None else (rows, tokens, classes))
     told = {k: v for k, v in values.items() if v and k not in ("source", "text", "label", "encoding", "drop_empty")}
     words = ["lasttoken", "train", named or "DATA.csv", "--text", text, "--label", label, "--method", method]
     words += ["--encoding", encoding] if encoding != "utf-8" else []
@@ -88,11 +88,17 @@ def plan(
     command = ready(words, quantize, assigned, advice.settings if advice else {}, seed)
     if as_json:
         fitting = None if advice is None else {**asdict(advice), "command": command if advice.settings else None}
-        cards = [{"device": one.device, "seconds": one.seconds, "cost": cost_of(one, price)} for one in alike]
-        whole = {**asdict(found), "cost": cost_of(found, price), "cards": cards, "advice": fitting, "command": command}
+        costs = {name: cost_of(seconds, price) for name, seconds in found.cards.items()}
+        whole = {
+            **asdict(found),
+            "cost": cost_of(found.seconds, price),
+            "costs": costs,
+            "advice": fitting,
+            "command": command,
+        }
         typer.echo(json.dumps(whole, allow_nan=False))
         return
-    typer.echo(page(found, alike, price))
+    typer.echo(page(found, price))
     typer.echo(verdict(found, advice))
     if found.fits or (advice and advice.settings):
         from lasttoken.cli.screen import say
@@ -111,15 +117,13 @@ def given(source: str | None, data: str | None, rows: int | None) -> str | None:
     return named
 
 
-def cost_of(found: Forecast, price: float | None) -> float | None:
-    """What the time costs, in the money of `price`; None where one of the two is not known."""
-    return None if price is None or found.seconds is None else price * found.seconds / 3600
+def cost_of(seconds: float | None, price: float | None) -> float | None:
+    """What they cost, in the money of `price` an hour; None where one of the two is not known."""
+    return None if price is None or seconds is None else price * seconds / 3600
 
 
-def foretell(
-    run: Run, gpu: str | None, supposed: tuple[int, int, int] | None
-) -> tuple[Forecast, Advice | None, list[Forecast]]:
-    """(the forecast of a run, what would make it fit where it does not, forecasts of cards of a size where only that is given)."""
+def foretell(run: Run, gpu: str | None, supposed: tuple[int, int, int] | None) -> tuple[Forecast, Advice | None]:
+    """The forecast of a run, and where it does not fit what would make it."""
     import torch
 
     from lasttoken.cli.screen import Screen
@@ -127,7 +131,7 @@ def foretell(
     from lasttoken.model.backbone import load_config
     from lasttoken.model.device import choose_device
     from lasttoken.plan.advice import advise
-    from lasttoken.plan.cards import Card, cards_of, find_card, this_machine
+    from lasttoken.plan.cards import Card, find_card, this_machine
     from lasttoken.plan.forecast import forecast
     from lasttoken.plan.rows import count, suppose, tokenizer_here
     from lasttoken.plan.skeleton import Method
@@ -149,11 +153,10 @@ def foretell(
 
     with torch.random.fork_rng(devices=[]):
         found = foresee(config, card)
-        alike = [foresee(config, one) for one in cards_of(card.memory)] if card.rate is None else []
-        return found, None if found.fits else advise(config, card, foresee), alike
+        return found, None if found.fits else advise(config, card, foresee)
 
 
-def page(found: Forecast, alike: list[Forecast], price: float | None) -> str:
+def page(found: Forecast, price: float | None) -> str:
     """Everything but the verdict, for a terminal."""
     bits = ", its linear layers in 4-bit NF4" if found.quantize == "nf4" else ""
     trained = f"{size(found.trainable)} of them train" if found.trainable else "none of them trains"
@@ -167,20 +170,18 @@ def page(found: Forecast, alike: list[Forecast], price: float | None) -> str:
     lines = [f"{found.model}, {found.method}, on {found.device} ({data_size(found.memory)})"]
     lines += [f"  {name:<20} {value:>9}  {remark}".rstrip() for name, value, remark in rows]
     lines += [f"data: {found.rows:,} rows to train on, {size(found.epoch_tokens)} tokens an epoch ({found.counted})"]
-    return "\n".join([*lines, *times(found, alike, price)])
+    return "\n".join([*lines, *times(found, price)])
 
 
-def times(found: Forecast, alike: list[Forecast], price: float | None) -> list[str]:
+def times(found: Forecast, price: float | None) -> list[str]:
     """The lines about time and cost; where only an amount of memory is known, those of the cards that have it."""
     if found.seconds is None or found.epoch_seconds is None or found.rate is None:
-        if not alike:
+        if not found.cards:
             return ["time: not known for an amount of memory; name the card (--gpu 4090) to have it"]
-        each = " to ".join(f"{duration(one.seconds or 0.0)} ({one.device})" for one in alike)
-        share = f"{alike[0].share:.0%} of its peak".replace("%", " %")
-        lines = [
-            f"time: about {each}, by the card that it is; name yours (--gpu {alike[0].device!r}); assuming {share}"
-        ]
-        spent = " to ".join(f"{cost:.2f}" for one in alike if (cost := cost_of(one, price)) is not None)
+        each = " to ".join(f"{duration(seconds)} ({name})" for name, seconds in found.cards.items())
+        share = f"{found.share:.0%} of its peak".replace("%", " %")
+        lines = [f"time: about {each}, by the card; name yours (--gpu {next(iter(found.cards))!r}); assuming {share}"]
+        spent = " to ".join(f"{cost_of(seconds, price):.2f}" for seconds in found.cards.values()) if price else ""
         return [*lines, f"cost: {spent} at {price:g} an hour"] if price else lines
     line = f"time: about {duration(found.seconds)}, {assumed(found)}"
     if found.trainable:
@@ -188,7 +189,7 @@ def times(found: Forecast, alike: list[Forecast], price: float | None) -> list[s
         line = f"time: about {duration(found.seconds)}, {epochs}, {assumed(found)}; early stopping may end it sooner"
     elif found.method == "probe":
         line += "; the regression on top comes to that"
-    return [line, f"cost: {cost_of(found, price):.2f} at {price:g} an hour"] if price else [line]
+    return [line, f"cost: {cost_of(found.seconds, price):.2f} at {price:g} an hour"] if price else [line]
 
 
 def assumed(found: Forecast) -> str:

@@ -46,6 +46,9 @@ class Columns:
     split: str | None = None  # names each row's part: train, valid or test
 
     def __post_init__(self) -> None:
+        for name in ("text", "label"):  # iterating a name would give its letters
+            if isinstance(given := getattr(self, name), str):
+                raise DataError(f"{name} takes a tuple of column names, got {given!r}; write ({given!r},)")
         problem = self.problem()
         if problem:
             raise DataError(problem)

@@ -194,7 +194,13 @@ def compare(
         raise DataError("there are no runs to compare; name one or more")
     if reference is not None and reference not in runs:
         raise DataError(f"reference {reference!r} is not among the runs {list(runs)}")
-    fits = align({name: [one] if isinstance(one, Predictions) else list(one) for name, one in runs.items()})
+    lists = {name: [one] if isinstance(one, Predictions) else one for name, one in runs.items()}
+    for name, one in lists.items():
+        if not isinstance(one, list | tuple) or not all(isinstance(fit, Predictions) for fit in one):
+            raise DataError(
+                f"run {name!r} is {type(one).__name__}; give its Predictions, or a list of them, one a seed"
+            )
+    fits = align({name: list(one) for name, one in lists.items()})
     first = next(iter(fits.values()))[0]
     chosen = named(metric, first.labels.multi)
     scores = {name: score(chosen, one, seed=seed, draws=draws, level=level) for name, one in fits.items()}

@@ -20,9 +20,10 @@ from lasttoken.methods.scoring import log_probs
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.recall import Past, go_on, nothing
 from lasttoken.text.batch import under_budget
-from lasttoken.text.tree import ROOT, Tree
+from lasttoken.text.tree import MOST, ROOT, Tree, sees
 
 NOWHERE = np.empty(0, dtype=np.int64)
+CELLS = 2**18  # texts times nodes that are followed together, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,19 @@ def remember(backbone: Backbone, header: np.ndarray) -> Past:
 def bounded_probs(
     backbone: Backbone, walk: Walk, header: Past, texts: Sequence[np.ndarray], *, tolerance: float, budget: int
 ) -> np.ndarray:
-    """Probabilities (B, C) float64, each within `tolerance` of the exact one, of texts that an answer follows at once.
+    """Probabilities (N, C) float64, each within `tolerance` of the exact one, of texts that an answer follows at once.
 
     budget: new tokens in one pass through the model, at most, as long as a text does not need more by itself.
     """
+    together = max(1, CELLS // max(1, len(walk.tree.tokens)))
+    parts = [texts[start : start + together] for start in range(0, len(texts), together)]
+    return np.concatenate([followed(backbone, walk, header, part, tolerance, budget) for part in parts])
+
+
+def followed(
+    backbone: Backbone, walk: Walk, header: Past, texts: Sequence[np.ndarray], tolerance: float, budget: int
+) -> np.ndarray:
+    """`bounded_probs` of texts (B) whose pasts are kept together, (B, C) float64."""
     lengths = np.array([len(text) for text in texts])
     ends = lengths.cumsum()
     positions = np.concatenate([len(header) + np.arange(n) for n in lengths])
@@ -144,13 +154,15 @@ def follow(
 def choose(walk: Walk, probs: np.ndarray, waits: np.ndarray, tolerance: float) -> np.ndarray:
     """The nodes to follow next for one text: those it waits at, but for the least likely (half the tolerance together).
 
-    A node behind which there is no choice is followed with what comes after it.
+    A node behind which there is no choice is followed with what comes after it. So many that MOST nodes come of it at most;
+    what is less likely waits for the next pass.
     """
     waiting = np.flatnonzero(waits >= 0)
     nodes, index = np.unique(waits[waiting], return_inverse=True)
     shares = np.bincount(index, probs[waiting])
     order = np.argsort(shares, kind="stable")
-    chosen = [nodes[order[shares[order].cumsum() > tolerance / 2]]]
+    at_once = max(1, MOST // max(1, walk.nodes.shape[1]))
+    chosen = [nodes[order[shares[order].cumsum() > tolerance / 2][-at_once:]]]
     while len(chosen[-1]):
         after = walk.forced[chosen[-1]]
         chosen.append(after[after >= 0])
@@ -164,16 +176,16 @@ def step(
 
     Returns the past, grown by them.
     """
-    ancestors = walk.tree.ancestors
     seen, masks, positions = [], [], []
     start = len(past)
     for row, nodes in zip(rows, chosen, strict=True):
-        above = np.flatnonzero(ancestors[nodes].any(axis=0) & (known.places[row] >= 0))
+        lineage = walk.tree.lineage[nodes]  # (n, D)
+        above = np.setdiff1d(lineage[lineage >= 0], nodes)  # followed before
         text = known.texts[row]
         seen.append(np.concatenate([text, known.places[row, above]]))
-        see = [np.ones((len(nodes), len(text)), dtype=bool), ancestors[np.ix_(nodes, np.r_[above, nodes])]]
+        see = [np.ones((len(nodes), len(text)), dtype=bool), sees(lineage, np.r_[above, nodes])]
         masks.append(np.hstack(see))
-        positions.append(known.begins[row] + ancestors[nodes].sum(axis=1) - 1)
+        positions.append(known.begins[row] + (lineage >= 0).sum(axis=1) - 1)
         known.places[row, nodes] = start + np.arange(len(nodes))
         start += len(nodes)
     layout = go_on(past, seen, masks, np.concatenate(positions))

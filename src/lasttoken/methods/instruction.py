@@ -40,14 +40,13 @@ from lasttoken.model.lora import merge, merged
 from lasttoken.seed import derive, generator
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.text.tree import MOST, Tree, grow, in_groups
 from lasttoken.text.tree import Path as TreePath
-from lasttoken.text.tree import Tree, grow, in_groups
 from lasttoken.train.world import ALONE, World, join
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
 TINIEST = 1e-12
 MANY = 4  # times the tokens of a text that answers may take before a faster way is named
-MOST = 1024  # nodes of a tree of answers: attention among them grows with their square
 
 
 @dataclass(frozen=True, eq=False)

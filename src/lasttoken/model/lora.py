@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from lasttoken.model.device import device_memory, free_memory
+from lasttoken.model.device import device_memory
 
 STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
-SHARE = 0.8  # of the free memory that merged weights may take
+SHARE = 0.8  # of the device's memory that weights may take once adapters are merged
 
 Merge = Literal["auto", "off"]
 
@@ -194,7 +194,7 @@ def merged(module: nn.Module, how: Merge) -> Iterator[None]:
     """Predictions inside run without adapters, whose product is added to the weights; outside, all is as it was.
 
     Weights in 4 bits are de-quantised for it: adding to them where they are would round the adapter away (peft #1043,
-    #2321). Does nothing where both forms together do not fit the memory that is free, or the adapter is merged already.
+    #2321). Does nothing where both forms together do not fit the device's memory, or the adapter is merged already.
     """
     layers = unmerged(module)
     if how == "off" or not layers or not fits(module, layers, keep=True):
@@ -211,7 +211,7 @@ def merged(module: nn.Module, how: Merge) -> Iterator[None]:
 
 
 def merge(module: nn.Module, how: Merge) -> bool:
-    """Merge the adapters for good, layer by layer, where the result fits the memory that is free; whether it was done.
+    """Merge the adapters for good, layer by layer, where the result fits the device's memory; whether it was done.
 
     The adapter's own weights stay readable, and are saved as before.
     """
@@ -259,12 +259,13 @@ def layer_dtype(base: Any) -> torch.dtype:
 
 
 def fits(module: nn.Module, layers: list[Any], *, keep: bool) -> bool:
-    """Whether merged weights of `layers` fit in SHARE of what memory is free; keep: beside the unmerged ones."""
+    """Whether merged weights of `layers` fit beside the rest of `module`; keep: beside the unmerged ones too.
+
+    Of the device's memory, not of what is free now: a model that is loaded again is merged again, and predicts the same.
+    """
     now, dense, given_up = merged_sizes(module, layers)
-    device = next(module.parameters()).device
-    free = free_memory(device)
-    room = device_memory(device) - now if free is None else free  # MPS does not say what is free
-    return dense - (0 if keep else given_up) <= SHARE * room
+    after = now + dense - (0 if keep else given_up)
+    return after <= SHARE * device_memory(next(module.parameters()).device)
 
 
 def merged_sizes(module: nn.Module, layers: list[Any]) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from lasttoken.config import Embedding, Encoder, Instruction, Probe
 from lasttoken.errors import ConfigError
 from lasttoken.model.depth import depth_of
 from lasttoken.plan.batches import Work, packed
-from lasttoken.plan.cards import Card
+from lasttoken.plan.cards import Card, cards_of
 from lasttoken.plan.phases import Learning, Predicting, Scene, alone_bytes, learning, predicting, resident
 from lasttoken.plan.rehearsal import Rehearsed
 from lasttoken.plan.rows import Rows
@@ -48,6 +48,7 @@ class Forecast:
     epochs: float  # at most
     epoch_seconds: float | None  # validation included
     seconds: float | None  # all epochs, and the predictions after them
+    cards: dict[str, float]  # the same of the fastest and the slowest card, where only an amount of memory is known
     rate: float | None  # FLOP/s that the device is assumed to reach
     share: float  # of its peak
     disk: int  # bytes of the frozen trunk's states
@@ -59,30 +60,15 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
     if isinstance(config, Instruction) and trains and not config.lora.r:
         raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
     skeleton = build(config, model, tokenizer, classes=len(rows.labels), dtype=card.dtype)
-    depth, trunk = depth_of(skeleton.backbone), config.trunk if isinstance(config, Embedding) else 0
     texts = packed(config, skeleton.backbone, rows, seed)
     scene = Scene(skeleton, texts, card, seed)
     settings = None if isinstance(config, Probe) else config.train
     learnt = learning(scene, settings) if trains and settings else None
     budget = config.budget if isinstance(config, Probe) else config.train.budget
     asked = predicting(scene, "valid" if learnt else "train", budget, learnt.states if learnt else 0)
-    clock = Clock(card, skeleton.loaded)
-    once = clock.predict(asked, scene.texts.predicting("test", budget))
-    once = plus(once, clock.predict(asked, scene.texts.predicting("valid", budget)))
-    if learnt and settings:
-        validation = clock.predict(asked, asked.work)
-        epoch = plus(clock.train(learnt), None if validation is None else validation * settings.evaluations)
-        times = settings.epochs
-        tokens = learnt.work.tokens
-        # once over the rows to train on and to validate with: the blocks below a trunk, and for a head fitted alone the rest
-        passes = trunk / (depth - trunk)
-        passes += fits_head_alone(config)
-        for part in ("train", "valid") if passes else ():
-            reading = clock.predict(asked, scene.texts.predicting(part, budget))
-            once = plus(once, None if reading is None else reading * passes)
-    else:
-        epoch, times = clock.predict(asked, asked.work), 1.0
-        tokens = asked.work.tokens
+    epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked)
+    alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else ()
+    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked)[1] for one in alike}
     parts, phases = bytes_of(scene, learnt, asked)
     peak = max(phases.values())
     free = card.free + (parts.get("Python and libraries", 0) if card.kind != "cuda" else 0)
@@ -106,14 +92,15 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         micro_tokens=held.tokens,
         checkpointing=bool(learnt and learnt.checkpointing),
         rows=len(rows.train),
-        epoch_tokens=round(tokens),
+        epoch_tokens=round(learnt.work.tokens if learnt else asked.work.tokens),
         counted=rows.origin,
-        epochs=times,
+        epochs=settings.epochs if learnt and settings else 1.0,
         epoch_seconds=epoch,
-        seconds=plus(None if epoch is None else epoch * times, once),
+        seconds=seconds,
+        cards={name: value for name, value in others.items() if value is not None},
         rate=None if card.rate is None else UTILISATION * card.rate,
         share=UTILISATION,
-        disk=round(trunk_bytes(scene) if trunk else 0),
+        disk=round(trunk_bytes(scene) if trunk_of(config) else 0),
     )
 
 
@@ -171,6 +158,31 @@ class Clock:
     def predict(self, asked: Predicting, work: Work) -> float | None:
         """One pass over the rows of `work`."""
         return self.of(asked.seen, work, 1)
+
+
+def spent(clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting) -> tuple[float | None, float | None]:
+    """Seconds of (an epoch, everything); None where the rate is not known."""
+    config: Any = scene.skeleton.config
+    budget = config.budget if isinstance(config, Probe) else config.train.budget
+    once = clock.predict(asked, scene.texts.predicting("test", budget))
+    once = plus(once, clock.predict(asked, scene.texts.predicting("valid", budget)))
+    if learnt is None:
+        epoch = clock.predict(asked, asked.work)
+        return epoch, plus(epoch, once)
+    validation = clock.predict(asked, asked.work)
+    epoch = plus(clock.train(learnt), None if validation is None else validation * config.train.evaluations)
+    # once over the rows to train on and to validate with: the blocks below a trunk, and for a head fitted alone the rest
+    trunk = trunk_of(config)
+    passes = trunk / (depth_of(scene.skeleton.backbone) - trunk) + fits_head_alone(config)
+    for part in ("train", "valid") if passes else ():
+        reading = clock.predict(asked, scene.texts.predicting(part, budget))
+        once = plus(once, None if reading is None else reading * passes)
+    return epoch, plus(None if epoch is None else epoch * config.train.epochs, once)
+
+
+def trunk_of(config: Method) -> int:
+    """Blocks whose states are kept."""
+    return config.trunk if isinstance(config, Embedding) else 0
 
 
 def plus(a: float | None, b: float | None) -> float | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 Path = tuple[Sequence[int], Sequence[int]]  # context, answer; token ids
 ROOT = -1
+MOST = 1024  # nodes that stand behind a text at a time: attention among them grows with their square
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +22,38 @@ class Tree:
     """A nodes; U of them (or the root) predict; Q predictions (node, token) make up the scores of all paths."""
 
     tokens: np.ndarray  # (A,) int64
-    ancestors: np.ndarray  # (A, A) bool: row i may see column j, itself included
+    parents: np.ndarray  # (A,) int64, a smaller number than the node's own, or ROOT
     nodes: np.ndarray  # (U,) int64, where predictions are made; ROOT is the text's last token
     at: np.ndarray  # (Q,) int64, index into nodes, never falling
     predicted: np.ndarray  # (Q,) int64 token ids
     of: np.ndarray  # (E,) int64, prediction ...
     path: np.ndarray  # (E,) int64, ... and the path whose score it is part of
     paths: int
+
+    @cached_property
+    def lineage(self) -> np.ndarray:
+        """The nodes from the root down to each node, itself the last, (A, depth of the tree) int64; -1 behind it."""
+        chains: list[list[int]] = []
+        for node, parent in enumerate(self.parents.tolist()):
+            chains.append([*([] if parent == ROOT else chains[parent]), node])
+        found = np.full((len(chains), max(map(len, chains), default=0)), -1, dtype=np.int64)
+        for row, chain in zip(found, chains, strict=True):
+            row[: len(chain)] = chain
+        return found
+
+    @cached_property
+    def ancestors(self) -> np.ndarray:
+        """Who sees whom, (A, A) bool: row i may see column j, itself included."""
+        return sees(self.lineage, np.arange(len(self.tokens)))
+
+
+def sees(lineage: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which of `keys` (K,), different nodes, each query may see, (n, K) bool. lineage: (n, D), of the queries; -1 for none."""
+    place = np.full(max(lineage.max(initial=-1), keys.max(initial=-1)) + 2, len(keys))  # the last one is that of -1
+    place[keys] = np.arange(len(keys))
+    seen = np.zeros((len(lineage), len(keys) + 1), dtype=bool)
+    np.put_along_axis(seen, place[lineage], True, axis=1)
+    return seen[:, :-1]
 
 
 def in_groups(paths: Sequence[Path], most: int) -> list[np.ndarray]:
@@ -71,10 +98,6 @@ def grow(paths: Sequence[Path]) -> Tree:
                 tokens.append(token)
                 parents.append(place)
             place = children[place, token]
-    ancestors = np.eye(len(tokens), dtype=bool)
-    for node, parent in enumerate(parents):  # parents come first
-        if parent != ROOT:
-            ancestors[node] |= ancestors[parent]
     nodes = sorted({node for node, _ in predictions})
     index = {node: i for i, node in enumerate(nodes)}
     ordered = sorted(predictions, key=lambda prediction: prediction[0])  # stable: by node, then as they came
@@ -82,7 +105,7 @@ def grow(paths: Sequence[Path]) -> Tree:
     rank[[predictions[prediction] for prediction in ordered]] = np.arange(len(ordered))
     return Tree(
         np.array(tokens, dtype=np.int64),
-        ancestors,
+        np.array(parents, dtype=np.int64),
         np.array(nodes, dtype=np.int64),
         np.array([index[node] for node, _ in ordered], dtype=np.int64),
         np.array([token for _, token in ordered], dtype=np.int64),

@@ -61,6 +61,12 @@ def test_a_claim_needs_both_the_p_value_and_the_interval() -> None:
     assert pair(Interval(0.03, 0.001, 0.06, 0.95), 0.05).winner == "embedding"
 
 
+@pytest.mark.parametrize("wrong", [1, [1], run(20).probs])
+def test_what_holds_no_predictions_is_named(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"run 'a' is \w+; give its Predictions, or a list of them, one a seed"):
+        compare({"a": wrong})
+
+
 def test_two_copies_are_the_same() -> None:
     found = compare({"a": run(20), "b": run(20)}, draws=50)
     assert found.pairs[0].verdict == "a and b are the same on these 200 rows by macro-F1"
