@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lasttoken.evaluation.seeds import over_seeds
+from lasttoken.evaluation.significance import Interval
 
 HERE = Path(__file__).parent
 WORDS = {
@@ -128,6 +129,13 @@ def right(run: dict[str, Any]) -> np.ndarray:
     return bits[: run["problem"]["test"]].astype(bool)
 
 
+def difference(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> Interval:
+    """The mean over test rows of how much larger a share of `own` decided them exactly right than of `other`."""
+    gaps = np.mean([right(run) for run in own], axis=0) - np.mean([right(run) for run in other], axis=0)
+    shares = [np.array([right(run).mean() for run in runs]) for runs in (own, other) if len(runs) > 1]
+    return over_seeds(float(gaps.mean()), float(gaps.var(ddof=1)) / len(gaps), len(gaps), shares)[0]
+
+
 def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The lines that set embedding against the others, row by row, and a variant against what it is like.
 
@@ -139,11 +147,7 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
     for method in entries(experiment)[1:]:
         against = experiment[method].get("like", "embedding")
         if method in methods and against in methods:
-            own, other = (np.mean([right(run) for run in methods[name]], axis=0) for name in (against, method))
-            gaps = own - other
-            pair = [methods[name] for name in (against, method)]
-            shares = [np.array([right(run).mean() for run in runs]) for runs in pair if len(runs) > 1]
-            found, _ = over_seeds(float(gaps.mean()), float(gaps.var(ddof=1)) / len(gaps), len(gaps), shares)
+            found = difference(methods[against], methods[method])
             shown = ", no difference shown" if found.low <= 0 <= found.high else ""
             lines.append(
                 f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {signed(found.estimate)} "

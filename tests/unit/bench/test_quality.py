@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,3 +77,40 @@ def test_a_promise_is_held_against_what_is_true() -> None:
     assert [broken(half, sure, count) for count in (0, 2, 3)] == [False, False, True]
     assert ten_cuts(np.arange(1, 101), 0.95, 0.1) == 100  # all are right
     assert ten_cuts(np.arange(1, 101), 0.96, 0.1) == 0  # 100 rows show .955 at a hundredth
+
+
+def test_results_before_and_after_are_paired_row_by_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import moved
+    from run import packed
+
+    def write(folder: str, name: str, wrong: int, **settings: object) -> None:
+        right = np.arange(200) >= wrong
+        result = {
+            "problem": {"test": 200},
+            "seed": int(name[-1]),
+            "commit": folder * 3,
+            "right": packed(right[:, None]),
+        }
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.json").write_text(
+            json.dumps({**result, "settings": {"model": "tiny", **settings}})
+        )
+
+    for seed in (0, 1):
+        write("old", f"news.linear.{seed}", 40 + seed)
+        write("new", f"news.linear.{seed}", 40 + seed)
+        write("old", f"news.embedding.{seed}", 80 + seed)
+        write("new", f"news.embedding.{seed}", 20 + seed, pooling="mean")
+    write("new", "news.probe.0", 10)  # before, there was none
+    monkeypatch.setattr("sys.argv", ["moved.py", str(tmp_path / "old"), str(tmp_path / "new")])
+    moved.main()
+    embedding, linear = capsys.readouterr().out.splitlines()
+    # seeds .8 and .795 on either side: t(2) at 97.5 %, 4.303, times sqrt(2 * 1.25e-5 / 2)
+    assert linear == "news.linear: +.000 [-.015, +.015] of 200 rows (seeds 0, 1; oldoldol to newnewne)"
+    assert embedding.startswith("news.embedding: +.300 [+.2")
+    assert embedding.endswith("; settings that differ: pooling)")
+    monkeypatch.setattr("sys.argv", ["moved.py", str(tmp_path / "old"), str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"no result is in both"):
+        moved.main()
