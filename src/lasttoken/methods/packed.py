@@ -70,12 +70,13 @@ def in_batches(
     budget: int,
     device: torch.device,
     world: World = ALONE,
+    note: Callable[[str], None] = LOGGER.warning,
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """(rows (B,), compute(rows)) over this process's share of all rows, by length, at most `budget` tokens at a time.
 
     Runs without gradients. On a CPU with several threads batches run side by side, one thread each, which is half as
     fast again as one batch on all threads. Where the device runs out of memory the budget halves and the batch is done
-    again, which the logger is told; raises ConfigError where one row alone is too much.
+    again, which `note` is told; raises ConfigError where one row alone is too much.
     """
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     waiting = by_length(lengths, max(1, budget // threads))[world.rank :: world.size]
@@ -96,7 +97,7 @@ def in_batches(
                 [f"the device ran out of memory on a single row of {tokens} tokens; lower max_length, or long.most"]
             )
         budget = int(lengths[rows].sum()) // 2
-        LOGGER.warning("out of memory: a batch now holds %d tokens; it is predicted again", budget)
+        note(f"out of memory: a batch now holds {budget} tokens; it is computed again")
         waiting = under_budget(np.concatenate(waiting), lengths, budget)
 
 

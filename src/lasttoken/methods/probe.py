@@ -18,7 +18,7 @@ from lasttoken.config import Probe
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.metrics import METRICS
-from lasttoken.journal import Journal
+from lasttoken.journal import LOGGER, Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
 from lasttoken.methods.packed import in_batches, pack
@@ -27,9 +27,9 @@ from lasttoken.methods.reading import read_texts
 from lasttoken.methods.regression import Regression, fit_regression
 from lasttoken.methods.store import digest, stored
 from lasttoken.model.adapter import parameter_bytes, total_parameters
-from lasttoken.model.backbone import Backbone, load_config, quantisation
+from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
-from lasttoken.model.depth import tapped
+from lasttoken.model.depth import depth_of, tapped
 from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import Encoded
@@ -66,8 +66,7 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     backbone = build(config, device, blocks=None if config.layer == "auto" else config.layer + 1)
     if config.quantize == "nf4":
         journal.note(quantisation(backbone))
-    whole = load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    depth = whole.get_text_config().num_hidden_layers  # of which there may be fewer here
+    depth = depth_of(backbone)  # of what is loaded: past the end of it only where the model ends there
     if config.layer != "auto" and config.layer > depth:
         raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
@@ -83,7 +82,8 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
         "train_rows": len(train),
         "train_rows_per_second": None,
     }
-    journal.note(f"layer {model.layer} of {depth}, {config.pooling} pooling, the backbone not trained")
+    place = f"layer {model.layer} of {depth}" if config.layer == "auto" else f"layer {model.layer}"
+    journal.note(f"{place}, {config.pooling} pooling, the backbone not trained")
     return model
 
 
@@ -204,7 +204,13 @@ def fill_pooled(
                 vectors = [windows(of_windows, batch.last) for of_windows in vectors]
             return np.stack([vector.cpu().numpy() for vector in vectors])
 
-        for rows, found in in_batches(encoded.lengths, compute, budget=config.budget, device=backbone.device):
+        for rows, found in in_batches(
+            encoded.lengths,
+            compute,
+            budget=config.budget,
+            device=backbone.device,
+            note=LOGGER.warning if journal is None else journal.note,
+        ):
             features[:, rows] = found
             done += len(rows)
             if journal is not None:

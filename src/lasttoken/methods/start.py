@@ -91,7 +91,9 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
             hidden = backbone.hidden(batch.inputs, batch.layout)
         return head.vectors(hidden, batch.layout.ends, batch.last)
 
-    for rows, part in in_batches(source.lengths, compute, budget=budget, device=backbone.device, world=world):
+    for rows, part in in_batches(
+        source.lengths, compute, budget=budget, device=backbone.device, world=world, note=journal.note
+    ):
         found[torch.from_numpy(rows).to(found.device)] = part
         done += len(rows)
         journal.progress("head, alone", done, -(-len(source) // world.size))

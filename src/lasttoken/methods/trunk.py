@@ -80,7 +80,7 @@ def trunk_states(
                     states = run(batch.inputs, batch.layout)[0].to(backbone.compute).cpu()
                 return states.view(torch.uint16).numpy() if kind == "BF16" else states.float().numpy()
 
-            for rows, values in in_batches(lengths, compute, budget=budget, device=backbone.device):
+            for rows, values in in_batches(lengths, compute, budget=budget, device=backbone.device, note=journal.note):
                 for i, piece in zip(rows, np.split(values, np.cumsum(lengths[rows])[:-1]), strict=True):
                     array[starts[i] : starts[i] + lengths[i]] = piece
                 done += len(rows)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,10 @@ from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME, Layout, OtherLayout, lay_out
 from lasttoken.model.device import choose_dtype, describe_device
 
+COUNTED = (
+    "num_hidden_groups",
+    "num_kv_shared_layers",
+)  # ALBERT runs one block so often; Gemma 3n's upper ones share keys
 TINY = Path(__file__).parent / "tiny"
 Kind = Literal["decoder", "encoder", "any"]
 
@@ -169,55 +174,58 @@ def load(
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(name, **where)
-    refuse_other_kinds(name, config)
+    refuse_unknown(name, config)
     if blocks is not None:
         keep_blocks(config.get_text_config(), blocks)
     dtype = dtype or choose_dtype(device)
     quantization = nf4_config(name, device, dtype) if quantize == "nf4" else None
     auto = AutoModelForCausalLM if vocabulary else AutoModel
     extra = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
-        model: Any = auto.from_pretrained(
-            locate(name), config=config, dtype=dtype, attn_implementation="eager", **where, **extra
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(not_found(name, error)) from error
-    except torch.OutOfMemoryError as error:  # weights in 4 bits are loaded where they will run
-        raise ModelError(no_room(name, device)) from error
-    model.requires_grad_(False)
-    model.eval()
-    if quantization and device.type == "cpu":
-        keep_packing_off(model)
-    if not quantization:
+    with room_for(name, device, quantize):
         try:
+            tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
+            model: Any = auto.from_pretrained(
+                locate(name), config=config, dtype=dtype, attn_implementation="eager", **where, **extra
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(not_found(name, error)) from error
+        model.requires_grad_(False)
+        model.eval()
+        if quantization and device.type == "cpu":
+            keep_packing_off(model)
+        if not quantization:
             model.to(device)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(no_room(name, device)) from error
-    trunk = model.get_decoder() if vocabulary else text_model(model)
-    head = VocabularyHead(model) if vocabulary else None
-    backbone = Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute or dtype)
-    return verify(backbone, kind)
+        trunk = model.get_decoder() if vocabulary else text_model(model)
+        head = VocabularyHead(model) if vocabulary else None
+        backbone = Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute or dtype)
+        return verify(backbone, kind)
 
 
-def no_room(name: str, device: torch.device) -> str:
-    """The sentence for weights that a device has no room for."""
-    return (
-        f"model {name!r}: {describe_device(device)} has no memory left for its weights; use --quantize nf4 or a smaller model, "
-        "or end what else runs there (`lasttoken plan` says what fits)"
-    )
+@contextmanager
+def room_for(name: str, device: torch.device, quantize: str) -> Iterator[None]:
+    """Raises ModelError where what runs inside finds no memory on the device."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = (
+            "a smaller model" if quantize == "nf4" else "a smaller model, or --quantize nf4 where the method has it"
+        )
+        raise ModelError(
+            f"model {name!r}: {describe_device(device)} has no memory left for its weights; use {smaller}, or end what else "
+            "runs there (`lasttoken plan` says what fits)"
+        ) from error
 
 
-def refuse_other_kinds(name: str, config: PretrainedConfig) -> None:
-    """Raises ModelError on an encoder-decoder, which is neither of the two kinds, and where attention counts in chunks of a row."""
+def refuse_unknown(name: str, config: PretrainedConfig) -> None:
+    """Raises ModelError on an encoder-decoder, which is neither of the two kinds, and on attention in chunks of a row."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder"
         )
     if "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):  # Llama 4
         raise ModelError(
-            f"model {name!r} ({config.model_type}) attends in chunks counted from the start of a row, where packed texts "
-            "have no place of their own; use another model"
+            f"model {name!r} ({config.model_type}) attends in chunks counted from the start of a row, so that a text "
+            "packed behind others would be cut elsewhere than alone; use another model"
         )
 
 
@@ -236,7 +244,9 @@ def longest_text(config: PretrainedConfig) -> int:
 
 
 def keep_blocks(config: PretrainedConfig, blocks: int) -> None:
-    """Have a model of `config` made with its lowest `blocks` blocks only."""
+    """Have a model of `config` made with its lowest `blocks` blocks only; all of them where what a block does hangs on their number."""
+    if any(getattr(config, name, None) for name in COUNTED):
+        return
     config.num_hidden_layers = min(blocks, config.num_hidden_layers)
     if kinds := getattr(config, "layer_types", None):
         config.layer_types = kinds[: config.num_hidden_layers]

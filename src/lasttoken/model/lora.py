@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lasttoken.journal import LOGGER
 from lasttoken.model.device import device_memory
 
 STEPS = 256  # dropout rates are multiples of 1 / 256: a random byte decides
@@ -205,9 +206,7 @@ def merged(module: nn.Module, how: Merge) -> Iterator[None]:
         merge_layers(layers)  # inside, because Ctrl-C in the midst of it must not leave half of them merged
         yield
     finally:
-        for layer, base in zip(layers, bases, strict=True):
-            layer.base_layer = base
-            layer.merged_adapters = []
+        put_back(layers, bases)
 
 
 def merge(module: nn.Module, how: Merge) -> bool:
@@ -216,19 +215,30 @@ def merge(module: nn.Module, how: Merge) -> bool:
     The adapter's own weights stay readable, and are saved as before.
     """
     layers = unmerged(module)
-    if how == "off" or not layers or not fits(module, layers, keep=False):
-        return False
-    return merge_layers(layers)
+    return how == "auto" and bool(layers) and fits(module, layers, keep=False) and merge_layers(layers)
 
 
 def merge_layers(layers: list[Any]) -> bool:
-    """Whether there was memory to merge them all. Those for which there was none go on as they are, and compute the same."""
+    """Whether there was memory to merge them all; if not, none is, and the logger is told that predictions run without."""
+    bases = [layer.base_layer for layer in layers]
     try:
         for layer in layers:
             merge_layer(layer)
     except torch.OutOfMemoryError:
+        put_back(layers, bases)
+        torch.cuda.empty_cache()
+        LOGGER.warning(
+            "no memory to merge the adapter into the weights: it predicts beside them, slower and up to rounding the same"
+        )
         return False
     return True
+
+
+def put_back(layers: list[Any], bases: list[Any]) -> None:
+    """Leave no layer merged: `bases` are what stood there before."""
+    for layer, base in zip(layers, bases, strict=True):
+        layer.base_layer = base
+        layer.merged_adapters = []
 
 
 def unmerged(module: nn.Module) -> list[Any]:

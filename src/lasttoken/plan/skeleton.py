@@ -27,10 +27,11 @@ from lasttoken.model.backbone import (
     Backbone,
     VocabularyHead,
     first_line,
+    keep_blocks,
     keep_packing_off,
     longest_text,
     nf4_config,
-    refuse_other_kinds,
+    refuse_unknown,
     text_model,
 )
 from lasttoken.model.pooling import Head
@@ -70,7 +71,7 @@ def build(config: Method, model: PretrainedConfig, tokenizer: Any, *, classes: i
 
     An architecture that only the weights' own check can tell apart (model/backbone.py) passes here.
     """
-    refuse_other_kinds(config.model, model)
+    refuse_unknown(config.model, model)
     refuse_other_family(config, model)
     compute = dtype
     if isinstance(config, Encoder):
@@ -106,6 +107,8 @@ def bare(config: Method, model: PretrainedConfig, dtype: torch.dtype, *, vocabul
     """The frozen transformers model on torch's meta device, its linear layers in NF4 where that is asked for."""
     model = copy.deepcopy(model)
     settle_positions(model)
+    if isinstance(config, Probe) and config.layer != "auto":
+        keep_blocks(model.get_text_config(), config.layer + 1)
     auto = AutoModelForCausalLM if vocabulary else AutoModel
     try:
         whole: Any = auto.from_config(
@@ -134,7 +137,10 @@ def refuse_other_family(config: Method, model: PretrainedConfig) -> None:
 
 
 def settle_positions(model: PretrainedConfig) -> None:
-    """Have rotary positions that depend on the longest text (longrope, dynamic) be plain ones: they take the same memory."""
+    """Have rotary positions that depend on the longest text (longrope, dynamic) be plain ones: they take the same memory.
+
+    The longest text there may be stays what it was.
+    """
 
     def settle(values: Any) -> None:
         if not isinstance(values, dict):

@@ -34,7 +34,7 @@ def test_batches_are_made_again_under_half_the_budget(caplog: pytest.LogCaptureF
     with caplog.at_level("WARNING", "lasttoken"):
         found = [result for _, result in in_batches(LENGTHS, with_room(9, tried), budget=25, device=CPU)]
     assert found == [[1], [3], [4], [0, 2]]
-    assert caplog.messages[0] == "out of memory: a batch now holds 12 tokens; it is predicted again"
+    assert caplog.messages[0] == "out of memory: a batch now holds 12 tokens; it is computed again"
     assert tried == [
         25,
         9,
