@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -23,66 +24,31 @@ from models import CPU, folder_of, tokenizer_of
 from rounds import Contender
 from rows import cut, read
 from run import COMPARISONS, cases
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-KINDS = {  # the first kind that has a word of an operation's name
-    "matrix products": ("mm", "addmv", "linear", "matmul"),
-    "attention and softmax": ("attention", "softmax", "flash"),
-    "copies and gathers": (
-        "copy",
-        "cat",
-        "index",
-        "gather",
-        "scatter",
-        "fill",
-        "zero",
-        "clone",
-        "empty",
-        "contiguous",
-        "_to",
-    ),
-    "sums and norms": ("sum", "mean", "norm", "rsqrt", "logsumexp"),
-    "elementwise": (
-        "mul",
-        "add",
-        "sub",
-        "div",
-        "silu",
-        "gelu",
-        "neg",
-        "pow",
-        "sigmoid",
-        "tanh",
-        "exp",
-        "where",
-        "mask",
-        "sin",
-    ),
-    "views of tensors": (
-        "strided",
-        "select",
-        "transpose",
-        "view",
-        "slice",
-        "expand",
-        "reshape",
-        "split",
-        "squeeze",
-        "::t",
-    ),
+KINDS = {  # of operations, by their names without aten:: and the underscore of those that work in place
+    "matrix products": "mm addmm bmm baddbmm linear matmul addmv mv gemm_4bit",
+    "attention and softmax": "softmax _softmax log_softmax _softmax_backward_data _scaled_dot_product.*",
+    "copies and gathers": "copy cat index.* gather scatter.* fill zero clone empty.* contiguous _to_copy to masked_fill stack",
+    "sums and norms": "sum mean .*norm rsqrt sqrt logsumexp amax max",
+    "elementwise": "mul add sub rsub div neg pow silu.* gelu.* sigmoid.* tanh exp sin cos where lt ge addc.* lerp bitwise.*",
+    "views of tensors": "as_strided select slice.* transpose t view.* _unsafe_view reshape expand split.* unsqueeze squeeze permute",
 }
 OTHER = "everything else"
 
 
 def kind_of(name: str) -> str:
     """The kind of an operation."""
-    return next((kind for kind, words in KINDS.items() if any(each in name for each in words)), OTHER)
+    word = name.rpartition("::")[2].removesuffix("_")
+    return next((kind for kind, words in KINDS.items() if any(re.fullmatch(w, word) for w in words.split())), OTHER)
 
 
 def shares(contender: Contender) -> list[tuple[str, float, dict[str, float]]]:
     """(kind, its share, the shares of its three largest operations) of one pass, the largest kind first."""
     contender.run()  # warms up
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    everywhere = _ExperimentalConfig(profile_all_threads=True)  # batches run side by side in threads of their own
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as seen:
         contender.run()
     times: dict[str, dict[str, float]] = defaultdict(dict)
     for event in seen.key_averages():
@@ -124,7 +90,8 @@ def own(case: dict[str, Any], work: Path) -> list[Contender]:
     folder = folder_of(case["model"], work)
     fitting = {name: case[name] for name in ("groups", "limit", "size") if name in case}
     part = cut(read(case["rows"], case["data"]), tokenizer_of(folder), **fitting)
-    found = COMPARISONS[case["task"]]({**case, "peers": []}, part, folder, work)
+    plain = {"peers": [], "ours": [way for way in case.get("ours", []) if "compiled" not in way]}
+    found = COMPARISONS[case["task"]](case | plain, part, folder, work)
     return [
         contender
         for contender in found

@@ -58,19 +58,18 @@ tried and did not help in [the lab](../lab.md).
 | `embedding` computes no vocabulary logits, `instruction` only where an answer is predicted | a large product a token |
 | all labels hang on a text as one tree of tokens, behind a prompt that its batch shares | a pass a label, or a token |
 | `probe` stops below its layer, `trunk = k` below block k; what they saw is kept on disk | upper blocks, later epochs |
-| memory is looked at before training: the budget gives way, then activation checkpointing | a third, where there is room |
+| memory is looked at before training: the budget gives way, then activation checkpointing | recomputing, where there is room |
 
 ## What to expect on your machine
 
 - **A CPU with AMX or AVX512-BF16** computes in bfloat16. Matrix products are fast there; what stands between them takes most of
   the time.
-- **A CPU without** computes in float32, here thirty times as slowly as the one with AMX; a probe of long rows is then as fast as
-  products allow, and so are its peers.
+- **A CPU without** computes in float32, and products take most of the time: ours and the best peer are about level.
 - **A GPU**: {gpu}
 - **Your own**: [`lasttoken plan`](../guides/plan.md) times the products of the machine it runs on. It assumes that a training reaches
   35 % of their rate; `predict` tells how long it took.
 
-What helps, if your time is short: `train.batch = 32` on a CPU (1.8 times as many rows a second as 8 in the table of training, with a
+What helps, if your time is short: `train.batch = 32` on a CPU (more rows a second than 8, [by how much](speed-tables.md), with a
 quarter of the updates: look at the score); `trunk = k` for several epochs or trials; `predict --compile` for large files;
 `tolerance = 0.001` for many labels; a smaller `max_length`. [Training](../guides/training.md) says what each of them costs.
 
@@ -248,8 +247,9 @@ def bar_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         "## What was asked, and what was reached",
         "",
-        "The bars stand above what a CPU gives against peers whose rows are sorted; most are not reached, and",
-        "[the lab](../lab.md) says why.",
+        f"{sum(one['reached'] for one in found.values())} of {len(found)} are reached. Peers that sort their rows by length run the "
+        "same matrix products; [the lab](../lab.md) says what",
+        "is left to win, and what holds each of the rest back.",
         "",
         "| | against | measured | asked | | on |",
         "|---|---|---|---|---|---|",
@@ -291,7 +291,9 @@ def gpu_lines(result: dict[str, Any]) -> list[str]:
 
 
 def main(which: str = "page") -> None:
-    """Print the page, or the tables."""
+    """Print the "page", or the "tables"."""
+    if which not in ("page", "tables"):
+        raise SystemExit(f"{which!r} is neither page nor tables")
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
     found.pop("summary", None)
     reached, body, waiting = {}, [], []
@@ -311,7 +313,7 @@ def main(which: str = "page") -> None:
     body += [line for name in cards for line in gpu_lines(found[name])]
     waiting += [] if cards else ["- bench/speed/gpu.py, on any GPU"]
     if which == "tables":
-        print(TABLES + "\n".join([*body, "## Not measured yet", "", *waiting, ""]).rstrip())
+        print(TABLES + "\n".join([*body, *(["## Not measured yet", "", *waiting] if waiting else [])]).rstrip())
     else:
         page = PAGE.format(gpu=GPU if cards else NO_GPU) + "\n".join(bar_lines(reached) if reached else [])
         print(page.rstrip())

@@ -345,9 +345,9 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
     found = list(labels)
     if any(isinstance(row, list | tuple | set | frozenset) for row in found) and any(row is None for row in found):
         raise DataError("some labels are None; drop such rows, or give [] where a text has no label")
-    several = [row for row in found if isinstance(row, list | tuple | set | frozenset)]
-    if odd := next((x for row in several for x in row if isinstance(x, float) and np.isnan(x)), None):
-        raise DataError(f"a list of labels holds {odd}; leave it out, or give [] where a text has no label")
+    for number, row in enumerate(found):
+        if isinstance(row, list | tuple | set | frozenset) and any(isinstance(x, float) and np.isnan(x) for x in row):
+            raise DataError(f"the labels of text {number} hold nan; leave it out, or give [] where a text has no label")
     if found and all(
         isinstance(row, list | tuple | set | frozenset) and all(isinstance(x, str) for x in row) for row in found
     ):

@@ -188,7 +188,7 @@ def test_thousands_of_labels_in_bounded_memory(
     assert peak_resident() - before < 400 * 2**20
     if tolerance:
         exact = label_probs(backbone, prompt, encoded, labels, budget=8192)
-        assert 0 < np.abs(probs - exact).max() <= tolerance
+        assert 1e-5 < np.abs(probs - exact).max() <= tolerance  # some were left out: more than rounding
         return
     plain = AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32).eval()
     chosen = [0, 7, 599, 1199, 4799]

@@ -95,11 +95,12 @@ def test_an_amount_of_memory_is_timed_on_the_fastest_and_the_slowest_card_that_h
     asked = ("plan", "--rows", 5000, "--model", bare, "--gpu", "24GB", "--price", 3600)
     plan = json.loads(command(*asked, "--json").out)
     assert (plan["device"], plan["seconds"], plan["cost"]) == ("a card", None, None)
-    assert list(plan["cards"]) == ["RTX 4090", "A10G"]  # 165.2 and 70 TFLOP/s
+    assert list(plan["cards"]) == ["RTX 4090", "A10G"]  # 165.2 TFLOP/s and 1,008 GB/s, 70 and 600
+    assert json.loads(command(*asked[:5], "--gpu", "24GiB", "--json").out)["cards"] == plan["cards"]
     fast, slow = plan["cards"].values()
     named = json.loads(command(*asked[:5], "--gpu", "4090", "--json").out)
     assert 0 < fast == named["seconds"] <= slow
-    assert plan["costs"] == plan["cards"]  # a unit a second
+    assert plan["costs"] == pytest.approx(plan["cards"])  # a unit a second
     time, cost, _ = command(*asked).out.splitlines()[-3:]
     shown = r"time: about \d\S* \S+( \d+ \S+)? \(RTX 4090\) to \d\S* \S+( \d+ \S+)? \(A10G\), by the card; "
     assert re.fullmatch(shown + r"name yours \(--gpu 'RTX 4090'\); assuming 35 % of its peak", time), time
@@ -111,9 +112,17 @@ def test_checkpointing_is_an_option(command: Callable[..., Any], bare: Path) -> 
     assert not json.loads(command(*asked, "--json").out)["checkpointing"]
     plan = json.loads(command(*asked, "--checkpointing", "on", "--json").out)
     assert plan["checkpointing"]
-    assert plan["command"].endswith("--set method.train.checkpointing=on")
-    said = command(*asked, "--checkpointing", "maybe")
-    assert (said.code, "method.train.checkpointing: input should be 'auto', 'on' or 'off'" in said.err) == (2, True)
+    assert plan["command"].endswith("--method embedding --model " + str(bare) + " --checkpointing on")
+    for wrong, told in (
+        (("--checkpointing", "maybe"), "--checkpointing: 'maybe' is not among on, off, auto"),
+        (("--checkpointing", "on", "--method", "probe"), "--checkpointing: probe trains no model; leave it out"),
+        (
+            ("--checkpointing", "on", "--set", "embedding.train.checkpointing=off"),
+            "--checkpointing: --set gives method.train.checkpointing too; leave one of the two out",
+        ),
+    ):
+        said = command(*asked, *wrong)
+        assert (said.code, said.err) == (2, f"lasttoken: {told}\n")
 
 
 def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from torch import Tensor
 
+from lasttoken.methods import bounded
 from lasttoken.methods.bounded import bounded_probs, remember, walk_of
 from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.attention import lay_out
@@ -60,6 +61,8 @@ def test_a_path_of_a_tree_scores_as_one_pass_of_its_own(
     answers=ANSWERS,
     tolerance=st.sampled_from([1e-6, 1e-3, 0.05, 0.5]),
     budget=st.integers(1, 60),
+    most=st.sampled_from([1, 3, 1024]),
+    cells=st.sampled_from([1, 20, 2**18]),
 )
 def test_a_probability_is_within_the_tolerance_of_the_exact_one(
     header: list[int],
@@ -67,8 +70,14 @@ def test_a_probability_is_within_the_tolerance_of_the_exact_one(
     answers: list[tuple[int, ...]],
     tolerance: float,
     budget: int,
+    most: int,
+    cells: int,
     load_shared: Callable[..., Backbone],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """However few nodes are followed at once, and however few texts together."""
+    monkeypatch.setattr(bounded, "MOST", most)
+    monkeypatch.setattr(bounded, "CELLS", cells)
     backbone = load_shared("llama", vocabulary=True)
     walk, rows = walk_of(grow([((), answer) for answer in answers])), [ids(text) for text in texts]
     past = remember(backbone, ids(header))

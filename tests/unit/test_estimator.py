@@ -162,9 +162,7 @@ def test_the_same_seed_gives_the_same() -> None:
 
 
 def test_a_list_that_holds_nan_is_no_list_of_labels() -> None:
-    with pytest.raises(
-        DataError, match=r"a list of labels holds nan; leave it out, or give \[\] where a text has no label"
-    ):
+    with pytest.raises(DataError, match=r"the labels of text 0 hold nan; leave it out, or give \[\] where"):
         LinearClassifier().fit(["a", "b"], [["x", float("nan")], ["y"]])
 
 

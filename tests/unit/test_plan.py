@@ -20,8 +20,8 @@ from lasttoken.data.dataset import Splits
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.methods import memory
+from lasttoken.methods.instruction import answer_tokens, encode_texts
 from lasttoken.methods.instruction import build as load_instruction
-from lasttoken.methods.instruction import encode_texts
 from lasttoken.methods.memory import fit_into_memory, kept_bytes
 from lasttoken.methods.packed import pack
 from lasttoken.methods.scoring import lay_out_trees, score
@@ -158,6 +158,9 @@ def test_instruction_with_its_header_trees_and_vocabulary(multi: bool, folder: C
     assert texts.header == len(prompt.header)
     assert texts.taught is not None
     trees = [texts.taught(row) for row in range(4)]
+    told, laid_out = np.asarray(texts.answers), [len(texts.taught(row).tokens) for row in range(8)]
+    np.testing.assert_array_equal(told, answer_tokens(prompt, rows, questions=2))
+    np.testing.assert_allclose(told, laid_out, rtol=0.2 if multi else 0)  # of several labels, some are drawn
 
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
         batch = lay_out_trees(backbone, prompt.header, [encoded.ids[i] for i in chosen], trees)

@@ -142,11 +142,6 @@ def check_there(*sources: str | None) -> None:
             check_file(Path(source))
 
 
-def assignments(settings: list[str] | None, checkpointing: str | None) -> list[str]:
-    """What `--set` was given, after the setting that `--checkpointing` stands for."""
-    return [*([f"method.train.checkpointing={checkpointing}"] if checkpointing else []), *(settings or [])]
-
-
 def check_known(methods: Iterable[str], option: str) -> None:
     """Raises ConfigError on the first name, given by `option`, that is of no method."""
     from lasttoken.config import METHOD_CONFIGS
@@ -177,13 +172,23 @@ def run_config(
     seed: int,
     device: str,
     settings: list[str],
+    checkpointing: str | None = None,
 ) -> Run:
     """The Run of one method; None leaves a setting to the method. Raises ConfigError."""
-    from lasttoken.config import Run, override, parse
+    from lasttoken.config import METHOD_CONFIGS, Run, override, parse
 
     check_known([method], "--method")
-    chosen = {name: value for name, value in (("model", model), ("quantize", quantize)) if value is not None}
+    named = {"model": model, "quantize": quantize}
+    chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     check_used([method], chosen)
     settings = [re.sub(rf"^{method}\.", "method.", assigned) for assigned in settings]
+    if checkpointing is not None:
+        if "train" not in METHOD_CONFIGS[method].model_fields:
+            raise ConfigError([f"--checkpointing: {method} trains no model; leave it out"])
+        if any(assigned.startswith("method.train.checkpointing=") for assigned in settings):
+            raise ConfigError(["--checkpointing: --set gives method.train.checkpointing too; leave one of the two out"])
+        if checkpointing not in ("on", "off", "auto"):
+            raise ConfigError([f"--checkpointing: {checkpointing!r} is not among on, off, auto"])
+        chosen["train"] = {"checkpointing": checkpointing}
     values = {"seed": seed, "device": device, "data": data, "method": {"method": method, **chosen}}
     return parse(Run, override(values, settings))

@@ -76,8 +76,16 @@ def plan(
     )
     if method == "linear":
         raise ConfigError(["--method linear: it trains in seconds on a CPU; there is nothing to plan"])
-    assigned = o.assignments(settings, checkpointing)
-    config = o.run_config(method, values, model=model, quantize=quantize, seed=seed, device="auto", settings=assigned)
+    config = o.run_config(
+        method,
+        values,
+        model=model,
+        quantize=quantize,
+        seed=seed,
+        device="auto",
+        settings=settings or [],
+        checkpointing=checkpointing,
+    )
     found, advice = foretell(config, gpu, None if rows is None else (rows, tokens, classes))
     told = {k: v for k, v in values.items() if v and k not in ("source", "text", "label", "encoding", "drop_empty")}
     words = ["lasttoken", "train", named or "DATA.csv", "--text", text, "--label", label, "--method", method]
@@ -85,7 +93,8 @@ def plan(
     words += ["--drop-empty"] if drop_empty else []
     words += [part for name, value in told.items() for part in (f"--{name}", str(value))]
     words += ["--model", found.model] if model else []
-    command = ready(words, quantize, assigned, advice.settings if advice else {}, seed)
+    options = {"quantize": quantize, "train.checkpointing": checkpointing}
+    command = ready(words, options, settings or [], advice.settings if advice else {}, seed)
     if as_json:
         fitting = None if advice is None else {**asdict(advice), "command": command if advice.settings else None}
         costs = {name: cost_of(seconds, price) for name, seconds in found.cards.items()}
@@ -211,10 +220,14 @@ def verdict(found: Forecast, advice: Advice | None) -> str:
     return f"does not fit: {line}, nor any card known here; take a smaller model"
 
 
-def ready(words: list[str], quantize: str | None, settings: list[str], changes: dict[str, Any], seed: int) -> str:
-    """The command line of the training, with what makes it fit."""
-    bits = changes.get("quantize", quantize)
-    words = [*words, *(["--quantize", str(bits)] if bits else []), *(["--seed", str(seed)] if seed else [])]
-    for assigned in [*settings, *(f"method.{k}={v}" for k, v in changes.items() if k != "quantize")]:
+def ready(
+    words: list[str], options: dict[str, str | None], settings: list[str], changes: dict[str, Any], seed: int
+) -> str:
+    """The command line of the training, with what makes it fit. options: of settings that have one, as they were given."""
+    for name, value in options.items():
+        if chosen := changes.get(name, value):
+            words = [*words, f"--{name.rpartition('.')[2]}", str(chosen)]
+    words = [*words, *(["--seed", str(seed)] if seed else [])]
+    for assigned in [*settings, *(f"method.{k}={v}" for k, v in changes.items() if k not in options)]:
         words += ["--set", assigned]
     return shlex.join(words)

@@ -62,8 +62,17 @@ def train(
     )
     if zero_shot and method != "instruction":
         raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])
-    assigned = [*o.assignments(settings, checkpointing), *(["method.train_model=false"] if zero_shot else [])]
-    config = o.run_config(method, data, model=model, quantize=quantize, seed=seed, device=device, settings=assigned)
+    assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
+    config = o.run_config(
+        method,
+        data,
+        model=model,
+        quantize=quantize,
+        seed=seed,
+        device=device,
+        settings=assigned,
+        checkpointing=checkpointing,
+    )
     check_free(folder)
     with Screen(loud=leads(config.device)) as screen:
         journal = screen.journal(method)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -194,13 +194,17 @@ def compare(
         raise DataError("there are no runs to compare; name one or more")
     if reference is not None and reference not in runs:
         raise DataError(f"reference {reference!r} is not among the runs {list(runs)}")
-    lists = {name: [one] if isinstance(one, Predictions) else one for name, one in runs.items()}
+    lists: dict[str, list[Any]] = {
+        name: list(one) if isinstance(one, Iterable) and not isinstance(one, Predictions) else [one]
+        for name, one in runs.items()
+    }
     for name, one in lists.items():
-        if not isinstance(one, list | tuple) or not all(isinstance(fit, Predictions) for fit in one):
+        odd = next((type(fit).__name__ for fit in one if not isinstance(fit, Predictions)), None)
+        if odd or not one:
             raise DataError(
-                f"run {name!r} is {type(one).__name__}; give its Predictions, or a list of them, one a seed"
+                f"run {name!r} holds {odd or 'nothing'}; give its Predictions, or a list of them, one a seed"
             )
-    fits = align({name: list(one) for name, one in lists.items()})
+    fits = align(lists)
     first = next(iter(fits.values()))[0]
     chosen = named(metric, first.labels.multi)
     scores = {name: score(chosen, one, seed=seed, draws=draws, level=level) for name, one in fits.items()}

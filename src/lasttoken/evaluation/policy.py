@@ -188,9 +188,9 @@ def abstaining(most: float, limit: float, sure: np.ndarray) -> str:
     """What abstaining comes to on validation rows, in a sentence."""
     if limit > 1:
         return (
-            f"abstains from every row: in no part of the {len(sure)} validation rows that are surest is it shown that at most "
-            f"{most:.1%} of answers are wrong, which takes {rows_to_show(1 - most, WRONG)} rows without a mistake, more with one; "
-            "give more rows (data.valid_share), or allow more"
+            f"abstains from every row: no cut-off shows on these {len(sure)} validation rows that at most {most:.1%} of answers "
+            f"are wrong, which takes {rows_to_show(1 - most, WRONG)} rows without a mistake, more with one; give more rows "
+            "(data.valid_share), or allow more"
         )
     share = float((sure >= limit).mean())
     return f"abstains below {limit:.3f}: {share:.1%} of validation rows answered, at most {most:.1%} wrong at 95 % confidence"

@@ -23,7 +23,7 @@ from lasttoken.text.batch import under_budget
 from lasttoken.text.tree import MOST, ROOT, Tree, sees
 
 NOWHERE = np.empty(0, dtype=np.int64)
-CELLS = 2**18  # texts times nodes that are followed together, at most
+CELLS = 2**18  # texts that are followed together, times the nodes, predictions or labels of the tree, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,7 @@ class Walk:
     arrives: np.ndarray  # (A + 1,) int64, the prediction that leads to each node; at last, where -1 points, any
     labels: np.ndarray  # (A + 1,) int64, labels whose paths go through each node; at last 1
     forced: np.ndarray  # (A,) int64, the one node that can follow; -1 where there is a choice, or an end
+    chain: np.ndarray  # (A,) int64, nodes that follow so, the first one counted
 
 
 def walk_of(tree: Tree) -> Walk:
@@ -58,8 +59,11 @@ def walk_of(tree: Tree) -> Walk:
     only = (parents != ROOT) & (made[parents + 1] == 1) & (labels == labels[parents])
     forced = np.full(size, -1)
     forced[parents[only]] = np.flatnonzero(only)
+    chain = np.ones(size, dtype=np.int64)
+    for one in range(size - 1, -1, -1):  # what follows has the larger number
+        chain[one] += chain[forced[one]] if forced[one] >= 0 else 0
     ends = np.array([path[-1] for path in steps])
-    return Walk(tree, node, before, depth, nodes, ends, np.append(arrives, 0), np.append(labels, 1), forced)
+    return Walk(tree, node, before, depth, nodes, ends, np.append(arrives, 0), np.append(labels, 1), forced, chain)
 
 
 @torch.inference_mode()
@@ -81,13 +85,15 @@ def bounded_probs(
 
     budget: new tokens in one pass through the model, at most, as long as a text does not need more by itself.
     """
-    together = max(1, CELLS // max(1, len(walk.tree.tokens)))
+    together = max(1, CELLS // max(len(walk.tree.tokens), len(walk.node), len(walk.ends)))
     parts = [texts[start : start + together] for start in range(0, len(texts), together)]
-    return np.concatenate([followed(backbone, walk, header, part, tolerance, budget) for part in parts])
+    return np.concatenate(
+        [followed(backbone, walk, header, part, tolerance=tolerance, budget=budget) for part in parts]
+    )
 
 
 def followed(
-    backbone: Backbone, walk: Walk, header: Past, texts: Sequence[np.ndarray], tolerance: float, budget: int
+    backbone: Backbone, walk: Walk, header: Past, texts: Sequence[np.ndarray], *, tolerance: float, budget: int
 ) -> np.ndarray:
     """`bounded_probs` of texts (B) whose pasts are kept together, (B, C) float64."""
     lengths = np.array([len(text) for text in texts])
@@ -161,8 +167,8 @@ def choose(walk: Walk, probs: np.ndarray, waits: np.ndarray, tolerance: float) -
     nodes, index = np.unique(waits[waiting], return_inverse=True)
     shares = np.bincount(index, probs[waiting])
     order = np.argsort(shares, kind="stable")
-    at_once = max(1, MOST // max(1, walk.nodes.shape[1]))
-    chosen = [nodes[order[shares[order].cumsum() > tolerance / 2][-at_once:]]]
+    kept = nodes[order[shares[order].cumsum() > tolerance / 2]][::-1]  # the likeliest first
+    chosen = [kept[: max(1, int((walk.chain[kept].cumsum() <= MOST).sum()))]]
     while len(chosen[-1]):
         after = walk.forced[chosen[-1]]
         chosen.append(after[after >= 0])

@@ -40,7 +40,7 @@ from lasttoken.model.lora import merge, merged
 from lasttoken.seed import derive, generator
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
-from lasttoken.text.tree import MOST, Tree, grow, in_groups
+from lasttoken.text.tree import MOST, Tree, alike, grow, in_groups
 from lasttoken.text.tree import Path as TreePath
 from lasttoken.train.world import ALONE, World, join
 
@@ -138,7 +138,7 @@ def fit(
     fit_weights(
         [backbone.whole],
         loss_and_count,
-        rows.lengths + answer_tokens(prompt, backbone, train, config.questions, seed=seed),
+        rows.lengths + answer_tokens(prompt, train, questions=config.questions),
         valid,
         predict,
         settings=config.train,
@@ -247,13 +247,23 @@ def lesson(
     return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), stands_for)]
 
 
-def answer_tokens(prompt: Prompt, backbone: Backbone, train: Dataset, questions: int, *, seed: int) -> np.ndarray:
-    """Tokens of the answers that stand behind each row in training, (N,) int64; of several labels as drawn here, once."""
+def answer_tokens(prompt: Prompt, train: Dataset, *, questions: int) -> np.ndarray:
+    """Tokens of the answers that stand behind each row in training, (N,) int64; with several labels about so many.
+
+    Of several labels, names that begin alike are counted twice, and those that are drawn with the mean of all.
+    """
     if not train.labels.multi:
-        sizes = np.array([len(grow([prompt.answer_path(j)]).tokens) for j in range(len(train.labels))])
-        return sizes[train.targets]
-    pick = generator(seed, "tokens of the answers")
-    return np.array([len(lesson(prompt, backbone, train, i, questions, pick)[0].tokens) for i in range(len(train))])
+        return np.array([len(prompt.footer) + len(answer) - 1 for answer in prompt.answers])[train.targets]
+    opening = alike(prompt.questions)
+    asked = np.array([len(question) - opening + len(prompt.yes) - 1 for question in prompt.questions])
+    named = np.array([len(answer) for answer in prompt.answers])
+    true = train.targets.astype(np.int64)  # (N, C)
+    applying = true.sum(axis=1)
+    others = len(asked) - applying
+    drawn = others if len(asked) <= questions else np.minimum(others, np.maximum(1, questions - applying))
+    together = len(prompt.footer) + opening - alike([prompt.footer, *prompt.questions])
+    joined = np.where(applying > 0, true @ named, len(prompt.none)) - 1
+    return together + joined + true @ asked + np.rint(drawn * asked.mean()).astype(np.int64)
 
 
 def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:

@@ -128,11 +128,7 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
     def taught(row: int) -> Tree:
         return longest if rows.data is None else lesson(prompt, backbone, rows.data, row, config.questions, pick)[0]
 
-    answers = (
-        len(longest.tokens)
-        if rows.data is None
-        else answer_tokens(prompt, backbone, rows.data, config.questions, seed=seed)
-    )
+    answers = len(longest.tokens) if rows.data is None else answer_tokens(prompt, rows.data, questions=config.questions)
     asked = tuple(tree for _, tree in answer_trees(prompt, rows.labels))
     return Texts(rows, limit - around, len(prompt.header), answers, taught, asked)
 

@@ -52,7 +52,7 @@ CARDS = """
 """
 
 SIZES = {"m": 1e6, "mi": 2**20, "g": 1e9, "gi": 2**30}  # bytes
-ALIKE = 0.02  # share by which memories differ that are sold as one
+ALIKE = 0.08  # share by which memories differ that are called the same: 24 GB are 24 GiB to some
 SMALLEST = 1e8  # bytes of memory that a card may have
 
 
@@ -81,11 +81,9 @@ def known_cards() -> list[Card]:
     return sorted(cards, key=lambda card: card.memory)
 
 
-def cards_of(memory: float) -> tuple[Card, ...]:
-    """The fastest and the slowest card of the table with so many bytes of memory; one where there is one, else none."""
-    alike = [card for card in known_cards() if abs(card.memory / memory - 1) < ALIKE and card.dtype.itemsize == 2]
-    by_rate = sorted(alike, key=lambda card: -(card.rate or 0.0))
-    return tuple(by_rate[:1] + by_rate[1:][-1:])
+def cards_of(memory: float) -> list[Card]:
+    """The cards of the table with about so many bytes of memory that compute in bfloat16."""
+    return [card for card in known_cards() if abs(card.memory / memory - 1) < ALIKE and card.dtype.itemsize == 2]
 
 
 def find_card(name: str) -> Card:

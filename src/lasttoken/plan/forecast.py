@@ -13,7 +13,7 @@ from lasttoken.model.depth import depth_of
 from lasttoken.plan.batches import Work, packed
 from lasttoken.plan.cards import Card, cards_of
 from lasttoken.plan.phases import Learning, Predicting, Scene, alone_bytes, learning, predicting, resident
-from lasttoken.plan.rehearsal import Rehearsed
+from lasttoken.plan.rehearsal import Rehearsed, trunk_of
 from lasttoken.plan.rows import Rows
 from lasttoken.plan.skeleton import Method, build
 
@@ -64,11 +64,11 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
     scene = Scene(skeleton, texts, card, seed)
     settings = None if isinstance(config, Probe) else config.train
     learnt = learning(scene, settings) if trains and settings else None
-    budget = config.budget if isinstance(config, Probe) else config.train.budget
+    budget = budget_of(config)
     asked = predicting(scene, "valid" if learnt else "train", budget, learnt.states if learnt else 0)
     epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked)
-    alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else ()
-    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked)[1] for one in alike}
+    alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else []
+    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked)[1] or 0.0 for one in alike}
     parts, phases = bytes_of(scene, learnt, asked)
     peak = max(phases.values())
     free = card.free + (parts.get("Python and libraries", 0) if card.kind != "cuda" else 0)
@@ -97,7 +97,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         epochs=settings.epochs if learnt and settings else 1.0,
         epoch_seconds=epoch,
         seconds=seconds,
-        cards={name: value for name, value in others.items() if value is not None},
+        cards={name: others[name] for pick in (min, max) if others for name in [pick(others, key=others.__getitem__)]},
         rate=None if card.rate is None else UTILISATION * card.rate,
         share=UTILISATION,
         disk=round(trunk_bytes(scene) if trunk_of(config) else 0),
@@ -160,10 +160,15 @@ class Clock:
         return self.of(asked.seen, work, 1)
 
 
+def budget_of(config: Method) -> int:
+    """Tokens of a batch that is predicted, at most."""
+    return config.budget if isinstance(config, Probe) else config.train.budget
+
+
 def spent(clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting) -> tuple[float | None, float | None]:
     """Seconds of (an epoch, everything); None where the rate is not known."""
     config: Any = scene.skeleton.config
-    budget = config.budget if isinstance(config, Probe) else config.train.budget
+    budget = budget_of(config)
     once = clock.predict(asked, scene.texts.predicting("test", budget))
     once = plus(once, clock.predict(asked, scene.texts.predicting("valid", budget)))
     if learnt is None:
@@ -178,11 +183,6 @@ def spent(clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting
         reading = clock.predict(asked, scene.texts.predicting(part, budget))
         once = plus(once, None if reading is None else reading * passes)
     return epoch, plus(None if epoch is None else epoch * config.train.epochs, once)
-
-
-def trunk_of(config: Method) -> int:
-    """Blocks whose states are kept."""
-    return config.trunk if isinstance(config, Embedding) else 0
 
 
 def plus(a: float | None, b: float | None) -> float | None:

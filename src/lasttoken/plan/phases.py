@@ -77,7 +77,7 @@ def learning(scene: Scene, settings: Training) -> Learning:
         over = skeleton.loaded + resident + seen.peak > card.free
         if not over or card.kind != "cuda" or len(work.fullest.lengths) == 1:  # only CUDA says that it is full
             return Learning(work, seen, budget, checkpointing, resident, paged, step)
-        budget = (work.fullest.tokens - work.fullest.prefix) // 2
+        budget = work.fullest.counted // 2
 
 
 def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
@@ -86,7 +86,7 @@ def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
     if scene.card.kind == "mps":  # does not tell what it has free
         return settings.budget, checkpointing
     alone = scene.texts.longest()
-    tokens = alone.tokens - alone.prefix
+    tokens = alone.counted
     multi = scene.texts.rows.labels.multi
     seen = rehearse(skeleton, alone, kind=scene.card.kind, multi=multi, checkpointing=checkpointing)
     room = scene.card.free - skeleton.loaded
@@ -120,7 +120,7 @@ def predicting(scene: Scene, part: str, budget: int, beside: int = 0) -> Predict
         over = skeleton.loaded + beside + merged + seen.peak > card.free
         if not over or card.kind != "cuda" or len(work.fullest.lengths) == 1:
             break
-        budget = sum(work.fullest.lengths) // 2
+        budget = work.fullest.counted // 2
     at_once = threads if work.count >= 2 * threads else 1
     return Predicting(work, seen, at_once, merged, replaced, merging)
 

@@ -28,7 +28,7 @@ from lasttoken.model.backbone import Backbone, first_line
 from lasttoken.model.depth import blocks_of, depth_of, tapped, with_blocks
 from lasttoken.model.pooling import Pool
 from lasttoken.plan.elsewhere import Elsewhere, acting_as
-from lasttoken.plan.skeleton import Skeleton
+from lasttoken.plan.skeleton import Method, Skeleton
 from lasttoken.text.tree import Tree
 from lasttoken.train.loss import class_loss, label_loss
 
@@ -42,9 +42,14 @@ class Micro:
     trees: tuple[Tree, ...] | None = None  # what stands behind each text
 
     @property
+    def counted(self) -> int:
+        """Those that a budget counts: all but the header's."""
+        return sum(self.lengths) + sum(len(tree.tokens) for tree in self.trees or ())
+
+    @property
     def tokens(self) -> int:
         """All of them."""
-        return self.prefix + sum(self.lengths) + sum(len(tree.tokens) for tree in self.trees or ())
+        return self.prefix + self.counted
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,12 @@ def span_of(skeleton: Skeleton) -> range:
     config, depth = skeleton.config, depth_of(skeleton.backbone)
     if isinstance(config, Probe) and config.layer != "auto":
         return range(max(1, min(config.layer, depth)))
-    return range(config.trunk if isinstance(config, Embedding) else 0, depth)
+    return range(trunk_of(config), depth)
+
+
+def trunk_of(config: Method) -> int:
+    """The blocks at the bottom that are not trained, and whose states are kept."""
+    return config.trunk if isinstance(config, Embedding) else 0
 
 
 def few_blocks(backbone: Backbone, span: range) -> list[tuple[list[int], int]]:

@@ -56,6 +56,12 @@ def sees(lineage: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return seen[:, :-1]
 
 
+def alike(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of them begin with."""
+    pairs = list(zip(min(sequences), max(sequences), strict=False))  # what these two begin with, all do
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
 def in_groups(paths: Sequence[Path], most: int) -> list[np.ndarray]:
     """The numbers of `paths` in groups, those that begin alike together: each is one path, or its tree has `most` nodes or fewer.
 
@@ -63,8 +69,7 @@ def in_groups(paths: Sequence[Path], most: int) -> list[np.ndarray]:
     """
     whole = [(*context, *answer) for context, answer in paths]
     order = sorted(range(len(whole)), key=whole.__getitem__)
-    ends = list(zip(whole[order[0]], whole[order[-1]], strict=False))  # what these two begin with, all do
-    shared = next((n for n, (a, b) in enumerate(ends) if a != b), len(ends))
+    shared = alike(whole)
     groups: list[list[int]] = []
     nodes: set[tuple[int, ...]] = set()  # of the last group's tree, each by the tokens that lead to it
     for i in order:

@@ -65,7 +65,7 @@ def train(
     of memory; the update is then done again from its beginning, and nothing of it is lost.
 
     Raises Diverged when loss or gradient is not finite; the weights are then those of the step before. Raises ConfigError
-    where the optimiser itself finds no memory.
+    where the optimiser's step finds no memory.
     """
     groups = optimizer.param_groups
     base = [group["lr"] for group in groups]
@@ -97,7 +97,8 @@ def train(
         except torch.OutOfMemoryError as error:  # half of the weights may have moved: there is no doing it again
             raise ConfigError(
                 [
-                    "the device ran out of memory for the optimiser's own state; use optimizer = adamw8bit or a lower lora.r"
+                    "the device ran out of memory in the optimiser's step; set train.optimizer = paged_adamw32bit, use a "
+                    "smaller model, or end what else runs there"
                 ]
             ) from error
         optimizer.zero_grad(set_to_none=True)

@@ -19,8 +19,8 @@ BENCH = Path(__file__).parents[3] / "bench/quality"
 
 
 @pytest.fixture(autouse=True)
-def bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
+def bench(scripts_of: Callable[[str], None]) -> None:
+    scripts_of("quality")
 
 
 @pytest.mark.parametrize("multi", [False, True])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import make_tokenizer, sentences
 
 from lasttoken.data.dataset import Dataset
@@ -30,8 +33,8 @@ FROM = {"machine": "a cpu, bfloat16", "commit": "50d1fdc"}
 
 
 @pytest.fixture(autouse=True)
-def bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
+def bench(scripts_of: Callable[[str], None]) -> None:
+    scripts_of("speed")
 
 
 def test_a_bar_is_set_against_the_fastest_peer_round_by_round() -> None:
@@ -139,6 +142,7 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "- **A GPU**: see [the tables](speed-tables.md)." in first
     start = first.index("## What was asked, and what was reached")
     cpu = "a cpu, bfloat16"
+    assert first[start + 2].startswith("2 of 3 are reached. ")
     assert first[start + 7 : start + 10] == [
         f"| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached | {cpu} |",
         f"| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached | {cpu} |",
@@ -278,3 +282,39 @@ def test_random_texts_have_the_lengths_that_were_drawn() -> None:
     mixed = lengths_of("mix", 4000, np.random.default_rng(0))
     assert (mixed.min(), mixed.max()) == (26, 880)
     assert mixed.mean() == pytest.approx((68.1 + 174.8) / 2, abs=3)  # the means of the two sets
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::mm", "matrix products"),
+        ("aten::expand", "views of tensors"),
+        ("aten::exp", "elementwise"),
+        ("aten::to", "copies and gathers"),
+        ("aten::t", "views of tensors"),
+        ("aten::topk", "everything else"),
+        ("aten::index_select", "copies and gathers"),
+        ("aten::masked_fill_", "copies and gathers"),
+        ("aten::mul_", "elementwise"),
+        ("LowRank", "everything else"),
+    ],
+)
+def test_operations_are_of_one_kind(name: str, kind: str) -> None:
+    from profiled import kind_of
+
+    assert kind_of(name) == kind
+
+
+def test_a_profile_counts_the_work_of_every_thread() -> None:
+    from profiled import shares
+    from rounds import Contender, Pass
+
+    def run() -> Pass:
+        worker = threading.Thread(target=lambda: torch.ones(400, 400) @ torch.ones(400, 400))
+        worker.start()
+        worker.join()
+        return Pass(1.0)
+
+    found = shares(Contender("side by side", np.arange(1), run))
+    assert sum(share for _, share, _ in found) == pytest.approx(1.0)
+    assert max(found, key=lambda one: one[1])[0] == "matrix products"

@@ -131,6 +131,7 @@ def test_numbers_are_texts_but_lists_are_not() -> None:
     ("told", "sentence"),
     [
         ({"text": ()}, "no text column is named"),
+        ({"text": ("a",), "label": "b"}, "label takes a tuple of column names, got 'b'; write ('b',)"),
         ({"text": "body"}, "text takes a tuple of column names, got 'body'; write ('body',)"),
         ({"text": ("a",), "label": ()}, "no label column is named"),
         ({"text": ("a", "a")}, "a column is named twice among text"),

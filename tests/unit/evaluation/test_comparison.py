@@ -61,9 +61,13 @@ def test_a_claim_needs_both_the_p_value_and_the_interval() -> None:
     assert pair(Interval(0.03, 0.001, 0.06, 0.95), 0.05).winner == "embedding"
 
 
-@pytest.mark.parametrize("wrong", [1, [1], run(20).probs])
-def test_what_holds_no_predictions_is_named(wrong: Any) -> None:
-    with pytest.raises(DataError, match=r"run 'a' is \w+; give its Predictions, or a list of them, one a seed"):
+@pytest.mark.parametrize(
+    ("wrong", "named"), [(1, "int"), ([1], "int"), ([], "nothing"), (run(20).probs, "ndarray"), ("runs/a", "str")]
+)
+def test_what_holds_no_predictions_is_named(wrong: Any, named: str) -> None:
+    with pytest.raises(
+        DataError, match=rf"^run 'a' holds {named}; give its Predictions, or a list of them, one a seed$"
+    ):
         compare({"a": wrong})
 
 

@@ -185,8 +185,8 @@ def test_too_few_rows_to_promise_anything_are_told() -> None:
     policy, notes = fit_policy(Decision(most_wrong=0.01), said(60, multi=False))
     assert policy.rule.abstains(said(20, multi=False).probs, multi=False).all()
     assert notes[1] == (
-        "abstains from every row: in no part of the 60 validation rows that are surest is it shown that at most 1.0% of answers "
-        "are wrong, which takes 299 rows without a mistake, more with one; give more rows (data.valid_share), or allow more"
+        "abstains from every row: no cut-off shows on these 60 validation rows that at most 1.0% of answers are wrong, which "
+        "takes 299 rows without a mistake, more with one; give more rows (data.valid_share), or allow more"
     )
     right, sure = np.ones(299, dtype=bool), np.linspace(0.5, 1, 299)
     assert abstain_below(right, sure, 0.01) < 1 < abstain_below(right[1:], sure[1:], 0.01)

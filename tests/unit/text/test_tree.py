@@ -1,6 +1,8 @@
 """Answers as one tree of tokens, on a tree small enough to write down."""
 
-from lasttoken.text.tree import ROOT, grow
+import numpy as np
+
+from lasttoken.text.tree import ROOT, alike, grow, sees
 
 
 def test_a_label_that_begins_another_shares_its_tokens() -> None:
@@ -42,3 +44,13 @@ def test_equal_paths_are_scored_twice_and_run_once() -> None:
     assert tree.predicted.tolist() == [2, 3]
     assert tree.of.tolist() == [0, 1, 0, 1]
     assert tree.path.tolist() == [0, 0, 1, 1]
+
+
+def test_who_sees_whom_among_some_nodes() -> None:
+    tree = grow([((), (1, 2, 3, 9)), ((), (1, 4, 9)), ((), (5, 9))])  # nodes 1, 2, 3 in a row, 4 below 1, 5 alone
+    assert tree.parents.tolist() == [-1, 0, 1, 0, -1]
+    assert tree.lineage.tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 2], [0, 3, -1], [4, -1, -1]]
+    found = sees(tree.lineage[[2, 3]], np.array([0, 3, 2]))
+    assert found.tolist() == [[True, False, True], [True, True, False]]
+    assert sees(tree.lineage[:0], np.array([0])).shape == (0, 1)
+    assert alike([[1, 2, 3], [1, 2], [1, 4]]) == 1

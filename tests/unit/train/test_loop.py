@@ -232,7 +232,7 @@ def test_an_optimiser_without_memory_says_what_to_do() -> None:
         count=1,
         multiplier=lambda p: 1.0,
     )
-    with pytest.raises(ConfigError, match=r"memory for the optimiser's own state; use optimizer = adamw8bit"):
+    with pytest.raises(ConfigError, match=r"memory in the optimiser's step; set train.optimizer = paged_adamw32bit"):
         next(steps)
 
 
