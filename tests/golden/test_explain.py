@@ -70,7 +70,9 @@ def test_the_word_that_tells_is_the_heaviest_and_scores_add_up(folder: Callable[
         if by == "gradients":
             assert found.log_odds == pytest.approx(float(probs_log_odds(probs, 1)[0]), abs=0.05)  # bfloat16 weights
             assert found.gap < 0.1
-        if probs[0, 1] > 0.9:  # it has learnt the word
+        learnt = probs[0, 1] > 0.9
+        assert learnt or method == "instruction"  # which is slow to learn the word from a random model
+        if learnt:
             inner = list(zip(found.scores, text.split(), strict=True))[:-1]  # a head on the last word weighs it anyhow
             assert max(inner)[1] == "stadium", (by, found.strongest())
     assert explain(model, text)[0].label == SPACE.names[int(probs.argmax())]

@@ -58,7 +58,8 @@ def sees(lineage: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def alike(sequences: Sequence[Sequence[int]]) -> int:
     """How many tokens all of them begin with."""
-    pairs = list(zip(min(sequences), max(sequences), strict=False))  # what these two begin with, all do
+    whole = [tuple(sequence) for sequence in sequences]
+    pairs = list(zip(min(whole), max(whole), strict=False))  # what these two begin with, all do
     return next((n for n, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 

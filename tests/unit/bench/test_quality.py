@@ -15,8 +15,6 @@ from lasttoken.data.dataset import Splits
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.journal import Journal
 
-BENCH = Path(__file__).parents[3] / "bench/quality"
-
 
 @pytest.fixture(autouse=True)
 def bench(scripts_of: Callable[[str], None]) -> None:
