@@ -343,14 +343,14 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
     if isinstance(labels, pd.DataFrame):
         labels = labels.to_numpy()
     found = list(labels)
-    if any(isinstance(row, list | tuple | set | frozenset) for row in found) and any(row is None for row in found):
-        raise DataError("some labels are None; drop such rows, or give [] where a text has no label")
-    for number, row in enumerate(found):
-        if isinstance(row, list | tuple | set | frozenset) and any(isinstance(x, float) and np.isnan(x) for x in row):
-            raise DataError(f"the labels of text {number} hold nan; leave it out, or give [] where a text has no label")
-    if found and all(
-        isinstance(row, list | tuple | set | frozenset) and all(isinstance(x, str) for x in row) for row in found
-    ):
+    lists = [isinstance(row, list | tuple | set | frozenset) for row in found]
+    if any(lists) and (not all(lists) or any(isinstance(x, str) or missing(x) for row in found for x in row)):
+        for number, row in enumerate(found):
+            if not lists[number] or not all(isinstance(x, str) and x for x in row):
+                raise DataError(
+                    f"the labels of text {number} are {row!r}, where others have lists of names; give a list of names, [] where "
+                    "a text has no label"
+                )
         known = np.array(sorted({name for row in found for name in row})) if classes is None else classes
         space = LabelSpace(tuple(known.tolist()), multi=True)
         return known, space.encode_sets(found)
@@ -369,6 +369,11 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
     if unknown:
         raise DataError(f"validation labels {unknown[:5]} are not among those of training")
     return known, targets.astype(np.int64)
+
+
+def missing(value: Any) -> bool:
+    """Whether a label is none: None or nan."""
+    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def dataset(texts: list[str], targets: np.ndarray, space: LabelSpace) -> Dataset:

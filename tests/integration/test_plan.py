@@ -78,7 +78,7 @@ def test_where_it_does_not_fit_the_command_is_one_that_does(
     said = command("plan", table, "--label", "label", *options)
     assert said.code == 0, said.err
     time, verdict = said.out.splitlines()[-2:]
-    assert time == "time: not known for an amount of memory; name the card (--gpu 4090) to have it"
+    assert time == "time: not known, no card of the table has about 400 MB; name one (--gpu 4090) to have it"
     assert re.fullmatch(
         r"does not fit: .+ of the 380 MB that can be used; with quantize=nf4 it does: 2\d\d MB", verdict
     )
@@ -103,7 +103,7 @@ def test_an_amount_of_memory_is_timed_on_the_fastest_and_the_slowest_card_that_h
     assert plan["costs"] == pytest.approx(plan["cards"])  # a unit a second
     time, cost, _ = command(*asked).out.splitlines()[-3:]
     shown = r"time: about \d\S* \S+( \d+ \S+)? \(RTX 4090\) to \d\S* \S+( \d+ \S+)? \(A10G\), by the card; "
-    assert re.fullmatch(shown + r"name yours \(--gpu 'RTX 4090'\); assuming 35 % of its peak", time), time
+    assert re.fullmatch(shown + r"name your card \(--gpu 'RTX 4090'\); assuming 35 % of its peak", time), time
     assert cost == f"cost: {fast:.2f} to {slow:.2f} at 3600 an hour"
 
 
@@ -123,6 +123,13 @@ def test_checkpointing_is_an_option(command: Callable[..., Any], bare: Path) -> 
     ):
         said = command(*asked, *wrong)
         assert (said.code, said.err) == (2, f"lasttoken: {told}\n")
+
+
+def test_a_layer_that_is_not_there_is_refused_as_training_would(command: Callable[..., Any], bare: Path) -> None:
+    said = command(
+        "plan", "--rows", 100, "--model", bare, "--gpu", "4090", "--method", "probe", "--set", "method.layer=99"
+    )
+    assert (said.code, said.err.startswith("lasttoken: layer: 99 asked for, but ")) == (2, True)
 
 
 def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: Path) -> None:

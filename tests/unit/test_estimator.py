@@ -161,9 +161,14 @@ def test_the_same_seed_gives_the_same() -> None:
     assert np.array_equal(again.predict_proba(TEXTS), FITTED.predict_proba(TEXTS))
 
 
-def test_a_list_that_holds_nan_is_no_list_of_labels() -> None:
-    with pytest.raises(DataError, match=r"the labels of text 0 hold nan; leave it out, or give \[\] where"):
-        LinearClassifier().fit(["a", "b"], [["x", float("nan")], ["y"]])
+@pytest.mark.parametrize(
+    ("second", "shown"),
+    [(float("nan"), "nan"), ("bad", "'bad'"), (None, "None"), (["a", ""], r"\['a', ''\]"), ([None], r"\[None\]")],
+)
+def test_among_lists_of_labels_every_row_is_one(second: Any, shown: str) -> None:
+    told = rf"^the labels of text 1 are {shown}, where others have lists of names; give a list of names, \[\] where a text has"
+    with pytest.raises(DataError, match=told):
+        LinearClassifier().fit(["a", "b"], [["x"], second])
 
 
 def test_indicator() -> None:

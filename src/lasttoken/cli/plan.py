@@ -170,6 +170,7 @@ def page(found: Forecast, price: float | None) -> str:
     bits = ", its linear layers in 4-bit NF4" if found.quantize == "nf4" else ""
     trained = f"{size(found.trainable)} of them train" if found.trainable else "none of them trains"
     tokens = f"{found.micro_tokens:,} tokens, the fullest micro-batch"
+    tokens += "" if found.lengths_known else " if rows fill max_length"
     again = "; computed again in the backward pass" if found.checkpointing else ""
     remarks = {"weights": found.dtype + bits, "activations": tokens + again, "temporaries": "at most, in either pass"}
     rows = [("parameters", size(found.parameters), trained)]
@@ -186,10 +187,13 @@ def times(found: Forecast, price: float | None) -> list[str]:
     """The lines about time and cost; where only an amount of memory is known, those of the cards that have it."""
     if found.seconds is None or found.epoch_seconds is None or found.rate is None:
         if not found.cards:
-            return ["time: not known for an amount of memory; name the card (--gpu 4090) to have it"]
-        each = " to ".join(f"{duration(seconds)} ({name})" for name, seconds in found.cards.items())
+            memory = data_size(found.memory)
+            return [f"time: not known, no card of the table has about {memory}; name one (--gpu 4090) to have it"]
+        ends = [f"{duration(seconds)} ({name})" for name, seconds in found.cards.items()]
+        same = len({duration(seconds) for seconds in found.cards.values()}) == 1
+        each = duration(next(iter(found.cards.values()))) if same else " to ".join(ends) + ", by the card"
         share = f"{found.share:.0%} of its peak".replace("%", " %")
-        lines = [f"time: about {each}, by the card; name yours (--gpu {next(iter(found.cards))!r}); assuming {share}"]
+        lines = [f"time: about {each}; name your card (--gpu {next(iter(found.cards))!r}); assuming {share}"]
         spent = " to ".join(f"{cost_of(seconds, price):.2f}" for seconds in found.cards.values()) if price else ""
         return [*lines, f"cost: {spent} at {price:g} an hour"] if price else lines
     line = f"time: about {duration(found.seconds)}, {assumed(found)}"

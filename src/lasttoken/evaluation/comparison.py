@@ -190,6 +190,11 @@ def compare(
     Rows may come in another order.
     Raises DataError where the runs were not judged on the same rows, targets and labels.
     """
+    if not isinstance(runs, Mapping):
+        raise DataError(
+            f"runs is a {type(runs).__name__}; give the Predictions of each by its name: {{'a': ..., 'b': ...}} (run folders are "
+            "compared by `lasttoken report A B`)"
+        )
     if not runs:
         raise DataError("there are no runs to compare; name one or more")
     if reference is not None and reference not in runs:

@@ -66,9 +66,7 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     backbone = build(config, device, blocks=None if config.layer == "auto" else config.layer + 1)
     if config.quantize == "nf4":
         journal.note(quantisation(backbone))
-    depth = depth_of(backbone)  # of what is loaded: past the end of it only where the model ends there
-    if config.layer != "auto" and config.layer > depth:
-        raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
+    depth = check_layer(config, backbone)
     layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
     seen, spent = cached("train", backbone, train.texts, config, layers, journal)  # (layers, N, H)
     asked, _ = cached("valid", backbone, valid.texts, config, layers, journal)
@@ -85,6 +83,14 @@ def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str
     place = f"layer {model.layer} of {depth}" if config.layer == "auto" else f"layer {model.layer}"
     journal.note(f"{place}, {config.pooling} pooling, the backbone not trained")
     return model
+
+
+def check_layer(config: Probe, backbone: Backbone) -> int:
+    """The blocks that are loaded. Raises ConfigError where the layer that is asked for is not among them."""
+    depth = depth_of(backbone)  # no fewer than there are, or than the layer needs
+    if config.layer != "auto" and config.layer > depth:
+        raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
+    return depth
 
 
 def choose_layer(

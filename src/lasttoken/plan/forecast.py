@@ -41,6 +41,7 @@ class Forecast:
     peak: int
     budget: int  # tokens that a micro-batch may hold, as training would settle it
     micro_tokens: int  # that the fullest one holds
+    lengths_known: bool  # of the rows; else the fullest one is of rows that fill max_length
     checkpointing: bool
     rows: int  # to train on
     epoch_tokens: int
@@ -90,6 +91,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         peak=peak,
         budget=learnt.budget if learnt else budget,
         micro_tokens=held.tokens,
+        lengths_known=rows.data is not None,
         checkpointing=bool(learnt and learnt.checkpointing),
         rows=len(rows.train),
         epoch_tokens=round(learnt.work.tokens if learnt else asked.work.tokens),

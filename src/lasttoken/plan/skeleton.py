@@ -21,6 +21,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from lasttoken.config import Embedding, Encoder, Instruction, Probe
 from lasttoken.errors import ModelError
+from lasttoken.methods.probe import check_layer
 from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import (
@@ -86,6 +87,8 @@ def build(config: Method, model: PretrainedConfig, tokenizer: Any, *, classes: i
         if isinstance(config, Embedding | Instruction) and config.lora.r:
             block = config.trunk if isinstance(config, Embedding) else 0
             adapt(backbone, **config.lora.model_dump(), from_block=block, seed=0)
+    if isinstance(config, Probe):
+        check_layer(config, backbone)
     if isinstance(config, Encoder):
         whole.requires_grad_(True)
     numbers = sum(p.numel() for p in whole.parameters())

@@ -143,7 +143,10 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     start = first.index("## What was asked, and what was reached")
     cpu = "a cpu, bfloat16"
     assert first[start + 2].startswith("2 of 3 are reached. ")
-    assert first[start + 7 : start + 10] == [
+    assert (
+        first[start - 2] == "| Features of a frozen model, `tiny` (6.9 M) | short, 10 tokens | bfloat16 | 50.0 | 3.33 |"
+    )
+    assert first[start + 8 : start + 11] == [
         f"| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached | {cpu} |",
         f"| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached | {cpu} |",
         f"| Start of a process | `import lasttoken`, seconds | .104 | at most 0.1 | **not reached** | {cpu} |",

@@ -71,6 +71,13 @@ def test_what_holds_no_predictions_is_named(wrong: Any, named: str) -> None:
         compare({"a": wrong})
 
 
+def test_runs_without_names_are_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"^runs is a list; give the Predictions of each by its name: \{'a': \.\.\., 'b': \.\.\.\} "
+    ):
+        compare([run(20)])  # type: ignore[arg-type]
+
+
 def test_two_copies_are_the_same() -> None:
     found = compare({"a": run(20), "b": run(20)}, draws=50)
     assert found.pairs[0].verdict == "a and b are the same on these 200 rows by macro-F1"
