@@ -66,7 +66,8 @@ def test_lists_of_names_are_several_labels_a_text() -> None:
     assert fitted.score(["alpha number 1", "beta number 1"], [["x"], ["x", "y"]]) == 1.0
     assert fitted.score(["alpha number 1", "beta number 1"], np.array([[1, 0], [1, 0]])) == 0.5
     with pytest.raises(
-        DataError, match=r"some labels are None; drop such rows, or give \[\] where a text has no label"
+        DataError,
+        match=r"the labels of text 0 are None, where others have lists of names; give a list of names, \[\] where",
     ):
         LinearClassifier(min_count=1).fit(TEXTS, [None, ["x", "y"]] * 10)
     table = pd.DataFrame([[1, 0], [1, 1]] * 10, columns=["x", "y"])
