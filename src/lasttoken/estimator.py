@@ -344,7 +344,8 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
         labels = labels.to_numpy()
     found = list(labels)
     lists = [isinstance(row, list | tuple | set | frozenset) for row in found]
-    if any(lists) and (not all(lists) or any(isinstance(x, str) or missing(x) for row in found for x in row)):
+    indicator = all(lists) and any(found) and not any(isinstance(x, str) or missing(x) for row in found for x in row)
+    if any(lists) and not indicator:
         for number, row in enumerate(found):
             if not lists[number] or not all(isinstance(x, str) and x for x in row):
                 raise DataError(

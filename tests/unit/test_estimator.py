@@ -171,6 +171,14 @@ def test_among_lists_of_labels_every_row_is_one(second: Any, shown: str) -> None
         LinearClassifier().fit(["a", "b"], [["x"], second])
 
 
+def test_validation_texts_may_all_have_no_label() -> None:
+    fitted = LinearClassifier(min_count=1).fit(
+        ["a b", "b c"] * 5, [["x"], ["x", "y"]] * 5, valid=(["a", "c"], [[], []])
+    )
+    assert fitted.classes_.tolist() == ["x", "y"]
+    assert fitted.predict_proba(["a"]).shape == (1, 2)
+
+
 def test_indicator() -> None:
     many = dataset(90, multi=True)
     found = LinearClassifier().fit(many.texts, many.targets.astype(int))
