@@ -70,6 +70,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
     epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked)
     alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else []
     others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked)[1] or 0.0 for one in alike}
+    by_time = sorted(others, key=others.__getitem__)
     parts, phases = bytes_of(scene, learnt, asked)
     peak = max(phases.values())
     free = card.free + (parts.get("Python and libraries", 0) if card.kind != "cuda" else 0)
@@ -99,7 +100,7 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
         epochs=settings.epochs if learnt and settings else 1.0,
         epoch_seconds=epoch,
         seconds=seconds,
-        cards={name: others[name] for pick in (min, max) if others for name in [pick(others, key=others.__getitem__)]},
+        cards={name: others[name] for name in (*by_time[:1], *by_time[-1:])},
         rate=None if card.rate is None else UTILISATION * card.rate,
         share=UTILISATION,
         disk=round(trunk_bytes(scene) if trunk_of(config) else 0),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import AlbertConfig, Gemma3nTextConfig, LlamaConfig
 
 from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME
@@ -17,6 +18,7 @@ from lasttoken.model.backbone import (
     VocabularyHead,
     close,
     fingerprint,
+    keep_blocks,
     load,
     load_config,
     locate,
@@ -142,3 +144,16 @@ def test_the_embedded_model_fits_the_wheel_and_bitsandbytes() -> None:
     inside = {layer.in_features for layer in model.module.modules() if isinstance(layer, nn.Linear)}
     assert all(size % 64 == 0 for size in inside), inside
     assert load_config("tiny").vocab_size == len(model.tokenizer)
+
+
+def test_blocks_are_left_out_only_where_that_changes_none_of_the_others() -> None:
+    """ALBERT runs one block so often as it has layers; the upper blocks of Gemma 3n take keys from lower ones, counted from the top."""
+    kept = {}
+    for config in (
+        LlamaConfig(num_hidden_layers=4),
+        AlbertConfig(num_hidden_layers=4),
+        Gemma3nTextConfig(num_hidden_layers=20),
+    ):
+        keep_blocks(config, 2)
+        kept[config.model_type] = config.num_hidden_layers
+    assert kept == {"llama": 2, "albert": 4, "gemma3n_text": 20}
