@@ -19,8 +19,9 @@ from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model import compiled
 from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.blocks import blocks_of
 from lasttoken.model.compiled import compile_blocks, compiled_training, compiled_where
-from lasttoken.model.depth import blocks_of, tapped
+from lasttoken.model.depth import tapped
 from lasttoken.model.lora import POOL, lora_layers
 from lasttoken.text.tokenizer import Encoded
 
@@ -95,7 +96,7 @@ def test_a_fit_says_what_came_of_compiling(
     rows, journal = dataset(24), Journal()
     catalog.fit(Embedding(model=str(folder("llama")), train=train), rows, rows, device="cpu", journal=journal)
     assert [note for note in journal.notes if note.startswith(told)]
-    assert len(compiled_blocks) == (2 if checkpointing == "off" else 0)
+    assert len(compiled_blocks) == (1 if checkpointing == "off" else 0)  # of two blocks the last runs for few tokens
 
 
 def refused(*args: object, **kwargs: object) -> None:

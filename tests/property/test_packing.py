@@ -13,7 +13,7 @@ from lasttoken.labels import LabelSpace
 from lasttoken.methods.head import head_probs
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.pooling import Head
+from lasttoken.model.pooling import Head, Pooling
 from lasttoken.text.tokenizer import Encoded
 from lasttoken.train.world import World
 
@@ -45,22 +45,35 @@ def test_a_packed_row_gives_what_each_text_gives_alone(
     # products of other shapes sum float32 in another order: 1e-6 of states of size 1 to 5
     torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)
     assert together.layout.ends.tolist() == (np.cumsum([len(row) for row in rows]) - 1).tolist()
+    short = pack(encoded, np.arange(len(rows)), backbone, pooling="last")
+    with torch.inference_mode():
+        ends = backbone.hidden(short.inputs, short.layout)[short.layout.ends]
+    torch.testing.assert_close(ends, torch.stack([states[-1] for states in alone]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", [None, "last"])
 @pytest.mark.parametrize("name", NAMES)
 @FEW
 @given(rows=ROWS.filter(lambda rows: len(rows) > 1), which=st.integers(0, 7), shift=st.integers(1, 296))
 def test_a_text_that_changes_moves_no_other(
-    name: str, rows: list[list[int]], which: int, shift: int, load_shared: Callable[..., Backbone]
+    name: str,
+    pooling: Pooling | None,
+    rows: list[list[int]],
+    which: int,
+    shift: int,
+    load_shared: Callable[..., Backbone],
 ) -> None:
     """Bit for bit: whatever the neighbours hold, they are not looked at."""
     backbone = load_shared(name, kind="encoder" if name in ENCODERS else "decoder")
     which %= len(rows)
     other = [*rows[:which], [3 + (token - 3 + shift) % 297 for token in rows[which]], *rows[which + 1 :]]
-    batches = [pack(as_encoded(texts), np.arange(len(rows)), backbone) for texts in (rows, other)]
+    batches = [pack(as_encoded(texts), np.arange(len(rows)), backbone, pooling=pooling) for texts in (rows, other)]
     with torch.inference_mode():
         before, after = (backbone.hidden(batch.inputs, batch.layout) for batch in batches)
-    mine = torch.tensor([i == which for i, row in enumerate(rows) for _ in row])
+    owner = torch.tensor([i for i, row in enumerate(rows) for _ in row])
+    if pooling == "last":
+        before, after, owner = (x[batches[0].layout.ends] for x in (before, after, owner))
+    mine = owner == which
     assert torch.equal(after[~mine], before[~mine])
     assert not torch.equal(after[mine], before[mine])
 

@@ -61,12 +61,12 @@ class Real:
         else:
             self.backbone = load(config.model, kind="decoder", device=CPU, dtype=dtype, quantize=config.quantize)
             adapt(self.backbone, **config.lora.model_dump(), seed=0)
-        self.head = Head(self.backbone.width, 3, pooling=config.pooling)
+        self.pooling, self.head = config.pooling, Head(self.backbone.width, 3, pooling=config.pooling)
         ids = [np.arange(n, dtype=np.int32) % 200 + 5 for n in LENGTHS]
         self.encoded = Encoded(ids, np.zeros(4, dtype=np.int64), 999)
 
     def loss_and_count(self, rows: np.ndarray) -> tuple[Tensor, float]:
-        batch = pack(self.encoded, rows, self.backbone)
+        batch = pack(self.encoded, rows, self.backbone, pooling=self.pooling)
         with self.backbone.autocast():
             hidden = self.backbone.hidden(batch.inputs, batch.layout)
         return class_loss(self.head(hidden, batch.layout.ends), torch.zeros(len(rows), dtype=torch.int64))
@@ -176,18 +176,20 @@ def test_instruction_with_its_header_trees_and_vocabulary(multi: bool, folder: C
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_a_few_blocks_stand_for_all(kind: str, checkpointing: bool) -> None:
-    config = LlamaConfig(hidden_size=128, num_hidden_layers=7, intermediate_size=256, **SHAPE)
+    config = LlamaConfig(hidden_size=128, num_hidden_layers=9, intermediate_size=256, **SHAPE)
     made = skeleton(Embedding(model="base"), config)
-    assert few_blocks(made.backbone, range(7)) == [([0, 1], -4), ([0, 1, 2], 5)]
+    assert few_blocks(made.backbone, range(9)) == [([0, 1, 8], -5), ([0, 1, 2, 8], 6)]  # the last is a sort of its own
     whole, few = (
         rehearse(made, Micro(LENGTHS), kind=kind, checkpointing=checkpointing, short=short) for short in (False, True)
     )
-    assert whole == few
+    assert vars(whole) == pytest.approx(
+        vars(few), rel=1e-3
+    )  # equal, but for a list of tokens that recomputing leaves behind
 
 
 def test_a_graphics_card_keeps_masks_and_no_attention_weights() -> None:
     """By hand: without dropout nothing but attention differs; with it, a byte for every input of an adapted linear."""
-    config = LlamaConfig(hidden_size=128, num_hidden_layers=1, intermediate_size=256, **SHAPE)
+    config = LlamaConfig(hidden_size=128, num_hidden_layers=2, intermediate_size=256, **SHAPE)
     tokens = sum(LENGTHS)
     with_masks, without = (
         rehearse(
@@ -197,8 +199,9 @@ def test_a_graphics_card_keeps_masks_and_no_attention_weights() -> None:
         )
         for rate in (0.05, 0.0)
     )
-    # q, k, v, gate and up read H = 128, o reads 4 heads of 64, down reads 256
-    assert with_masks.kept - without.kept == tokens * (5 * 128 + 4 * 64 + 256)
+    # q, k, v, gate and up read H = 128, o reads 4 heads of 64, down reads 256; in the last block all but k and v read 4 tokens
+    lower, last = tokens * (5 * 128 + 4 * 64 + 256), tokens * 2 * 128 + 4 * (3 * 128 + 4 * 64 + 256)
+    assert with_masks.kept - without.kept == lower + last
     long, short = (
         rehearse(skeleton(Embedding(model="base"), config, dtype=torch.bfloat16), Micro((n,) * (512 // n)), kind="cuda")
         for n in (512, 64)
@@ -209,9 +212,10 @@ def test_a_graphics_card_keeps_masks_and_no_attention_weights() -> None:
 def test_arithmetic_is_four_operations_a_frozen_weight() -> None:
     made = skeleton(Embedding(model="base", lora=Lora(r=4)), LARGE)
     found = rehearse(made, Micro((64,) * 4), kind="cuda")
-    blocks = 16 * 2048 * (2 * 256 + 2 * 128 + 3 * 8192)  # q and o; k and v; gate, up and down
+    keys, others = 2048 * 2 * 128, 2048 * (2 * 256 + 3 * 8192)  # k and v; q and o, gate, up and down
+    products = 16 * keys * 256 + (15 * 256 + 4) * others  # in the last block the others run for 4 tokens
     # two forward and two backward; adapters, attention among 64 tokens and the head come to less than 3 % on top
-    assert 1.0 < found.flops / (4 * blocks * 256) < 1.03
+    assert 1.0 < found.flops / (4 * products) < 1.03
     again = rehearse(made, Micro((64,) * 4), kind="cuda", checkpointing=True)
     assert again.flops / found.flops == pytest.approx(1.5, rel=0.01)
 

@@ -99,7 +99,7 @@ def followed(
     lengths = np.array([len(text) for text in texts])
     ends = lengths.cumsum()
     positions = np.concatenate([len(header) + np.arange(n) for n in lengths])
-    layout = go_on(header, [NOWHERE] * len(texts), [causal(n) for n in lengths], positions)
+    layout = go_on(header, [NOWHERE] * len(texts), [causal(n) for n in lengths], positions, read=ends - 1)
     with backbone.autocast():
         hidden = backbone.hidden(tokens_of(np.concatenate(texts), backbone), layout)
     known = Known(

@@ -81,7 +81,7 @@ def fit_head(
         )
 
     def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
-        batch = pack(rows, chosen, learner)
+        batch = pack(rows, chosen, learner, pooling=head.pool.kind)
         with learner.autocast():
             hidden = learner.hidden(batch.inputs, batch.layout)
         targets = torch.from_numpy(train.targets[chosen]).to(device)
@@ -114,7 +114,7 @@ def head_probs(
     logits = torch.zeros(len(source), len(labels), dtype=torch.float64)
 
     def compute(rows: np.ndarray) -> Tensor:
-        batch = pack(source, rows, backbone)
+        batch = pack(source, rows, backbone, pooling=head.pool.kind)
         with backbone.autocast():
             hidden = backbone.hidden(batch.inputs, batch.layout)
         return head(hidden, batch.layout.ends, batch.last).cpu().double()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
-from lasttoken.model.depth import blocks_of
+from lasttoken.model.blocks import blocks_of
 from lasttoken.model.device import free_memory
 from lasttoken.model.lora import POOL
 from lasttoken.text.batch import Budget

@@ -16,6 +16,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.journal import LOGGER
 from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.pooling import Pooling, read_by
 from lasttoken.text.batch import by_length, under_budget
 from lasttoken.train.world import ALONE, World
 
@@ -54,10 +55,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
 
-def pack(source: Source, rows: np.ndarray, backbone: Backbone, *, causal: bool | None = None) -> Packed:
-    """The chosen rows (B,) packed in that order. causal: None is what the model was made with."""
-    seen = backbone.causal if causal is None else causal
-    layout = lay_out(source.segments(rows), causal=seen, device=backbone.device)
+def pack(
+    source: Source, rows: np.ndarray, backbone: Backbone, *, pooling: Pooling | None = None, causal: bool | None = None
+) -> Packed:
+    """The chosen rows (B,) packed in that order.
+
+    pooling: what reads the states after the last block, which saves those it does not look at; None: any may be read.
+    causal: None is what the model was made with.
+    """
+    seen, lengths = backbone.causal if causal is None else causal, source.segments(rows)
+    read = None if pooling is None else read_by(pooling, lengths)
+    layout = lay_out(lengths, read=read, causal=seen, device=backbone.device)
     counts = source.counts(rows)
     last = None if counts is None else torch.tensor(counts, device=backbone.device).cumsum(0) - 1
     return Packed(torch.as_tensor(source.joined(rows)).to(backbone.device), layout, last)

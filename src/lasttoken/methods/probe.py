@@ -202,7 +202,7 @@ def fill_pooled(
     with tapped(backbone, layers) as run:
 
         def compute(rows: np.ndarray) -> np.ndarray:
-            batch = pack(encoded, rows, backbone, causal=causal)
+            batch = pack(encoded, rows, backbone, pooling=config.pooling, causal=causal)
             with backbone.autocast():
                 found = run(batch.inputs, batch.layout)
             vectors = [pool(states, batch.layout.ends) for states in found]  # (S, H) each

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,24 +32,51 @@ class Scored:
 
 def lay_out_trees(backbone: Backbone, header: np.ndarray, texts: Sequence[np.ndarray], trees: Sequence[Tree]) -> Scored:
     """The packed row of `texts`, each followed by its tree, all behind one shared header (P,)."""
-    lengths = [len(text) + len(tree.tokens) for text, tree in zip(texts, trees, strict=True)]
-    layout = lay_out(lengths, prefix=len(header), trees=[t.ancestors for t in trees], device=backbone.device)
+    layout = lay_out_behind(len(header), [len(text) for text in texts], trees, device=backbone.device)
     pieces = [piece for text, tree in zip(texts, trees, strict=True) for piece in (text, tree.tokens)]
     tokens = np.concatenate([header, *pieces]).astype(np.int64)
-    ends = layout.ends.cpu().numpy()
-    places, at, predicted, of, path = [], [], [], [], []
+    places = places_of(len(header), [len(text) for text in texts], trees)
+    at, predicted, of, path = [], [], [], []
     seen = np.zeros(3, dtype=np.int64)  # places, predictions, paths so far
-    for end, tree in zip(ends, trees, strict=True):
-        places.append(end + 1 + tree.nodes)  # ROOT is -1: the text's last token itself
+    for tree in trees:
         at.append(tree.at + seen[0])
         predicted.append(tree.predicted)
         of.append(tree.of + seen[1])
         path.append(tree.path + seen[2])
         seen += [len(tree.nodes), len(tree.predicted), tree.paths]
-    joined: Any = (torch.from_numpy(np.concatenate(x)).to(backbone.device) for x in (places, at, predicted, of, path))
-    whole = torch.from_numpy(tokens).to(backbone.device)
-    places, at, predicted, of, path = joined
-    return Scored(whole, layout, places, at, predicted, of, path, [tree.paths for tree in trees])
+    joined = (places, *(np.concatenate(x) for x in (at, predicted, of, path)))
+    numbers = (torch.from_numpy(x).to(backbone.device) for x in (tokens, *joined))
+    whole, *parts = numbers
+    return Scored(whole, layout, *parts, [tree.paths for tree in trees])
+
+
+def lay_out_behind(
+    header: int,
+    lengths: Sequence[int],
+    trees: Sequence[Tree],
+    *,
+    device: torch.device | str = "cpu",
+    kind: str | None = None,
+) -> Layout:
+    """The layout of texts of `lengths` tokens behind `header` tokens, each followed by its tree. kind: as in `lay_out`."""
+    return lay_out(
+        [n + len(tree.tokens) for n, tree in zip(lengths, trees, strict=True)],
+        prefix=header,
+        trees=[tree.ancestors for tree in trees],
+        read=places_of(header, lengths, trees),
+        device=device,
+        kind=kind,
+    )
+
+
+def places_of(header: int, lengths: Sequence[int], trees: Sequence[Tree]) -> np.ndarray:
+    """Where in such a row something is predicted, (n,) int64."""
+    places, start = [], header
+    for length, tree in zip(lengths, trees, strict=True):
+        start += length
+        places.append(start + tree.nodes)  # ROOT is -1: the text's last token itself
+        start += len(tree.tokens)
+    return np.concatenate(places).astype(np.int64)
 
 
 def score(backbone: Backbone, batch: Scored, embeddings: Tensor | None = None) -> list[Tensor]:

@@ -86,7 +86,7 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
     found = torch.zeros(len(source), backbone.width, device=backbone.device)
 
     def compute(rows: np.ndarray) -> Tensor:
-        batch = pack(source, rows, backbone)
+        batch = pack(source, rows, backbone, pooling=head.pool.kind)
         with backbone.autocast():
             hidden = backbone.hidden(batch.inputs, batch.layout)
         return head.vectors(hidden, batch.layout.ends, batch.last)

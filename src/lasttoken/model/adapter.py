@@ -15,7 +15,8 @@ from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import blocks_of, check_cut
+from lasttoken.model.blocks import blocks_of, is_short, shorten
+from lasttoken.model.depth import check_cut
 from lasttoken.model.lora import speed_up
 
 
@@ -56,7 +57,7 @@ def adapt(
             adapted = get_peft_model(backbone.whole, config)
     except ValueError as error:
         raise ModelError(f"lora.targets: {error}".splitlines()[0]) from error
-    return prepared(adapted)
+    return prepared(adapted, backbone)
 
 
 def outside_trunk(backbone: Backbone) -> list[str]:
@@ -101,7 +102,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def prepared(adapted: PeftModel) -> PeftModel:
+def prepared(adapted: PeftModel, backbone: Backbone) -> PeftModel:
     """`adapted`, made faster without changing what it computes (model/lora.py).
 
     Its float32 weights are left to autocast: PEFT's own casting would copy every input to float32 and back.
@@ -110,6 +111,8 @@ def prepared(adapted: PeftModel) -> PeftModel:
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = cast("Any", False)
     speed_up(adapted)
+    if is_short(blocks_of(backbone.module)[1][-1]):
+        shorten(backbone.module)
     return adapted
 
 
@@ -127,7 +130,7 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
     """Put a saved adapter into the backbone, in place. Raises ArtifactError where it does not fit."""
     try:
         with quiet():
-            return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False))
+            return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False), backbone)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ArtifactError(
             f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]

@@ -53,7 +53,13 @@ class Layout:
     order: Tensor  # (T + filler - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
     filler: int = 0  # tokens that are run behind the T and read by nobody, for the sake of the row's size
     stretches: Stretches | None = None  # of a row without prefix and trees
+    read: Tensor | None = None  # (R,) int64, tokens whose last state is read, and a few more; None: any may be
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
+
+    @property
+    def row(self) -> int:
+        """Tokens that are run: T and the filler."""
+        return len(self.positions) + self.filler
 
 
 def lay_out(
@@ -61,6 +67,7 @@ def lay_out(
     *,
     prefix: int = 0,
     trees: Sequence[np.ndarray | None] | None = None,
+    read: np.ndarray | None = None,
     causal: bool = True,
     device: torch.device | str = "cpu",
     kind: str | None = None,
@@ -68,6 +75,7 @@ def lay_out(
     """The layout of a packed row: `prefix` tokens, then segments of `lengths` tokens.
 
     trees: per segment the ancestors-or-self matrix (A, A) bool of its last A tokens, or None for a plain text.
+    read: indices of the tokens whose state after the last block is of use (model/blocks.py); None: all.
     kind: what runs it, "cpu" or "cuda", where that is not the device that the layout stands on.
     """
     kind = kind or torch.device(device).type
@@ -107,6 +115,7 @@ def lay_out(
         torch.from_numpy(np.pad(entries, (0, filler))).to(device),
         filler,
         stretches,
+        to_read(read, len(positions) + filler, device, kind),
     )
 
 
@@ -124,6 +133,24 @@ def filler_of(tokens: int, kind: str) -> int:
 def block_side(longest: int, kind: str) -> int:
     """The length L that the segments of a block are padded to, for the same reason."""
     return longest + (-longest % SIDE if kind == "cpu" else 0)
+
+
+def to_read(
+    places: np.ndarray | None, row: int, device: torch.device | str = "cpu", kind: str | None = None
+) -> Tensor | None:
+    """`places` and as many other tokens of a row as make their number a multiple of SIDE, (R,) int64, for the same reason.
+
+    None where they are more than half of the row: to gather them would save little.
+    """
+    if places is None:
+        return None
+    wanted = np.zeros(row, dtype=bool)
+    wanted[places] = True
+    if (kind or torch.device(device).type) == "cpu":
+        more = -np.count_nonzero(wanted) % SIDE
+        wanted[np.flatnonzero(~wanted)[::-1][:more]] = True
+    found = np.flatnonzero(wanted)
+    return torch.from_numpy(found).to(device) if 2 * len(found) <= row else None
 
 
 def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.ndarray:
@@ -164,6 +191,16 @@ def similar(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.n
 
 class OtherLayout(Protocol):
     """A layout that attends in its own way (model/recall.py)."""
+
+    @property
+    def row(self) -> int:
+        """Tokens that are run, as in `Layout`."""
+        ...
+
+    @property
+    def read(self) -> Tensor | None:
+        """Tokens whose last state is read, as in `Layout`."""
+        ...
 
     @property
     def positions(self) -> Tensor:

@@ -35,6 +35,7 @@ from transformers.utils import logging as transformers_logging
 
 from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME, Layout, OtherLayout, lay_out
+from lasttoken.model.blocks import shorten
 from lasttoken.model.device import choose_dtype, describe_device
 
 COUNTED = (
@@ -79,7 +80,10 @@ class Backbone:
         return longest_text(self.config) - self.offset
 
     def hidden(self, inputs: Tensor, layout: Layout | OtherLayout) -> Tensor:
-        """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H)."""
+        """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H).
+
+        Where the layout names the tokens that are read, the states of others mean nothing.
+        """
         sides = (0, 0) * (inputs.ndim - 1)
         whole = F.pad(inputs, (*sides, 0, layout.filler))
         out = self.module(
@@ -358,11 +362,26 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
                 raise ModelError(
                     f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here"
                 )
+            shorten_where_exact(candidate, texts, packed)
             return candidate
     raise ModelError(
         f"model {backbone.name!r} ({backbone.config.model_type}) does not give the same hidden states for packed texts as for "
         "single ones (a state-space layer, or positions of its own); it cannot be used"
     )
+
+
+def shorten_where_exact(backbone: Backbone, texts: Sequence[np.ndarray], whole: Tensor) -> None:
+    """Have the last block run in full for the tokens alone that are read, where that gives `whole` (T, H) at the texts' ends."""
+    ends = np.cumsum([len(text) for text in texts]) - 1
+    layout = lay_out([len(text) for text in texts], read=ends, causal=backbone.causal, device=backbone.device)
+    undo = shorten(backbone.module)
+    try:
+        short = backbone.hidden(to_tensor(np.concatenate(texts), backbone), layout)
+        exact = close(short[layout.ends], whole[layout.ends])
+    except (IndexError, RuntimeError, TypeError, AttributeError):
+        exact = False
+    if not exact:
+        undo()
 
 
 def beyond_window(backbone: Backbone) -> int:

@@ -1,8 +1,9 @@
 """A model's blocks compiled by torch: what they do element by element becomes one loop, after some seconds of waiting.
 
 Norms, rotations and gates of a block take as long on a CPU as its matrix products; torch.compile fuses them. Packed
-attention stays as it is. Training is compiled by `compiled_training`. Prediction is by `compile_blocks`, on a CPU only what
-runs on one thread, as `in_batches` runs it: compiled code holds for one number of threads.
+attention stays as it is, and so does the last block where it runs in full for few tokens only (model/blocks.py).
+Training is compiled by `compiled_training`. Prediction is by `compile_blocks`, on a CPU only what runs on one thread, as
+`in_batches` runs it: compiled code holds for one number of threads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import AttentionInterface
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.model.attention import NAME, lay_out, packed_attention
 from lasttoken.model.backbone import Backbone, close, to_tensor
-from lasttoken.model.depth import blocks_of
+from lasttoken.model.blocks import blocks_of, is_short
 
 VARIANTS = 64  # of a block (with gradient, merged, of another model) that torch keeps compiled; its own limit is 8
 SIZES = ((40, 9), (150, 30, 3))  # tokens of made-up texts: two rows of different size, so that sizes are left open
@@ -36,7 +37,7 @@ def compiled_training(model: nn.Module) -> Iterator[None]:
     """
     from torch._dynamo.exc import TorchDynamoException  # a second to import
 
-    _, blocks = blocks_of(model)
+    blocks = compiled_ones(model)
     plain = swap(blocks, lambda states: torch.is_grad_enabled())
     try:
         with warnings.catch_warnings():
@@ -56,7 +57,7 @@ def compile_blocks(backbone: Backbone) -> float:
     from torch._dynamo.exc import TorchDynamoException  # a second to import
 
     before = on_one_thread(backbone)
-    _, blocks = blocks_of(backbone.module)
+    blocks = compiled_ones(backbone.module)
     began = time.perf_counter()
     plain = swap(blocks, predicts)
     try:
@@ -71,6 +72,11 @@ def compile_blocks(backbone: Backbone) -> float:
             raise why(error, "predict without --compile") from error
         raise
     return time.perf_counter() - began
+
+
+def compiled_ones(module: nn.Module) -> list[nn.Module]:
+    """The blocks to compile."""
+    return [block for block in blocks_of(module)[1] if not is_short(block)]
 
 
 def predicts(states: Tensor) -> bool:
@@ -90,7 +96,7 @@ def compiled_where(forward: Callable[..., Any], serves: Callable[[Tensor], bool]
     return run
 
 
-def swap(blocks: Sequence[nn.Module] | nn.ModuleList, serves: Callable[[Tensor], bool]) -> list[Any]:
+def swap(blocks: Sequence[nn.Module], serves: Callable[[Tensor], bool]) -> list[Any]:
     """Compile the forward of every block where `serves` says so; what a block had in the place of its class's, or None.
 
     The attention function is left out of what is compiled, here and from now on, which changes nothing it does.
@@ -105,7 +111,7 @@ def swap(blocks: Sequence[nn.Module] | nn.ModuleList, serves: Callable[[Tensor],
     return own
 
 
-def restore(blocks: Sequence[nn.Module] | nn.ModuleList, own: Sequence[Any]) -> None:
+def restore(blocks: Sequence[nn.Module], own: Sequence[Any]) -> None:
     """Undo what `swap` did to the blocks."""
     for block, forward in zip(blocks, own, strict=True):
         del block.forward

@@ -20,16 +20,11 @@ from torch import Tensor, nn
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone, close, to_tensor
+from lasttoken.model.blocks import blocks_of
 
 
 class Reached(Exception):
     """Ends a forward early."""
-
-
-def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    """(name, the blocks) of a trunk, or of the encoder inside it: the longest list of modules among its children."""
-    found = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)]
-    return max(found, key=lambda pair: (len(pair[1]), -pair[0].count(".")))
 
 
 def depth_of(backbone: Backbone) -> int:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 Pooling = Literal["last", "first", "mean", "max", "attention"]
+
+
+def read_by(pooling: Pooling, lengths: Sequence[int]) -> np.ndarray | None:
+    """Which tokens of a row of texts of `lengths` tokens pooling looks at, by their index; None: all."""
+    ends = np.cumsum(lengths) - 1
+    return {"last": ends, "first": ends + 1 - lengths}.get(pooling)
 
 
 class Pool(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import attend, block_side, filler_of, shared_heads, similar, split_heads
+from lasttoken.model.attention import attend, block_side, filler_of, shared_heads, similar, split_heads, to_read
 
 States = Mapping[nn.Module, tuple[Tensor, Tensor]]
 
@@ -49,8 +49,14 @@ class Further:
     reaches: tuple[Reach, ...]
     order: Tensor  # (T + filler,) int64: token i of the row is entry order[i] of all reaches' rows, one after the other
     filler: int  # tokens that are run behind the T, as in `Layout`
+    read: Tensor | None = None  # (R,) int64, as in `Layout`
     states: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # past and new joined, (M + T, W)
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (reach, window) -> mask, made once
+
+    @property
+    def row(self) -> int:
+        """Tokens that are run: T and the filler."""
+        return len(self.positions) + self.filler
 
     def joined(self, *, shared: int | None = None) -> Past:
         """The past of what comes next, once this row has been run."""
@@ -109,11 +115,19 @@ def nothing(device: torch.device) -> Past:
     return Past(0, torch.empty(0, dtype=torch.int64, device=device), {})
 
 
-def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], positions: np.ndarray) -> Further:
+def go_on(
+    past: Past,
+    seen: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    positions: np.ndarray,
+    *,
+    read: np.ndarray | None = None,
+) -> Further:
     """The layout of segments that go on from `past`.
 
     seen: per segment the places (m,) in the past that it can see, besides the shared ones. masks: per segment (n, m + n)
     bool, query x key, the keys being those seen and then its own n tokens. positions: (T,), of all segments in order.
+    read: as in `lay_out`, counted in the new tokens.
     """
     device, count = past.positions.device, len(past)
     lengths = np.array([len(mask) for mask in masks], dtype=np.int64)
@@ -137,4 +151,5 @@ def go_on(past: Past, seen: Sequence[np.ndarray], masks: Sequence[np.ndarray], p
         reaches.append(Reach(flat[0], flat[1], torch.from_numpy(allowed).to(device)))
     where = torch.from_numpy(positions.astype(np.int64)).to(device)
     filler = filler_of(len(positions), device.type)
-    return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler)
+    chosen = to_read(read, len(positions) + filler, device)
+    return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler, chosen)

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.config import Embedding, Encoder, Probe
+from lasttoken.config import Embedding, Encoder, Instruction, Probe
 from lasttoken.errors import ModelError
 from lasttoken.methods.memory import recompute
-from lasttoken.methods.scoring import CHUNK
+from lasttoken.methods.scoring import CHUNK, lay_out_behind
 from lasttoken.model.attention import Block, Layout, lay_out
 from lasttoken.model.backbone import Backbone, first_line
-from lasttoken.model.depth import blocks_of, depth_of, tapped, with_blocks
-from lasttoken.model.pooling import Pool
+from lasttoken.model.blocks import blocks_of, is_short
+from lasttoken.model.depth import depth_of, tapped, with_blocks
+from lasttoken.model.pooling import Pool, read_by
 from lasttoken.plan.elsewhere import Elsewhere, acting_as
 from lasttoken.plan.skeleton import Method, Skeleton
 from lasttoken.text.tree import Tree
@@ -101,7 +102,7 @@ def run(
     """(kept, peak, pool, flops, operations) of a micro-batch through `learner` and the skeleton's head."""
     meter, modules = skeleton.meter, skeleton.modules
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
-    layout = laid_out(micro, causal=learner.causal, kind=kind)
+    layout = laid_out(micro, skeleton.config, causal=learner.causal, kind=kind)
     for module in modules:
         module.train(train)
     with ExitStack() as stack:
@@ -159,7 +160,7 @@ def few_blocks(backbone: Backbone, span: range) -> list[tuple[list[int], int]]:
     nothing, or the blocks cannot be taken out.
     """
     name, blocks = blocks_of(backbone.module)
-    sorts = [sort_of(block) for block in blocks]
+    sorts = [sort_of(block) + "short" * is_short(block) for block in blocks]
     rest = span[1:]
     reference = [span[0], *sorted({sorts[i]: i for i in reversed(rest)}.values())]
     more = {i: sum(sorts[j] == sorts[i] for j in rest) - 1 for i in reference[1:]}
@@ -219,12 +220,11 @@ def answer_loss(learner: Backbone, hidden: Tensor, micro: Micro) -> Tensor:
     return -torch.cat(chosen).sum()
 
 
-def laid_out(micro: Micro, *, causal: bool, kind: str) -> Layout:
+def laid_out(micro: Micro, config: Method, *, causal: bool, kind: str) -> Layout:
     """The layout of a micro-batch, as training on a device of `kind` makes it."""
-    trees = micro.trees or [None] * len(micro.lengths)
-    lengths = [n + (0 if tree is None else len(tree.tokens)) for n, tree in zip(micro.lengths, trees, strict=True)]
-    ancestors = [None if tree is None else tree.ancestors for tree in trees]
-    return lay_out(lengths, prefix=micro.prefix, trees=ancestors, causal=causal, kind=kind)
+    if isinstance(config, Instruction):
+        return lay_out_behind(micro.prefix, micro.lengths, micro.trees or (), kind=kind)
+    return lay_out(micro.lengths, read=read_by(config.pooling, micro.lengths), causal=causal, kind=kind)
 
 
 def without_numbers(layout: Layout) -> Layout:
@@ -240,4 +240,5 @@ def without_numbers(layout: Layout) -> Layout:
     blocks = tuple(
         Block(bare(b.rows), bare(b.padding), bare(b.allowed), bare(b.positions), b.plain) for b in layout.blocks
     )
-    return Layout(layout.prefix, bare(layout.positions), bare(layout.ends), blocks, bare(layout.order), layout.filler)
+    parts = (layout.prefix, bare(layout.positions), bare(layout.ends), blocks, bare(layout.order), layout.filler)
+    return Layout(*parts, read=bare(layout.read))

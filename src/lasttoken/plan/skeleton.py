@@ -35,6 +35,7 @@ from lasttoken.model.backbone import (
     refuse_unknown,
     text_model,
 )
+from lasttoken.model.blocks import shorten
 from lasttoken.model.pooling import Head
 from lasttoken.plan.meter import Meter
 
@@ -84,6 +85,7 @@ def build(config: Method, model: PretrainedConfig, tokenizer: Any, *, classes: i
         trunk = whole.get_decoder() if vocabulary else text_model(whole)
         causal = not isinstance(config, Encoder) and not (isinstance(config, Probe) and config.bidirectional)
         backbone = Backbone(config.model, whole, trunk, tokenizer, trunk.config, None, CPU, compute, causal)
+        shorten(trunk)
         if isinstance(config, Embedding | Instruction) and config.lora.r:
             block = config.trunk if isinstance(config, Embedding) else 0
             adapt(backbone, **config.lora.model_dump(), from_block=block, seed=0)

@@ -18,7 +18,8 @@ from lasttoken.methods.head import fit_head
 from lasttoken.methods.packed import pack
 from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.depth import above, blocks_of, depth_of, tapped
+from lasttoken.model.blocks import blocks_of
+from lasttoken.model.depth import above, depth_of, tapped
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 from lasttoken.train.world import ALONE
