@@ -1,0 +1,82 @@
+"""What a way of ours is worth: passes of a case with it and without it, alternated, and the ratio of their rates, on stdout.
+
+    python bench/speed/worth.py --data ../shared/data --way last-block --only probe.tiny.short [--rounds 9] [--groups N] [--toy]
+
+The rows, models and settings are those of run.py, peers left out; both run the same weights in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from machine import about
+from models import CPU
+from profiled import own
+from rounds import Contender, Pass, compare
+from run import COMPARISONS, cases
+
+WAYS = {  # what is put in the place of a function to do without
+    "last-block": ("lasttoken.model.attention.to_read", lambda *_: None),  # run it in full for every token
+    "few-sizes": ("lasttoken.model.attention.filler_of", lambda *_: 0),  # run rows of any length
+}
+
+
+@contextmanager
+def without(way: str) -> Iterator[None]:
+    """What runs inside does without a way."""
+    with patch(*WAYS[way]):
+        yield
+
+
+def both(contender: Contender, way: str) -> list[Contender]:
+    """The contender as it is, and without the way."""
+
+    def run() -> Pass:
+        with without(way):
+            return contender.run()
+
+    return [contender, replace(contender, name=f"{contender.name}, without", run=run, ours=False)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="../shared/data; without it, and with --toy only, rows are made up")
+    parser.add_argument("--way", choices=WAYS, default="last-block")
+    parser.add_argument("--only", default="", help="tasks or cases, with commas")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--groups", type=int, help="of 32 rows a case at most, for slow machines")
+    parser.add_argument("--toy", action="store_true", help="small and made up: shows that the code runs")
+    arguments = parser.parse_args()
+    if arguments.data is None and not arguments.toy:
+        parser.error("--data: name the folder of the real rows (../shared/data), or add --toy")
+    machine = about(CPU)["machine"]
+    print(f"{machine['cpu']}, {machine['device']}, {machine['dtype']}, torch {torch.__version__}")
+    only = [x for x in arguments.only.split(",") if x]
+    for name, case in cases(only, arguments.toy, arguments.data, arguments.groups):
+        if case["task"] not in COMPARISONS:
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            for contender in own(case, Path(work)):
+                measured = compare(both(contender, arguments.way), rounds=arguments.rounds, peak=lambda: 0.0)
+                ours, less = (each["rates"] for each in measured["contenders"])
+                ratios = [a / b for a, b in zip(ours, less, strict=True)]
+                print(
+                    f"{name}: {contender.name}: {median(ratios):.3f} times [{min(ratios):.3f}, {max(ratios):.3f}], "
+                    f"{median(ours):.1f} rows/s against {median(less):.1f}, {len(ratios)} rounds of {len(contender.rows)} rows",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
