@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,33 +109,33 @@ def adapted(model: nn.Module, task: str, **more: Any) -> nn.Module:
         return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
-def block_flops(config: Any) -> tuple[int, int, int]:
-    """(multiply-adds a token in the linears of all blocks, of them those of the first q, k and v, width of all heads)."""
-    width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
-    size = getattr(config, "head_dim", None) or width // heads
-    qkv = width * size * (heads + 2 * config.num_key_value_heads)
-    block = qkv + heads * size * width + 3 * width * inner
-    return block * config.num_hidden_layers, qkv, heads * size
-
-
 def flops(config: Any, lengths: Any, *, training: bool, rank: int = 0) -> float:
     """FLOP that rows of `lengths` tokens need at least: blocks, causal half of attention, LoRA in training; no vocabulary head.
 
-    Frozen weights take no gradient, and nothing flows back below the first block's adapters: 2 + 2 a weight and token.
+    Frozen weights take no gradient, and nothing flows back below the first block's adapters: 2 + 2 a weight and token. In the
+    last block keys and values are needed of every token, all else of one token a row (which is read).
     """
-    linears, first, heads = block_flops(config)
-    tokens, pairs = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
-    forward = 2 * linears * tokens + 2 * heads * config.num_hidden_layers * pairs
+    keys, others = linears_of(config)
+    query, heads = others[0], others[0][1]  # heads: the width of all of them
+    tokens, pairs, below = float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), config.num_hidden_layers - 1
+
+    def products(cost: Callable[[int, int], int]) -> float:
+        """What linears of (inputs, outputs) cost, `cost` each a token."""
+        full, few = (sum(cost(*one) for one in part) for part in (keys, others))
+        return full * (below + 1) * tokens + few * (below * tokens + len(lengths))
+
+    weights = products(lambda inputs, outputs: inputs * outputs)
+    attention = 2 * heads * (below * pairs + 2 * tokens)
     if not training:
-        return forward
-    low = rank * ends(config) * config.num_hidden_layers
-    back = 2 * (linears - first) * tokens + 4 * heads * config.num_hidden_layers * pairs
-    return forward + back + 6 * low * tokens
+        return 2 * weights + attention
+    first = sum(inputs * outputs for inputs, outputs in (query, *keys))
+    low = rank * products(lambda inputs, outputs: inputs + outputs)
+    return 2 * weights + attention + 2 * (weights - first * tokens) + 2 * attention + 6 * low
 
 
-def ends(config: Any) -> int:
-    """Inputs and outputs of a block's seven linears, summed: what a rank of LoRA costs there."""
-    width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
-    size = getattr(config, "head_dim", None) or width // heads
-    query, key = heads * size, config.num_key_value_heads * size
-    return (width + query) + 2 * (width + key) + (query + width) + 3 * (width + inner)
+def linears_of(config: Any) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(inputs, outputs) of the linears of a block: those that make keys and values, and the others, the query first."""
+    width, inner = config.hidden_size, config.intermediate_size
+    size = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    query, key = config.num_attention_heads * size, config.num_key_value_heads * size
+    return [(width, key)] * 2, [(width, query), (query, width), (width, inner), (width, inner), (inner, width)]

@@ -131,6 +131,8 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
     for sentence in notes:
         journal.note(sentence)
     shipped = {"valid": raw["valid"], "test": policy.shipped(raw["test"])}  # the policy knows validation too well
+    if told := silent(shipped["test"]):
+        journal.note(f"test: {told}")
     truncation = cost_of_truncation(shipped["test"], np.array(journal.lost), seed=config.seed)
     if truncation is not None:
         journal.note(f"test: {truncation['told']}")
@@ -245,6 +247,14 @@ def predictions_of(
     if journal.truncation:
         journal.note(f"test: {journal.truncation}")
     return {"valid": valid, "test": predicted(splits.test, probs)}, len(splits.test) / spent, invalid
+
+
+def silent(test: Predictions) -> str | None:
+    """The sentence where no row with several labels is given any, though some should be; else None."""
+    if not test.labels.multi or test.chosen.any() or not test.targets.any():
+        return None
+    most = figure(float(test.probs.max()))
+    return f"no row is given any label, the highest probability being {most}, so F1 is 0; AUROC and P@1 still say how labels rank"
 
 
 def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.device import peak_resident, reset_peak
+from lasttoken.model.recall import remember
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import encode
 from lasttoken.text.tree import grow
@@ -35,10 +36,11 @@ def log_probability(model: PreTrainedModel, before: list[int], answer: list[int]
 
 
 @torch.inference_mode()
-def tree_scores(backbone: Backbone, prompt: Prompt, labels: LabelSpace) -> np.ndarray:
-    """Scores (texts, paths) of all texts in one packed row."""
+def tree_scores(backbone: Backbone, prompt: Prompt, labels: LabelSpace, *, kept: bool = False) -> np.ndarray:
+    """Scores (texts, paths) of all texts in one packed row. kept: with the header run before, in a row of its own."""
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
-    batch = lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, labels)] * len(TEXTS))
+    header = remember(backbone, prompt.header) if kept else prompt.header
+    batch = lay_out_trees(backbone, header, encoded.ids, [answer_tree(prompt, labels)] * len(TEXTS))
     return torch.stack(score(backbone, batch)).double().numpy()
 
 
@@ -61,6 +63,7 @@ def test_scores_equal_one_forward_per_label(
         for before in rows_before(backbone, prompt)
     ]
     np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
+    np.testing.assert_allclose(tree_scores(backbone, prompt, labels, kept=True), wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2"])

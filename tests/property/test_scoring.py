@@ -11,10 +11,11 @@ from scipy.special import softmax
 from torch import Tensor
 
 from lasttoken.methods import bounded
-from lasttoken.methods.bounded import bounded_probs, remember, walk_of
+from lasttoken.methods.bounded import bounded_probs, walk_of
 from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.attention import lay_out
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.recall import remember
 from lasttoken.text.tree import grow
 
 # the models are shared by all examples and nothing changes them
@@ -41,13 +42,15 @@ def alone(backbone: Backbone, before: list[int], answer: list[int]) -> float:
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
 @FEW
-@given(header=HEADER, texts=TEXTS, paths=PATHS)
+@given(header=HEADER, texts=TEXTS, paths=PATHS, kept=st.booleans())
 def test_a_path_of_a_tree_scores_as_one_pass_of_its_own(
-    name: str, header: list[int], texts: list[list[int]], paths: list, load_shared: Callable[..., Backbone]
+    name: str, header: list[int], texts: list[list[int]], paths: list, kept: bool, load_shared: Callable[..., Backbone]
 ) -> None:
+    """kept: whether the header has been run before the texts, in a row of its own."""
     backbone, tree = load_shared(name, vocabulary=True), grow(paths)
     with torch.inference_mode():
-        batch = lay_out_trees(backbone, ids(header), [ids(text) for text in texts], [tree] * len(texts))
+        before = remember(backbone, ids(header)) if kept else ids(header)
+        batch = lay_out_trees(backbone, before, [ids(text) for text in texts], [tree] * len(texts))
         found = score(backbone, batch)
         wanted = [[alone(backbone, [*header, *text, *context], answer) for context, answer in paths] for text in texts]
     # sums of a few logs of size 5 and more, in float32 and in another order

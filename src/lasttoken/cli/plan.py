@@ -135,18 +135,21 @@ def foretell(run: Run, gpu: str | None, supposed: tuple[int, int, int] | None) -
     """The forecast of a run, and where it does not fit what would make it."""
     import torch
 
+    from lasttoken.plan.cards import Card, find_card, this_machine
+
+    named = find_card(gpu) if gpu else None  # before what takes seconds to import
+
     from lasttoken.cli.screen import Screen
     from lasttoken.experiment import load_data
     from lasttoken.model.backbone import load_config
     from lasttoken.model.device import choose_device
     from lasttoken.plan.advice import advise
-    from lasttoken.plan.cards import Card, find_card, this_machine
     from lasttoken.plan.forecast import forecast
     from lasttoken.plan.rows import count, suppose, tokenizer_here
     from lasttoken.plan.skeleton import Method
 
     config: Any = run.method
-    card = find_card(gpu) if gpu else this_machine(choose_device(run.device))
+    card = named or this_machine(choose_device(run.device))
     model = load_config(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     tokenizer = tokenizer_here(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
     if supposed:

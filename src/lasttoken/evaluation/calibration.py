@@ -55,6 +55,7 @@ class Calibration:
 
 
 NONE = Calibration("none")
+MORE_ROWS = "a larger data.valid_share gives more"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
 
 def too_few(method: str, multi: bool, classes: int, rows: int) -> str:
     """How many validation rows are missing."""
-    return f"calibration: {method} needs {KINDS[multi][method].needed(classes)} validation rows, there are {rows}"
+    return f"calibration: {method} needs {KINDS[multi][method].needed(classes)} validation rows, there are {rows} ({MORE_ROWS})"
 
 
 def fit_calibration(

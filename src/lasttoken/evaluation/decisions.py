@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from lasttoken.errors import DataError
-from lasttoken.evaluation.calibration import FOLDS, folds_of
+from lasttoken.evaluation.calibration import FOLDS, MORE_ROWS, folds_of
 from lasttoken.evaluation.costs import cheapest
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.predictions import HALF, most_probable
@@ -121,7 +121,10 @@ def fit_thresholds(
         span = f"{low:.3f}" if low == high else f"from {low:.3f} to {high:.3f}"
         return limits, f"thresholds: {span}, by what a wrong and a missed label cost"
     if len(y) < NEEDED:
-        return None, f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)}"
+        return (
+            None,
+            f"thresholds: one half; choosing others needs {NEEDED} validation rows, there are {len(y)} ({MORE_ROWS})",
+        )
     if objective in ("precision", "recall"):
         limits = np.array([cut_for(p, true, objective, wanted) for p, true in zip(probs.T, y.T, strict=True)])
         if objective == "recall":

@@ -68,9 +68,9 @@ def interval(estimate: float, drawn: np.ndarray, level: float, bounds: tuple[flo
 
 
 def unanimous(metric: Metric, estimate: float, y: np.ndarray, total: np.ndarray, level: float) -> Interval:
-    """The interval of a metric that is at its best or worst in every resample: rows that are all alike.
+    """The interval of a metric that is the same in every resample: all rows, or all rows of a class, are alike.
 
-    Resampling such rows shows no spread, yet the next row may differ. The open end is that of a share of n rows without
+    Resampling such rows shows no spread, yet the next row may differ. An open end is that of a share of n rows without
     an exception (Clopper & Pearson 1934), carried over to the metric's range: [.964, 1] for 100 rows at 95 %. Of a mean
     over classes each has such an end of its own, and their squares add, as if they were independent. total: the metric's sums
     over all rows.
@@ -127,7 +127,7 @@ def bootstrap(
     value = metric.formula(y).of_draws(sums)
     draws = affordable(draws, FEWEST, sums)
     drawn = np.concatenate([value(sums.weighted(weights), n) for weights in resamples(n, draws, rng)])
-    if estimate in metric.bounds and math.isfinite(metric.bounds[1]) and np.ptp(drawn) < ROUNDING:
+    if math.isfinite(metric.bounds[1]) and np.ptp(drawn) < ROUNDING:
         return unanimous(metric, estimate, y, sums.total(), level)
     return interval(estimate, drawn, level, metric.bounds)
 

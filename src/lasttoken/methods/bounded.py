@@ -18,11 +18,10 @@ from torch import Tensor
 
 from lasttoken.methods.scoring import log_probs
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.recall import Past, go_on, nothing
+from lasttoken.model.recall import NOWHERE, Past, causal, go_on
 from lasttoken.text.batch import under_budget
 from lasttoken.text.tree import MOST, ROOT, Tree, sees
 
-NOWHERE = np.empty(0, dtype=np.int64)
 CELLS = 2**18  # texts that are followed together, times the nodes, predictions or labels of the tree, at most
 
 
@@ -64,18 +63,6 @@ def walk_of(tree: Tree) -> Walk:
         chain[one] += chain[forced[one]] if forced[one] >= 0 else 0
     ends = np.array([path[-1] for path in steps])
     return Walk(tree, node, before, depth, nodes, ends, np.append(arrives, 0), np.append(labels, 1), forced, chain)
-
-
-@torch.inference_mode()
-def remember(backbone: Backbone, header: np.ndarray) -> Past:
-    """The past that every text goes on from: the header (P,)."""
-    past = nothing(backbone.device)
-    if not len(header):
-        return past
-    layout = go_on(past, [NOWHERE], [causal(len(header))], np.arange(len(header)))
-    with backbone.autocast():
-        backbone.hidden(tokens_of(header, backbone), layout)
-    return layout.joined(shared=len(header))
 
 
 def bounded_probs(
@@ -220,11 +207,6 @@ def learn(backbone: Backbone, walk: Walk, known: Known, hidden: Tensor, rows: np
         here = walk.depth[made] == depth
         row, prediction = owner[here], made[here]
         known.reached[row, prediction] = values[here] + (known.reached[row, walk.before[prediction]] if depth else 0)
-
-
-def causal(size: int) -> np.ndarray:
-    """Each token sees itself and what stands before it, (size, size) bool."""
-    return np.tril(np.ones((size, size), dtype=bool))
 
 
 def tokens_of(ids: np.ndarray, backbone: Backbone) -> Tensor:

@@ -26,7 +26,7 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.artifact import read_settings, write_settings
-from lasttoken.methods.bounded import bounded_probs, remember, walk_of
+from lasttoken.methods.bounded import bounded_probs, walk_of
 from lasttoken.methods.fitting import fit_weights, no_training
 from lasttoken.methods.generation import generated_probs
 from lasttoken.methods.packed import in_batches
@@ -37,6 +37,7 @@ from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
 from lasttoken.model.lora import merge, merged
+from lasttoken.model.recall import remember
 from lasttoken.seed import derive, generator
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
@@ -189,14 +190,21 @@ def encode_texts(
     backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction, journal: Journal | None = None
 ) -> Encoded:
     """Token ids of the texts alone, cut so that header, text, footer and the longest answer fit the limit."""
-    around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
-    limit = min(config.max_length, backbone.window) - around
-    if limit < 1:
-        raise ModelError(
-            f"instruction: prompt and labels take {around} of {limit + around} tokens and leave none for the text; "
-            "raise max_length, shorten the prompt or the answers, or use --method embedding"
-        )
+    limit = room_for_text(backbone, prompt, config)
     return encode(backbone.tokenizer, texts, limit=limit, special=False, keep=config.long.keep, journal=journal)
+
+
+def room_for_text(backbone: Backbone, prompt: Prompt, config: Instruction) -> int:
+    """Tokens that header, footer and the longest answer leave of the limit. Raises ModelError where they leave none."""
+    around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
+    whole = min(config.max_length, backbone.window)
+    if whole > around:
+        return whole - around
+    more = "raise max_length, " if config.max_length < backbone.window else ""
+    raise ModelError(
+        f"instruction: prompt and labels take {around} of {whole} tokens and leave none for the text; {more}shorten the "
+        "prompt or the answers, or use --method embedding"
+    )
 
 
 def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> str | None:
@@ -300,12 +308,12 @@ def label_probs(
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
     if tolerance and not labels.multi:
         return tolerated_probs(backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world)
-    trees, count = answer_trees(prompt, labels), len(encoded)
+    trees, header, count = answer_trees(prompt, labels), remember(backbone, prompt.header), len(encoded)
     scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
 
     def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count
         texts, asked = [encoded.ids[k % count] for k in jobs], [trees[k // count][1] for k in jobs]
-        batch: Scored = lay_out_trees(backbone, prompt.header, texts, asked)
+        batch: Scored = lay_out_trees(backbone, header, texts, asked)
         with backbone.autocast():
             return list(torch.cat(score(backbone, batch)).cpu().double().split(batch.paths))
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import Layout, lay_out
+from lasttoken.model.attention import KeysValues, Layout, lay_out
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.recall import Past
 from lasttoken.text.tree import Tree
 
 CHUNK = 1024  # vocabulary rows held at once: positions, not tokens
@@ -30,12 +31,15 @@ class Scored:
     paths: list[int]  # of each text
 
 
-def lay_out_trees(backbone: Backbone, header: np.ndarray, texts: Sequence[np.ndarray], trees: Sequence[Tree]) -> Scored:
-    """The packed row of `texts`, each followed by its tree, all behind one shared header (P,)."""
-    layout = lay_out_behind(len(header), [len(text) for text in texts], trees, device=backbone.device)
+def lay_out_trees(
+    backbone: Backbone, header: np.ndarray | Past, texts: Sequence[np.ndarray], trees: Sequence[Tree]
+) -> Scored:
+    """The packed row of `texts`, each followed by its tree, all behind one shared header: tokens (P,), or what was kept of them."""
+    lengths, kept = [len(text) for text in texts], header.states if isinstance(header, Past) and len(header) else None
+    layout = lay_out_behind(len(header), lengths, trees, kept=kept, device=backbone.device)
     pieces = [piece for text, tree in zip(texts, trees, strict=True) for piece in (text, tree.tokens)]
-    tokens = np.concatenate([header, *pieces]).astype(np.int64)
-    places = places_of(len(header), [len(text) for text in texts], trees)
+    tokens = np.concatenate([*([] if isinstance(header, Past) else [header]), *pieces]).astype(np.int64)
+    places = places_of(layout.first, lengths, trees)
     at, predicted, of, path = [], [], [], []
     seen = np.zeros(3, dtype=np.int64)  # places, predictions, paths so far
     for tree in trees:
@@ -55,23 +59,25 @@ def lay_out_behind(
     lengths: Sequence[int],
     trees: Sequence[Tree],
     *,
+    kept: KeysValues | None = None,
     device: torch.device | str = "cpu",
     kind: str | None = None,
 ) -> Layout:
-    """The layout of texts of `lengths` tokens behind `header` tokens, each followed by its tree. kind: as in `lay_out`."""
+    """The layout of texts of `lengths` tokens behind `header` tokens, each followed by its tree. kept, kind: as in `lay_out`."""
     return lay_out(
         [n + len(tree.tokens) for n, tree in zip(lengths, trees, strict=True)],
         prefix=header,
+        kept=kept,
         trees=[tree.ancestors for tree in trees],
-        read=places_of(header, lengths, trees),
+        read=places_of(header if kept is None else 0, lengths, trees),
         device=device,
         kind=kind,
     )
 
 
-def places_of(header: int, lengths: Sequence[int], trees: Sequence[Tree]) -> np.ndarray:
-    """Where in such a row something is predicted, (n,) int64."""
-    places, start = [], header
+def places_of(first: int, lengths: Sequence[int], trees: Sequence[Tree]) -> np.ndarray:
+    """Where in such a row something is predicted, (n,) int64. first: where its texts begin."""
+    places, start = [], first
     for length, tree in zip(lengths, trees, strict=True):
         start += length
         places.append(start + tree.nodes)  # ROOT is -1: the text's last token itself

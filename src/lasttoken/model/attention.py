@@ -1,8 +1,9 @@
 """Attention over packed rows: several texts in one sequence, none of which sees another, and no padding around them.
 
-A packed row is an optional shared prefix (P tokens), then segments (one text each). Every segment sees the whole
-prefix, and itself: causally, or both ways for an encoder. A segment may end in a tree (say, the answers to choose
-from): a token of the tree sees the text before it and its own ancestors, never the other branches.
+A packed row is an optional shared prefix (P tokens; or only its keys and values, from an earlier row), then segments
+(one text each). Every segment sees the whole prefix, and itself: causally, or both ways for an encoder. A segment may
+end in a tree (say, the answers to choose from): a token of the tree sees the text before it and its own ancestors, never
+the other branches.
 
 Models are not patched. transformers lets one register an attention function by name; ours reads the `Layout` that
 travels as a keyword argument through the model's forward. It refuses to run without one, because a boundary that
@@ -11,7 +12,7 @@ gets lost on the way would mix texts silently (transformers PR #35861 tells of o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from transformers import AttentionInterface
 from lasttoken.model.varlen import Stretches, attend_stretches
 
 NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
+KeysValues = Mapping[nn.Module, tuple[Tensor, Tensor]]  # by attention module: keys and values (M, key heads * d)
+
 FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
 TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
 GRID, SIDE = 64, 16  # tokens that rows and blocks come in multiples of on a CPU: see `filler_of`
@@ -46,13 +49,14 @@ class Block:
 class Layout:
     """Who sees whom in one packed row of T tokens."""
 
-    prefix: int  # P, 0 for none
+    prefix: int  # P, tokens that every segment sees, 0 for none
     positions: Tensor  # (T,) int64, restarted at every segment
     ends: Tensor  # (segments,) int64, index of each segment's last token before its tree
     blocks: tuple[Block, ...]
-    order: Tensor  # (T + filler - P,) int64: token P + i of the row is entry order[i] of all blocks' rows, one after the other
+    order: Tensor  # (T + filler - P,) int64: token i behind the prefix is entry order[i] of all blocks' rows, one after the other
     filler: int = 0  # tokens that are run behind the T and read by nobody, for the sake of the row's size
     stretches: Stretches | None = None  # of a row without prefix and trees
+    kept: KeysValues | None = None  # keys and values of the prefix, whose tokens then do not stand in the row
     read: Tensor | None = None  # (R,) int64, tokens whose last state is read, and a few more; None: any may be
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
 
@@ -61,11 +65,17 @@ class Layout:
         """Tokens that are run: T and the filler."""
         return len(self.positions) + self.filler
 
+    @property
+    def first(self) -> int:
+        """Where in the row the first segment begins."""
+        return 0 if self.kept is not None else self.prefix
+
 
 def lay_out(
     lengths: Sequence[int],
     *,
     prefix: int = 0,
+    kept: KeysValues | None = None,
     trees: Sequence[np.ndarray | None] | None = None,
     read: np.ndarray | None = None,
     causal: bool = True,
@@ -74,6 +84,7 @@ def lay_out(
 ) -> Layout:
     """The layout of a packed row: `prefix` tokens, then segments of `lengths` tokens.
 
+    kept: keys and values of the prefix, of a row run before; its tokens then do not stand in this one.
     trees: per segment the ancestors-or-self matrix (A, A) bool of its last A tokens, or None for a plain text.
     read: indices of the tokens whose state after the last block is of use (model/blocks.py); None: all.
     kind: what runs it, "cpu" or "cuda", where that is not the device that the layout stands on.
@@ -82,7 +93,8 @@ def lay_out(
     trees = trees or [None] * len(lengths)
     starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)  # counted behind the prefix
     seen = [segment_positions(n, tree, prefix) for n, tree in zip(lengths, trees, strict=True)]
-    ends = [prefix + s + n - 1 - (0 if t is None else len(t)) for s, n, t in zip(starts, lengths, trees, strict=True)]
+    first = prefix if kept is None else 0  # where segments begin
+    ends = [first + s + n - 1 - (0 if t is None else len(t)) for s, n, t in zip(starts, lengths, trees, strict=True)]
     blocks, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
     for members in similar(np.asarray(lengths)):
         own, grown = [lengths[i] for i in members], [trees[i] for i in members]
@@ -101,7 +113,7 @@ def lay_out(
                 causal and all(tree is None for tree in grown),
             )
         )
-    positions = np.concatenate([np.arange(prefix), *seen]).astype(np.int64)
+    positions = np.concatenate([np.arange(first), *seen]).astype(np.int64)
     filler = filler_of(len(positions), kind) if blocks else 0
     stretches = None
     if blocks and not prefix and all(tree is None for tree in trees):
@@ -115,6 +127,7 @@ def lay_out(
         torch.from_numpy(np.pad(entries, (0, filler))).to(device),
         filler,
         stretches,
+        kept,
         to_read(read, len(positions) + filler, device, kind),
     )
 
@@ -283,7 +296,7 @@ def packed_attention(
     scale = scaling if scaling is not None else width**-0.5
     if not isinstance(layout, Layout):
         return layout.attention(module, query, key, value, scale=scale, window=sliding_window, cap=softcap), None
-    prefix, rate = layout.prefix, dropout if module.training else 0.0
+    first, rate = layout.first, dropout if module.training else 0.0
     if not rate and softcap is None:
         whole = attend_stretches(query, key, value, layout.stretches, scale=scale, window=sliding_window)
         if whole is not None:
@@ -291,19 +304,19 @@ def packed_attention(
     q, k, v = (
         states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
     )  # (T, heads * d), (T, key heads * d)
-    first, outputs = [states[:prefix] for states in (q, k, v)], []
-    shared = shared_heads(first[1], first[2], width) if prefix else None
-    for number, parts in enumerate(zip(*(Pad.apply(states[prefix:], layout) for states in (q, k, v)), strict=True)):
+    seen = (k[:first], v[:first]) if layout.kept is None else layout.kept[module]
+    shared, outputs = shared_heads(*seen, width) if layout.prefix else None, []
+    for number, parts in enumerate(zip(*(Pad.apply(states[first:], layout) for states in (q, k, v)), strict=True)):
         count, length = layout.blocks[number].positions.shape
         own = [split_heads(states.view(count, length, -1), width) for states in parts]  # (B, heads, L, d)
-        plain = layout.blocks[number].plain and not prefix and sliding_window is None
+        plain = layout.blocks[number].plain and not layout.prefix and sliding_window is None
         mask = block_mask(layout, number, sliding_window)
         mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate, shared=shared, cap=softcap)
         outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
     out = Unpad.apply(layout, *outputs) if outputs else q[:0]
-    if prefix:
+    if first:
         head = prefix_mask(layout, sliding_window)
-        own = [split_heads(states[None], width) for states in first]
+        own = [split_heads(states[None, :first], width) for states in (q, k, v)]
         plain = sliding_window is None
         mixed = attend(own[0], own[1], own[2], head, plain=plain, scale=scale, dropout=rate, cap=softcap)
         out = torch.cat([mixed[0].transpose(0, 1).flatten(1), out])

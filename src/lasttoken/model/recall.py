@@ -7,16 +7,26 @@ its own tokens as a mask says. What a forward pass computes is read with `Furthe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import attend, block_side, filler_of, shared_heads, similar, split_heads, to_read
+from lasttoken.model.attention import (
+    KeysValues,
+    attend,
+    block_side,
+    filler_of,
+    shared_heads,
+    similar,
+    split_heads,
+    to_read,
+)
+from lasttoken.model.backbone import Backbone, to_tensor
 
-States = Mapping[nn.Module, tuple[Tensor, Tensor]]
+NOWHERE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +35,7 @@ class Past:
 
     shared: int
     positions: Tensor  # (M,) int64
-    states: States  # by attention module: keys and values (M, key heads * d), as attention takes them
+    states: KeysValues  # of all M, as attention takes them
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -153,3 +163,20 @@ def go_on(
     filler = filler_of(len(positions), device.type)
     chosen = to_read(read, len(positions) + filler, device)
     return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler, chosen)
+
+
+def causal(size: int) -> np.ndarray:
+    """Each token sees itself and what stands before it, (size, size) bool."""
+    return np.tril(np.ones((size, size), dtype=bool))
+
+
+@torch.inference_mode()
+def remember(backbone: Backbone, header: np.ndarray) -> Past:
+    """The past that every text goes on from: the header (P,)."""
+    past = nothing(backbone.device)
+    if not len(header):
+        return past
+    layout = go_on(past, [NOWHERE], [causal(len(header))], np.arange(len(header)))
+    with backbone.autocast():
+        backbone.hidden(to_tensor(header, backbone), layout)
+    return layout.joined(shared=len(header))

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lasttoken.config import Embedding, Encoder, Instruction, Probe, Training
-from lasttoken.errors import ModelError
-from lasttoken.methods.instruction import answer_tokens, answer_trees, lesson, longest_paths
+from lasttoken.methods.instruction import answer_tokens, answer_trees, lesson, room_for_text
 from lasttoken.model.backbone import Backbone
 from lasttoken.plan.rehearsal import Micro
 from lasttoken.plan.rows import Rows
@@ -97,7 +96,7 @@ class Texts:
             groups = by_length(lengths, budget)
             first, jobs, count = texts[groups[0] % len(texts)].tolist(), groups[0] // len(texts), len(groups)
         trees = tuple(self.asked[k] for k in jobs) if self.asked else None
-        total = float(lengths.sum()) + count * self.header
+        total = float(lengths.sum()) + self.header  # which is kept
         return Work(Micro(tuple(first), self.header, trees), count, total)
 
 
@@ -115,12 +114,6 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
             )
         return Texts(rows, limit)
     prompt = prompt_of(config, backbone, rows)
-    around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
-    if limit <= around:
-        raise ModelError(
-            f"instruction: prompt and labels take {around} of {limit} tokens and leave none for the text; raise "
-            "max_length, shorten the prompt or the answers, or use --method embedding"
-        )
     pick = generator(seed, "labels asked about")
 
     longest = grow([max((prompt.answer_path(j) for j in range(len(prompt.answers))), key=lambda path: len(path[1]))])
@@ -130,7 +123,7 @@ def packed(config: Embedding | Instruction | Encoder | Probe, backbone: Backbone
 
     answers = len(longest.tokens) if rows.data is None else answer_tokens(prompt, rows.data, questions=config.questions)
     asked = tuple(tree for _, tree in answer_trees(prompt, rows.labels))
-    return Texts(rows, limit - around, len(prompt.header), answers, taught, asked)
+    return Texts(rows, room_for_text(backbone, prompt, config), len(prompt.header), answers, taught, asked)
 
 
 def spread(lengths: np.ndarray, window: int, overlap: float) -> np.ndarray:

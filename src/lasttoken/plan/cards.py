@@ -93,6 +93,10 @@ def find_card(name: str) -> Card:
         if size < SMALLEST:
             raise ConfigError([f"--gpu: {name!r} is no memory of a card; write it as 24GB"])
         return Card("a card", "cuda", size, ROOM * size, torch.bfloat16, None, None)
+    if re.fullmatch(r"\s*\d{1,3}\s*", name):
+        raise ConfigError(
+            [f"--gpu: {name!r} is no card known here; for a card of {name.strip()} GB write --gpu {name.strip()}GB"]
+        )
     cards = {plain(card.name): card for card in known_cards()}
     asked = plain(name)
     for key in (asked, plain(re.sub(r"\b\d+\s*gi?b\b", "", name.lower()))):  # H100 80GB is the only H100

@@ -67,9 +67,10 @@ def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows
     learnt = learning(scene, settings) if trains and settings else None
     budget = budget_of(config)
     asked = predicting(scene, "valid" if learnt else "train", budget, learnt.states if learnt else 0)
-    epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked)
+    works = {part: texts.predicting(part, budget) for part in ("train", "valid", "test")}
+    epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked, works)
     alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else []
-    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked)[1] or 0.0 for one in alike}
+    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked, works)[1] or 0.0 for one in alike}
     by_time = sorted(others, key=others.__getitem__)
     parts, phases = bytes_of(scene, learnt, asked)
     peak = max(phases.values())
@@ -168,12 +169,12 @@ def budget_of(config: Method) -> int:
     return config.budget if isinstance(config, Probe) else config.train.budget
 
 
-def spent(clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting) -> tuple[float | None, float | None]:
-    """Seconds of (an epoch, everything); None where the rate is not known."""
+def spent(
+    clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting, works: dict[str, Work]
+) -> tuple[float | None, float | None]:
+    """Seconds of (an epoch, everything); None where the rate is not known. works: one prediction of each part."""
     config: Any = scene.skeleton.config
-    budget = budget_of(config)
-    once = clock.predict(asked, scene.texts.predicting("test", budget))
-    once = plus(once, clock.predict(asked, scene.texts.predicting("valid", budget)))
+    once = plus(clock.predict(asked, works["test"]), clock.predict(asked, works["valid"]))
     if learnt is None:
         epoch = clock.predict(asked, asked.work)
         return epoch, plus(epoch, once)
@@ -183,7 +184,7 @@ def spent(clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting
     trunk = trunk_of(config)
     passes = trunk / (depth_of(scene.skeleton.backbone) - trunk) + fits_head_alone(config)
     for part in ("train", "valid") if passes else ():
-        reading = clock.predict(asked, scene.texts.predicting(part, budget))
+        reading = clock.predict(asked, works[part])
         once = plus(once, None if reading is None else reading * passes)
     return epoch, plus(None if epoch is None else epoch * config.train.epochs, once)
 

@@ -263,12 +263,14 @@ def test_needed_arithmetic_by_hand() -> None:
     config = LlamaConfig(
         hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16
     )
-    qkv, out, mlp = 8 * 4 * (2 + 2), 8 * 8, 3 * 8 * 16
-    linears, tokens, pairs = 2 * (qkv + out + mlp), 3 + 5, 9 + 25
-    forward = 2 * linears * tokens + 2 * 8 * 2 * pairs
+    kv, q, out, mlp = 8 * 4 * 2, 8 * 8, 8 * 8, 3 * 8 * 16
+    tokens, pairs, rows = 3 + 5, 9 + 25, 2
+    weights = 2 * kv * tokens + (q + out + mlp) * (tokens + rows)  # the last block's for one token a row
+    attention = 2 * 8 * pairs + 4 * 8 * tokens  # half of the pairs, and in the last block one query a row
+    forward = 2 * weights + attention
     assert flops(config, np.array([3, 5]), training=False) == forward
-    low = 2 * 4 * ((8 + 8) + 2 * (8 + 4) + (8 + 8) + 3 * (8 + 16))  # rank 4
-    wanted = forward + 2 * (linears - qkv) * tokens + 4 * 8 * 2 * pairs + 6 * low * tokens
+    low = 4 * (2 * 2 * (8 + 4) * tokens + ((8 + 8) + (8 + 8) + 3 * (8 + 16)) * (tokens + rows))  # rank 4
+    wanted = forward + 2 * (weights - (kv + q) * tokens) + 2 * attention + 6 * low
     assert flops(config, np.array([3, 5]), training=True, rank=4) == wanted
 
 

@@ -130,6 +130,15 @@ def test_rows_that_are_all_right_say_little_of_a_small_class() -> None:
     assert bootstrap(METRICS["accuracy"], y, np.eye(2)[y], rng=rng()).low == pytest.approx(0.025 ** (1 / 1000))
 
 
+def test_labels_that_are_all_right_or_all_wrong_leave_room_on_both_sides() -> None:
+    y = np.repeat([0, 1, 2, 3, 4], 12)
+    said = np.where(y == 4, 5, y)  # of five labels that there are one is never found
+    found = bootstrap(METRICS["macro_f1"], y, np.eye(6)[said], rng=rng())
+    assert found.estimate == pytest.approx(4 / 6)
+    left = room(12) / math.sqrt(5)
+    assert (found.low, found.high) == (pytest.approx(4 / 6 - left), pytest.approx(4 / 6 + left))
+
+
 def test_the_rows_of_a_band_are_those_of_its_labels() -> None:
     y = np.array([0] * 40 + [1] * 40 + [2] * 2)
     (band,) = [metric for metric in by_band(np.array([100, 100, 5])) if metric.name == "macro_f1_100"]
