@@ -31,6 +31,7 @@ from lasttoken.experiment import (
     load_data,
     predictions_of,
     run_method,
+    silent,
 )
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -273,3 +274,15 @@ def test_no_commit_outside_a_repository(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_process_alone_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert leads("cpu") is True
+
+
+def test_rows_that_are_given_no_label_at_all_are_told() -> None:
+    labels, y = LabelSpace(("a", "b"), multi=True), np.array([[True, False], [False, False]])
+    test = Predictions(["1", "2"], y, np.array([[0.41, 0.2], [0.3, 0.1]]), labels)
+    assert silent(test) == (
+        "no row is given any label, the highest probability being .410, so F1 is 0; AUROC and P@1 still say how labels rank"
+    )
+    assert silent(Predictions(["1", "2"], y, np.array([[0.51, 0.2], [0.3, 0.1]]), labels)) is None
+    assert silent(Predictions(["1", "2"], y & False, test.probs, labels)) is None  # and none should be
+    single = LabelSpace(("a", "b"), multi=False)
+    assert silent(Predictions(["1"], np.array([0]), np.array([[0.5, 0.5]]), single)) is None

@@ -373,6 +373,7 @@ def test_older_cards_compute_in_float32() -> None:
         ("0GB", "is no memory of a card"),
         ("abacus", r"no card known here; .* or give its memory: --gpu 24GB"),
         ("", "no card known here; known are RTX 3080, "),
+        ("24", "no card known here; for a card of 24 GB write --gpu 24GB$"),
     ],
 )
 def test_unknown_cards(asked: str, said: str) -> None:

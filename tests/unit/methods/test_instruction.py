@@ -10,11 +10,11 @@ from tiny import dataset
 
 from lasttoken.config import Instruction, parse
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods import instruction
-from lasttoken.methods.instruction import WITHOUT_CONTENT, InstructionModel, without_prior
+from lasttoken.methods.instruction import WITHOUT_CONTENT, InstructionModel, room_for_text, without_prior
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,14 @@ def test_answers_that_cost_several_times_their_texts_are_told(folder: Callable[.
     assert "labels to their end takes" not in notes(few)
     assert "scoring 40 labels to their end takes" in notes(many)
     assert "labels to their end takes" not in notes(many, tolerance=0.01)
+
+
+def test_a_prompt_that_fills_the_window_is_not_helped_by_max_length(fit: Callable[..., InstructionModel]) -> None:
+    model = fit()
+    long = replace(model.prompt, header=np.arange(model.backbone.window))
+    with pytest.raises(
+        ModelError, match=r"of 256 tokens and leave none for the text; shorten the prompt or the answers"
+    ):
+        room_for_text(model.backbone, long, model.config)
+    with pytest.raises(ModelError, match=r"of 100 tokens and leave none for the text; raise max_length, shorten"):
+        room_for_text(model.backbone, long, model.config.model_copy(update={"max_length": 100}))
