@@ -51,12 +51,18 @@ def fit(
 
 
 def load(
-    folder: Path, *, device: str = "auto", trust_remote_code: bool = False, model: str | None = None
+    folder: Path,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    model: str | None = None,
+    merge: str | None = None,
 ) -> Classifier:
     """The classifier saved in a method folder, its base model in the folder `model` where that is given.
 
-    Raises ArtifactError on one that is damaged, of an unknown method, or trained on another base model; ConfigError on a
-    `model` for a run that holds all of its own.
+    merge: auto or off, in the place of what it was fitted with (`method.merge`). Raises ArtifactError on one that is damaged,
+    of an unknown method, or trained on another base model; ConfigError on a `model` for a run that holds all of its own, on
+    another `merge`, or on one for a method without an adapter.
     """
     from lasttoken.methods.artifact import read_settings
 
@@ -68,4 +74,10 @@ def load(
             f"{folder}: its base model brings its own code, which loading would run; if you trust it, allow it "
             "(--trust-remote-code, or trust_remote_code=True)"
         )
-    return family(config.method).load(folder, device=device, **({} if model is None else {"model": model}))
+    if merge not in (None, "auto", "off"):
+        raise ConfigError([f"merge: {merge!r} is not among auto, off"])
+    if merge is not None and not hasattr(config, "merge"):
+        raise ConfigError([f"merge: a {config.method} model has no adapter to merge; leave it out"])
+    given = {"model": model, "merge": merge}
+    kept = {name: value for name, value in given.items() if value is not None}
+    return family(config.method).load(folder, device=device, **kept)

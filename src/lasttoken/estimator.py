@@ -285,6 +285,7 @@ def load(
     trust_remote_code: bool = False,
     compile: bool = False,
     model: str | None = None,
+    merge: str | None = None,
 ) -> TextClassifier:
     """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
 
@@ -295,12 +296,14 @@ def load(
     ConfigError where the method has no language model or torch finds no C++ compiler.
     model: the folder that the base model is in on this machine, where that is another than in training; it must hold the
     same weights.
+    merge: auto or off, in the place of what it was fitted with; off keeps 4-bit weights as they are, which takes less memory
+    and more time.
     """
-    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code, model=model)
+    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge)
     if compile:
         compile_classifier(classifier)
     run = read_run(Path(folder) / "config.toml")
-    settings = decision_values(run.decision) | flat_values(run.method)
+    settings = decision_values(run.decision) | flat_values(run.method) | ({} if merge is None else {"merge": merge})
     settings |= {
         "seed": run.seed,
         "device": device,

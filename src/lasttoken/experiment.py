@@ -183,15 +183,21 @@ def run_method(config: Run, splits: Splits, folder: Path, *, name: str, journal:
 
 
 def load(
-    folder: Path | str, *, device: str = "auto", trust_remote_code: bool = False, model: str | None = None
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    model: str | None = None,
+    merge: str | None = None,
 ) -> Classifier:
     """The classifier of a finished run. Raises ArtifactError, naming the file, where anything in it is missing or damaged.
 
     trust_remote_code: allow a base model that brings its own code, which a run folder alone never can. model: the folder
-    that the base model is in here, where that is another than in training; it must hold the same weights.
+    that the base model is in here, where that is another than in training; it must hold the same weights. merge: auto or off,
+    in the place of what it was fitted with; off keeps 4-bit weights as they are and the adapter beside them.
     """
     verify(Path(folder))
-    return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code, model=model)
+    return catalog.load(Path(folder), device=device, trust_remote_code=trust_remote_code, model=model, merge=merge)
 
 
 def compile_classifier(classifier: Classifier) -> float:

@@ -249,6 +249,25 @@ def test_the_head_is_float32_and_neither_wrapped_nor_quantised(
     }[name]
 
 
+@pytest.mark.parametrize("name", ["embedding-nf4", "instruction-nf4"])
+def test_who_loads_says_whether_4_bits_are_kept(name: str, folder: Callable[..., Path], tmp_path: Path) -> None:
+    fitted = fit(CONFIGS[name](folder))
+    fitted.save(tmp_path)
+    texts = dataset(6, seed=9).texts
+    kept, whole = catalog.load(tmp_path, merge="off"), catalog.load(tmp_path, merge="auto")
+    assert [quantised_layers(model.backbone.module)[0] for model in (kept, whole, fitted)] == [14, 0, 0]
+    np.testing.assert_array_equal(whole.predict_proba(texts), fitted.predict_proba(texts))
+    np.testing.assert_allclose(kept.predict_proba(texts), fitted.predict_proba(texts), rtol=0, atol=1e-3)
+    with pytest.raises(ConfigError, match="merge: 'on' is not among auto, off"):
+        catalog.load(tmp_path, merge="on")
+
+
+def test_what_has_no_adapter_is_not_merged(folder: Callable[..., Path], tmp_path: Path) -> None:
+    fit(CONFIGS["probe"](folder)).save(tmp_path)
+    with pytest.raises(ConfigError, match="merge: a probe model has no adapter to merge; leave it out"):
+        catalog.load(tmp_path, merge="off")
+
+
 def test_float16_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     for native in (False, True):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, native=native: native)

@@ -31,6 +31,10 @@ def predict(
         bool,
         typer.Option("--compile", help="Compile the model first: ten seconds or more, then faster; for large files"),
     ] = False,
+    merge: Annotated[
+        str | None,
+        typer.Option("--merge", help="auto, or off to keep 4-bit weights: less memory, slower; default: the run's"),
+    ] = None,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
@@ -47,7 +51,7 @@ def predict(
     from lasttoken.experiment import columns_of, compile_classifier, load
     from lasttoken.predict import predict_file
 
-    classifier = load(run, device=device, trust_remote_code=trust_remote_code, model=model)
+    classifier = load(run, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge)
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})

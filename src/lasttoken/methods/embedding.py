@@ -26,7 +26,8 @@ from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
-from lasttoken.model.lora import merge
+from lasttoken.model.lora import Merge
+from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.pooling import Head
 from lasttoken.seed import derive
 from lasttoken.train.world import join
@@ -80,21 +81,21 @@ def fit(
         world=world,
         journal=journal,
     )
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     return EmbeddingModel(config, train.labels, backbone, adapter, head)
 
 
-def load(folder: Path, *, device: str, model: str | None = None) -> EmbeddingModel:
-    """The model that `save` wrote, its base model in the folder `model` where that is given.
+def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> EmbeddingModel:
+    """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given.
 
     It predicts bit for bit what the fitted one did on the same device.
     """
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model)
+    config = on_base(config, folder, rest, model, merge)
     backbone, head = build(config, labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     return EmbeddingModel(config, labels, backbone, adapter, head)
 
 

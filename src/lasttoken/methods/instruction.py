@@ -36,7 +36,8 @@ from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone, quantisation
 from lasttoken.model.backbone import load as load_backbone
 from lasttoken.model.device import choose_device
-from lasttoken.model.lora import merge, merged
+from lasttoken.model.lora import Merge, merged
+from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.recall import remember
 from lasttoken.seed import derive, generator
 from lasttoken.text.prompt import Prompt, make_prompt
@@ -148,17 +149,17 @@ def fit(
         world=world,
         journal=journal,
     )
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     return with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
 
 
-def load(folder: Path, *, device: str, model: str | None = None) -> InstructionModel:
-    """The model that `save` wrote, its base model in the folder `model` where that is given."""
+def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> InstructionModel:
+    """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given."""
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model)
+    config = on_base(config, folder, rest, model, merge)
     backbone, _ = build(config, labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     prior = None if rest.get("prior") is None else np.array(rest["prior"])
     return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
 

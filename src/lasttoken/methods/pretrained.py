@@ -10,6 +10,7 @@ from lasttoken.config import Settings
 from lasttoken.errors import ArtifactError
 from lasttoken.methods.artifact import SETTINGS
 from lasttoken.model.backbone import fingerprint, load_config
+from lasttoken.model.lora import Merge
 
 AnyConfig = TypeVar("AnyConfig", bound=Settings)
 
@@ -20,12 +21,19 @@ def describe_base(name: str, revision: str | None, trust_remote_code: bool) -> d
     return {"name": name, "commit": commit, "fingerprint": fingerprint(name)}
 
 
-def on_base(config: AnyConfig, folder: Path, settings: Mapping[str, Any], model: str | None = None) -> AnyConfig:
+def on_base(
+    config: AnyConfig,
+    folder: Path,
+    settings: Mapping[str, Any],
+    model: str | None = None,
+    merge: Merge | None = None,
+) -> AnyConfig:
     """`config` with the base model as it is to be loaded: the very one that the run in `folder` was trained on.
 
     settings: what `read_settings` gave beside config and labels. model: the folder that the base model is in here, where that
-    is another than in training. A model of the hub is taken at its commit, so that a newer upload does not slip under the
-    adapter. Raises ArtifactError where a folder holds other weights than those the run was trained on.
+    is another than in training. merge: in the place of what the run was fitted with. A model of the hub is taken at its
+    commit, so that a newer upload does not slip under the adapter. Raises ArtifactError where a folder holds other weights
+    than those the run was trained on.
     """
     base = settings.get("base")
     if not isinstance(base, dict):
@@ -42,6 +50,9 @@ def on_base(config: AnyConfig, folder: Path, settings: Mapping[str, Any], model:
             f"{place}: another model than the one that {folder} was trained on, or it has changed since; restore it, name the "
             "folder that it is in (--model FOLDER), or fit again"
         )
+    changed: dict[str, Any] = {} if merge is None else {"merge": merge}
     if model is not None:
-        return config.model_copy(update={"model": model, "revision": None})
-    return config.model_copy(update={"revision": base["commit"]}) if base.get("commit") else config
+        changed |= {"model": model, "revision": None}
+    elif base.get("commit"):
+        changed["revision"] = base["commit"]
+    return config.model_copy(update=changed)
