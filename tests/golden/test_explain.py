@@ -21,6 +21,7 @@ from lasttoken.errors import ConfigError, DataError
 from lasttoken.explain import explain, probs_log_odds, words_of
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
+from lasttoken.methods.instruction import answer_trees
 
 SPACE = LabelSpace(("music", "sport"))
 QUICK = Training(epochs=6, batch=8, lr=0.01, budget=512, patience=9, metric="accuracy")
@@ -76,6 +77,20 @@ def test_the_word_that_tells_is_the_heaviest_and_scores_add_up(folder: Callable[
             inner = list(zip(found.scores, text.split(), strict=True))[:-1]  # a head on the last word weighs it anyhow
             assert max(inner)[1] == "stadium", (by, found.strongest())
     assert explain(model, text)[0].label == SPACE.names[int(probs.argmax())]
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_labels_too_many_for_one_tree_are_explained_the_same(
+    multi: bool, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset(6, multi=multi)
+    config = Instruction(model=str(folder("llama")), train_model=False)
+    model = catalog.fit(config, data, data, seed=0, device="cpu", journal=Journal())
+    whole = explain(model, data.texts[0], ["sport"], by="gradients", steps=8)[0]
+    monkeypatch.setattr("lasttoken.methods.instruction.MOST", 4)
+    assert len(answer_trees(model.prompt, model.labels)) > 1
+    parts = explain(model, data.texts[0], ["sport"], by="gradients", steps=8)[0]
+    np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-3, atol=1e-4)
 
 
 def test_removal_says_what_is_lost_without_a_word(folder: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lasttoken.labels import LabelSpace
 from lasttoken.methods import instruction, scoring
 from lasttoken.methods.generation import generate
-from lasttoken.methods.instruction import answer_tree, label_probs, lesson
+from lasttoken.methods.instruction import answer_paths, label_probs, lesson
 from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import Backbone
@@ -40,7 +40,7 @@ def tree_scores(backbone: Backbone, prompt: Prompt, labels: LabelSpace, *, kept:
     """Scores (texts, paths) of all texts in one packed row. kept: with the header run before, in a row of its own."""
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
     header = remember(backbone, prompt.header) if kept else prompt.header
-    batch = lay_out_trees(backbone, header, encoded.ids, [answer_tree(prompt, labels)] * len(TEXTS))
+    batch = lay_out_trees(backbone, header, encoded.ids, [grow(answer_paths(prompt, labels))] * len(TEXTS))
     return torch.stack(score(backbone, batch)).double().numpy()
 
 
@@ -130,7 +130,8 @@ def test_what_is_taught_is_what_is_scored(variant: dict, load_shared: Callable[.
     with torch.inference_mode():
         taught = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree for tree, _ in lessons]))
         scored = score(
-            backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [answer_tree(prompt, train.labels)] * 3)
+            backbone,
+            lay_out_trees(backbone, prompt.header, encoded.ids, [grow(answer_paths(prompt, train.labels))] * 3),
         )
     wanted = [float(scored[row][train.targets[row]]) for row in range(3)]
     assert [float(path[0]) for path in taught] == pytest.approx(wanted, abs=5e-5)

@@ -23,7 +23,7 @@ from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods import embedding
 from lasttoken.methods.head import fit_head, head_probs
-from lasttoken.methods.instruction import answer_tree, label_probs
+from lasttoken.methods.instruction import answer_paths, label_probs
 from lasttoken.methods.packed import pack
 from lasttoken.methods.reading import token_limit
 from lasttoken.model.adapter import adapt
@@ -35,6 +35,7 @@ from lasttoken.model.pooling import Head
 from lasttoken.plan.skeleton import build
 from lasttoken.text.prompt import make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
+from lasttoken.text.tree import grow
 from lasttoken.train.world import World
 
 QUICK = Training(epochs=2, batch=8, lr=0.01, budget=256, patience=9)
@@ -214,7 +215,7 @@ def test_the_vocabulary_head_runs_only_where_an_answer_is_predicted(
         label_probs(backbone, prompt, encoded, labels, budget=64)
     finally:
         hook.remove()
-    tree = answer_tree(prompt, labels)
+    tree = grow(answer_paths(prompt, labels))
     assert sum(rows) == 4 * len(tree.nodes)
 
 

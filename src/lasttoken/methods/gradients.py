@@ -19,7 +19,7 @@ from lasttoken.errors import ConfigError, ModelError
 from lasttoken.methods.classifier import Classifier
 from lasttoken.methods.embedding import EmbeddingModel
 from lasttoken.methods.encoder import EncoderModel
-from lasttoken.methods.instruction import InstructionModel, answer_tree, encode_texts, prior_logits
+from lasttoken.methods.instruction import InstructionModel, answer_trees, encode_texts, prior_logits
 from lasttoken.methods.probe import ProbeModel
 from lasttoken.methods.reading import read_texts, token_limit
 from lasttoken.methods.scoring import lay_out_trees, score
@@ -28,6 +28,7 @@ from lasttoken.model.backbone import Backbone
 from lasttoken.model.depth import tapped
 from lasttoken.model.pooling import Pool
 from lasttoken.text.tokenizer import Encoded, around, kept, stride, window_places
+from lasttoken.text.tree import Tree
 
 VOCABULARY = 16384  # embeddings at once
 TOKENS = 4096  # on the path at once; memory depends on it, the result does not
@@ -162,11 +163,12 @@ def probe_forward(model: ProbeModel, encoded: Encoded) -> Forward:
 
 def answers_forward(model: InstructionModel, encoded: Encoded) -> Forward:
     """Through the prompt and every label's answer; with several labels yes against no."""
-    backbone, tree = model.backbone, answer_tree(model.prompt, model.labels)
+    backbone, trees = model.backbone, answer_trees(model.prompt, model.labels)
     text, header = encoded.ids[0], len(model.prompt.header)
+    order = np.argsort(np.concatenate([numbers for numbers, _ in trees]))
     prior = None if model.prior is None else prior_logits(model.prior, model.labels.multi)
 
-    def forward(embeddings: Tensor) -> Tensor:
+    def paths(embeddings: Tensor, tree: Tree) -> Tensor:
         count = len(embeddings)
         batch = lay_out_trees(backbone, model.prompt.header, [text] * count, [tree] * count)
         packed = embedding_of(backbone)(batch.tokens)
@@ -174,7 +176,10 @@ def answers_forward(model: InstructionModel, encoded: Encoded) -> Forward:
         places = (starts[:, None] + torch.arange(len(text), device=backbone.device)).reshape(-1)
         packed = packed.index_copy(0, places, flat(embeddings, backbone))
         with backbone.autocast():
-            scores = torch.stack(score(backbone, batch, packed))  # (B, paths)
+            return torch.stack(score(backbone, batch, packed))  # (B, paths of the tree)
+
+    def forward(embeddings: Tensor) -> Tensor:
+        scores = torch.cat([paths(embeddings, tree) for _, tree in trees], dim=1)[:, order]  # (B, paths)
         odds = scores[:, 0::2] - scores[:, 1::2] if model.labels.multi else scores
         return odds if prior is None else odds - torch.from_numpy(prior).to(odds)
 

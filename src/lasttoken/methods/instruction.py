@@ -282,11 +282,6 @@ def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:
     return [prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)]
 
 
-def answer_tree(prompt: Prompt, labels: LabelSpace) -> Tree:
-    """The paths that every row is scored on in one tree, however large."""
-    return grow(answer_paths(prompt, labels))
-
-
 def answer_trees(prompt: Prompt, labels: LabelSpace) -> list[tuple[np.ndarray, Tree]]:
     """The trees that every row is scored with: the numbers of their paths (n,), and the tree.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -37,6 +37,13 @@ def logarithmic(values: Sequence[float], shown: Callable[[float], str]) -> Scale
     return Scale(low, high, tuple(ticks), tuple(shown(10**tick) for tick in ticks))
 
 
+def scale_of(points: Iterable[Point], *, most: float = math.inf) -> Scale:
+    """The axis that holds points and their intervals; it goes below 0 only where they do."""
+    ends = [end for point in points for end in (point.y, point.low, point.high)]
+    least = min((end for end in ends if math.isfinite(end)), default=0.0)
+    return scale_over(ends, within=(0.0 if least >= 0 else -math.inf, most))
+
+
 def canvas(words: str, x: Scale, y: Scale, *, title: str, below: str) -> tuple[ET.Element, Frame]:
     """An empty panel with axes and what they are of."""
     root = panel(WIDTH, HEIGHT, words)
@@ -51,7 +58,7 @@ def growth_panel(series: Mapping[int, Sequence[Point]], *, title: str, words: st
     """Score against training rows on a logarithmic axis, a line with intervals for each run number."""
     points = [point for those in series.values() for point in those]
     x = logarithmic([point.x for point in points], lambda rows: f"{rows:,.0f}")
-    y = scale_over([end for point in points for end in (point.y, point.low, point.high)], within=(-math.inf, 1))
+    y = scale_of(points, most=1)
     root, frame = canvas(words, x, y, title=title, below="training rows")
     for run, those in series.items():
         placed = [frame.at(math.log10(point.x), point.y) for point in those]
@@ -85,7 +92,7 @@ def pareto_panel(
     """
     known = {run: p for run, p in points.items() if math.isfinite(p.x) and p.x > 0 and math.isfinite(p.y)}
     x = logarithmic([point.x for point in known.values()], shown)
-    y = scale_over([end for point in known.values() for end in (point.y, point.low, point.high)])
+    y = scale_of(known.values())
     root, frame = canvas(words, x, y, title=title, below=below)
     best = front(known, less_is_better=less_is_better, higher=higher)
     placed = {run: frame.at(math.log10(point.x), point.y) for run, point in known.items()}

@@ -22,6 +22,14 @@ def test_a_logarithmic_axis_of_anything(values: list[float]) -> None:
     assert scale.low < scale.high
 
 
+def test_an_axis_goes_below_0_only_where_a_score_does() -> None:
+    assert charts.scale_of([Point(1, 0.0), Point(2, 0.0, 0.0, 0.0)]).low == 0
+    assert charts.scale_of([Point(1, 0.01, 0.0, 0.4)], most=1).low == 0
+    assert charts.scale_of([Point(1, -0.2, math.nan, math.nan)]).low < -0.2
+    empty = charts.scale_of([Point(1, math.nan)])
+    assert empty.low < empty.high
+
+
 def test_the_front_is_what_no_other_beats_in_both() -> None:
     points = {0: Point(10, 0.9), 1: Point(100, 0.8), 2: Point(50, 0.7), 3: Point(100, 0.8)}
     assert charts.front(points, less_is_better=False, higher=True) == {0, 1, 3}  # equal ones do not beat each other
