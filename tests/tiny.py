@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AlbertConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -180,6 +181,9 @@ ENCODERS: dict[str, Maker] = {
     "modernbert": lambda ids: ModernBertConfig(**MODERN, **ids),
     "roberta": lambda ids: RobertaConfig(**SHAPE, **{**ids, "max_position_embeddings": WINDOW + 2}),
 }
+REPEATED: dict[str, Maker] = {  # encoders that run one block several times
+    "albert": lambda ids: AlbertConfig(**SHAPE, embedding_size=32, **ids),
+}
 REFUSED: dict[str, Maker] = {
     "mamba": lambda ids: MambaConfig(hidden_size=64, num_hidden_layers=2, **without_window(ids)),
     "t5": lambda ids: T5Config(**FEATURES, decoder_start_token_id=1, **without_window(ids)),
@@ -192,7 +196,7 @@ REFUSED: dict[str, Maker] = {
     "jamba": lambda ids: JambaConfig(**GROUPED, **JAMBA, **ids),
     "llama4": lambda ids: Llama4TextConfig(**GROUPED, **LLAMA4, **ids),
 }
-MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | REFUSED
+MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | REPEATED | REFUSED
 
 
 def without_window(ids: dict[str, Any]) -> dict[str, Any]:
@@ -202,14 +206,14 @@ def without_window(ids: dict[str, Any]) -> dict[str, Any]:
 
 def write_model(name: str, folder: Path, *, pad: Pad = "own", bos: bool = True, chat: bool = False) -> Path:
     """`folder`, filled with a random float32 model of the architecture `name` and its tokenizer."""
-    tokenizer = make_tokenizer(pad=pad, bos=bos, chat=chat, encoder=name in ENCODERS)
+    tokenizer = make_tokenizer(pad=pad, bos=bos, chat=chat, encoder=name in ENCODERS | REPEATED)
     ids = {"vocab_size": len(tokenizer), "max_position_embeddings": WINDOW}
     ids |= {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    kind = AutoModel if name in ENCODERS else AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
+    kind = AutoModel if name in ENCODERS | REPEATED else AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
     torch.manual_seed(crc32(name.encode()))  # a model that is added changes no other
     config = MAKERS[name](ids)
     model = kind.from_config(config, dtype=torch.float32)

@@ -113,7 +113,8 @@ def flops(config: Any, lengths: Any, *, training: bool, rank: int = 0) -> float:
     """FLOP that rows of `lengths` tokens need at least: blocks, causal half of attention, LoRA in training; no vocabulary head.
 
     Frozen weights take no gradient, and nothing flows back below the first block's adapters: 2 + 2 a weight and token. In the
-    last block keys and values are needed of every token, all else of one token a row (which is read).
+    last block keys and values are needed of every token, all else of one token a row, as where the last or the first is read.
+    Models of two blocks or more.
     """
     keys, others = linears_of(config)
     query, heads = others[0], others[0][1]  # heads: the width of all of them

@@ -55,7 +55,7 @@ tried and did not help in [the lab](../lab.md).
 | rows are packed, not padded: one behind the other under a budget of tokens, none sees another | all padding |
 | LoRA is one step of autograd in training, and part of the weights in prediction | most passes over a layer's activations |
 | on a CPU batches are predicted side by side, a thread each, and rows come in few sizes | waiting, making kernels |
-| in the last block every token gets keys and values, and only those that are read get the rest | a tenth of six blocks |
+| in the last block only tokens that are read go through the MLP, the others give keys and values | a tenth of six blocks |
 | `embedding` computes no vocabulary logits, `instruction` only where an answer is predicted | a large product a token |
 | all labels hang on a text as one tree of tokens, behind a prompt that is run once | a pass a label, or a token |
 | `probe` stops below its layer, `trunk = k` below block k; what they saw is kept on disk | upper blocks, later epochs |

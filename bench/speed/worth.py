@@ -11,10 +11,11 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,16 +27,19 @@ from profiled import own
 from rounds import Contender, Pass, compare
 from run import COMPARISONS, cases
 
-WAYS = {  # what is put in the place of a function to do without
-    "last-block": ("lasttoken.model.attention.to_read", lambda *_: None),  # run it in full for every token
-    "few-sizes": ("lasttoken.model.attention.filler_of", lambda *_: 0),  # run rows of any length
+PLACES = ("lasttoken.model.attention", "lasttoken.model.recall")
+WAYS: dict[str, dict[str, Any]] = {  # what is put in the place of functions to do without
+    "last-block": {"to_read": lambda *_, **__: None},  # in full for every token
+    "few-sizes": {"filler_of": lambda *_: 0, "block_side": lambda longest, _: longest},  # rows and blocks of any length
 }
 
 
 @contextmanager
 def without(way: str) -> Iterator[None]:
     """What runs inside does without a way."""
-    with patch(*WAYS[way]):
+    with ExitStack() as stack:
+        for place in PLACES:
+            stack.enter_context(patch.multiple(place, **WAYS[way]))
         yield
 
 

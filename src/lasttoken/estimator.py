@@ -287,7 +287,8 @@ def load(
     model: str | None = None,
     merge: str | None = None,
 ) -> TextClassifier:
-    """The fitted estimator of a finished run or of `save`; it predicts bit for bit what was fitted on the same device.
+    """The fitted estimator of a finished run or of `save`; unless `merge` is given it predicts bit for bit what was
+    fitted on the same device.
 
     Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
 

@@ -260,7 +260,10 @@ def silent(test: Predictions) -> str | None:
     if not test.labels.multi or test.chosen.any() or not test.targets.any():
         return None
     most = figure(float(test.probs.max()))
-    return f"no row is given any label, the highest probability being {most}, so F1 is 0; AUROC and P@1 still say how labels rank"
+    return (
+        f"no row is given any label, the highest probability being {most}, so micro- and macro-F1 are 0; train longer or on more "
+        "rows (AUROC and P@1 say how labels rank)"
+    )
 
 
 def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:

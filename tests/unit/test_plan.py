@@ -27,6 +27,7 @@ from lasttoken.methods.packed import pack
 from lasttoken.methods.scoring import lay_out_trees, score
 from lasttoken.model.adapter import adapt, parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.model.backbone import load
+from lasttoken.model.blocks import in_full
 from lasttoken.model.lora import POOL
 from lasttoken.model.pooling import Head
 from lasttoken.plan.advice import ladder
@@ -89,6 +90,12 @@ def skeleton(config: Any, model: Any = None, *, dtype: torch.dtype = torch.float
     return build(config, model or AutoConfig.from_pretrained(config.model), Estimate(), classes=classes, dtype=dtype)
 
 
+def in_full_of(made: Skeleton, micro: Micro, **settings: Any) -> Rehearsed:
+    """The rehearsal by which room in memory is judged, as `kept_bytes` judges it."""
+    with in_full():
+        return rehearse(made, micro, kind="cpu", **settings)
+
+
 CASES = [
     *[(name, "none", torch.float32) for name in [*DECODERS, *ENCODERS]],
     *[("llama", "none", torch.bfloat16), ("llama", "nf4", torch.bfloat16), ("modernbert", "none", torch.bfloat16)],
@@ -100,7 +107,7 @@ def test_a_rehearsal_counts_what_a_real_micro_batch_takes(
     name: str, quantize: Any, dtype: torch.dtype, folder: Callable[..., Path]
 ) -> None:
     place = str(folder(name))
-    config = Encoder(model=place) if name in ENCODERS else Embedding(model=place, quantize=quantize)
+    config = Encoder(model=place, pooling="first") if name in ENCODERS else Embedding(model=place, quantize=quantize)
     real, made = Real(config, dtype), skeleton(config, dtype=dtype)
     kept = kept_bytes(real.backbone.whole, real.loss_and_count, np.arange(4))
     peak, flops = real.step()
@@ -110,8 +117,14 @@ def test_a_rehearsal_counts_what_a_real_micro_batch_takes(
     assert sum(made.trainable) == sum(map(trainable_parameters, modules))
     assert found.flops == flops
     # Equal but for kilobytes that the two ways attribute differently: masks of dropout and of windows, the loss itself.
-    assert found.kept == pytest.approx(kept, rel=0.02)
+    assert in_full_of(made, Micro(LENGTHS)).kept == pytest.approx(kept, rel=0.02)
     assert found.peak - found.pool == pytest.approx(peak, rel=0.01)
+
+
+def test_the_arithmetic_of_a_block_that_runs_more_than_once(folder: Callable[..., Path]) -> None:
+    config = Encoder(model=str(folder("albert")), pooling="first")
+    _, flops = Real(config, torch.float32).step()
+    assert rehearse(skeleton(config), Micro(LENGTHS), kind="cpu").flops == flops
 
 
 @pytest.mark.parametrize(("width", "depth"), [(256, 4), (576, 8)])
@@ -139,7 +152,7 @@ def test_a_training_step_of_a_larger_model(width: int, depth: int, tmp_path: Pat
     # r (in + out) for q, k, v, o of width H and gate, up, down to 3 H, in every block, and the head's 3 H + 3
     assert sum(made.trainable) == depth * 8 * (4 * 2 * width + 3 * 4 * width) + 3 * width + 3
     assert state_bytes("adamw8bit", made.trainable, "cpu") == (states, 0)
-    assert found.kept == pytest.approx(kept, rel=0.01)  # the bound to hold is 10 %
+    assert in_full_of(made, Micro(LENGTHS)).kept == pytest.approx(kept, rel=0.01)  # the bound to hold is 10 %
     assert found.peak - found.pool == pytest.approx(peak, rel=0.01)
 
 
@@ -168,7 +181,7 @@ def test_instruction_with_its_header_trees_and_vocabulary(multi: bool, folder: C
 
     kept = kept_bytes(backbone.whole, loss_and_count, np.arange(4))
     micro = Micro(tuple(encoded.lengths[:4].tolist()), len(prompt.header), tuple(trees))
-    found = rehearse(made, micro, kind="cpu", multi=multi)
+    found = in_full_of(made, micro, multi=multi)
     assert found.kept == pytest.approx(kept, rel=0.05)  # trees have masks, which stay without autograd keeping them
     assert made.parameters == total_parameters(backbone.whole)
 
@@ -182,9 +195,7 @@ def test_a_few_blocks_stand_for_all(kind: str, checkpointing: bool) -> None:
     whole, few = (
         rehearse(made, Micro(LENGTHS), kind=kind, checkpointing=checkpointing, short=short) for short in (False, True)
     )
-    assert vars(whole) == pytest.approx(
-        vars(few), rel=1e-3
-    )  # equal, but for a list of tokens that recomputing leaves behind
+    assert whole == few
 
 
 def test_a_graphics_card_keeps_masks_and_no_attention_weights() -> None:
@@ -199,8 +210,8 @@ def test_a_graphics_card_keeps_masks_and_no_attention_weights() -> None:
         )
         for rate in (0.05, 0.0)
     )
-    # q, k, v, gate and up read H = 128, o reads 4 heads of 64, down reads 256; in the last block all but k and v read 4 tokens
-    lower, last = tokens * (5 * 128 + 4 * 64 + 256), tokens * 2 * 128 + 4 * (3 * 128 + 4 * 64 + 256)
+    # q, k, v, gate and up read H = 128, o reads 4 heads of 64, down reads 256; in the last block all but k and v read 16 tokens
+    lower, last = tokens * (5 * 128 + 4 * 64 + 256), tokens * 2 * 128 + 16 * (3 * 128 + 4 * 64 + 256)
     assert with_masks.kept - without.kept == lower + last
     long, short = (
         rehearse(skeleton(Embedding(model="base"), config, dtype=torch.bfloat16), Micro((n,) * (512 // n)), kind="cuda")
@@ -213,7 +224,7 @@ def test_arithmetic_is_four_operations_a_frozen_weight() -> None:
     made = skeleton(Embedding(model="base", lora=Lora(r=4)), LARGE)
     found = rehearse(made, Micro((64,) * 4), kind="cuda")
     keys, others = 2048 * 2 * 128, 2048 * (2 * 256 + 3 * 8192)  # k and v; q and o, gate, up and down
-    products = 16 * keys * 256 + (15 * 256 + 4) * others  # in the last block the others run for 4 tokens
+    products = 16 * keys * 256 + (15 * 256 + 16) * others  # in the last block the others run for 16 tokens
     # two forward and two backward; adapters, attention among 64 tokens and the head come to less than 3 % on top
     assert 1.0 < found.flops / (4 * products) < 1.03
     again = rehearse(made, Micro((64,) * 4), kind="cuda", checkpointing=True)

@@ -55,7 +55,7 @@ class Calibration:
 
 
 NONE = Calibration("none")
-MORE_ROWS = "a larger data.valid_share gives more"
+MORE_ROWS = "split off more: data.valid_share"
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def measure_mean(
     found = values(metric, repeats)
     n = len(repeats[0])
     by_row = drawn_means(metric, [repeats], rng=rng, draws=draws)[0].var(ddof=1) if n > 1 else math.nan
-    if metric.higher_is_better and n > 1 and np.ptp(found) < ROUNDING and by_row < ROUNDING:
+    if math.isfinite(metric.bounds[1]) and n > 1 and np.ptp(found) < ROUNDING and by_row < ROUNDING**2:
         y, first = repeats[0].targets, repeats[0]
         return unanimous(metric, float(found[0]), y, metric.sums(y, first.probs, first.chosen).total(), level)
     return over_seeds(float(found.mean()), float(by_row), n, [found], level=level, bounds=metric.bounds)[0]

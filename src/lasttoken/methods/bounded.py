@@ -17,7 +17,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from lasttoken.methods.scoring import log_probs
-from lasttoken.model.backbone import Backbone
+from lasttoken.model.backbone import Backbone, to_tensor
 from lasttoken.model.recall import NOWHERE, Past, causal, go_on
 from lasttoken.text.batch import under_budget
 from lasttoken.text.tree import MOST, ROOT, Tree, sees
@@ -88,7 +88,7 @@ def followed(
     positions = np.concatenate([len(header) + np.arange(n) for n in lengths])
     layout = go_on(header, [NOWHERE] * len(texts), [causal(n) for n in lengths], positions, read=ends - 1)
     with backbone.autocast():
-        hidden = backbone.hidden(tokens_of(np.concatenate(texts), backbone), layout)
+        hidden = backbone.hidden(to_tensor(np.concatenate(texts), backbone), layout)
     known = Known(
         np.full((len(texts), len(walk.node)), -np.inf),
         np.full((len(texts), len(walk.forced)), -1),
@@ -184,7 +184,7 @@ def step(
     layout = go_on(past, seen, masks, np.concatenate(positions))
     nodes = np.concatenate(chosen)
     with backbone.autocast():
-        hidden = backbone.hidden(tokens_of(walk.tree.tokens[nodes], backbone), layout)
+        hidden = backbone.hidden(to_tensor(walk.tree.tokens[nodes], backbone), layout)
     learn(backbone, walk, known, hidden, np.repeat(rows, [len(x) for x in chosen]), nodes)
     return layout.joined()
 
@@ -200,15 +200,10 @@ def learn(backbone: Backbone, walk: Walk, known: Known, hidden: Tensor, rows: np
             backbone.vocabulary,
             hidden,
             torch.from_numpy(at).to(backbone.device),
-            tokens_of(walk.tree.predicted[made], backbone),
+            to_tensor(walk.tree.predicted[made], backbone),
         )
     values, owner = found.double().cpu().numpy(), rows[at]
     for depth in np.unique(walk.depth[made]):  # what a pass follows may stand on what it has just followed
         here = walk.depth[made] == depth
         row, prediction = owner[here], made[here]
         known.reached[row, prediction] = values[here] + (known.reached[row, walk.before[prediction]] if depth else 0)
-
-
-def tokens_of(ids: np.ndarray, backbone: Backbone) -> Tensor:
-    """Ids as int64 on the backbone's device."""
-    return torch.from_numpy(ids.astype(np.int64)).to(backbone.device)

@@ -88,10 +88,10 @@ def fit(
 def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> EmbeddingModel:
     """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given.
 
-    It predicts bit for bit what the fitted one did on the same device.
+    Unless `merge` is given it predicts bit for bit what the fitted one did on the same device.
     """
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model, merge)
+    config = on_base(config, folder, rest, model=model, merge=merge)
     backbone, head = build(config, labels, choose_device(device), seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)

@@ -62,7 +62,7 @@ def attribute(model: Classifier, text: str, column: int, *, steps: int) -> Attri
             ["explain by gradients needs captum: pip install 'lasttoken[explain]', or use --by removal"]
         ) from error
     backbone = model.backbone
-    encoded, forward = prepared(model, text)
+    encoded, forward, size = prepared(model, text)
     layer = embedding_of(backbone)
     tokens = torch.from_numpy(encoded.ids[0].astype(np.int64)).to(backbone.device)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def attribute(model: Classifier, text: str, column: int, *, steps: int) -> Attri
 
     with torch.enable_grad():
         found = IntegratedGradients(odds).attribute(
-            given, baselines=neutral, n_steps=steps, internal_batch_size=max(1, TOKENS // len(tokens))
+            given, baselines=neutral, n_steps=steps, internal_batch_size=max(1, TOKENS // size)
         )
     with torch.no_grad():
         ends = odds(torch.cat([given, neutral])).double().cpu().tolist()
@@ -99,15 +99,16 @@ def log_odds(logits: Tensor, column: int, multi: bool) -> Tensor:
     return logits[:, column] - rest.logsumexp(dim=1)
 
 
-def prepared(model: Differentiable, text: str) -> tuple[Encoded, Forward]:
-    """(the tokens that the model reads of a text, its logits as a function of their embeddings)."""
+def prepared(model: Differentiable, text: str) -> tuple[Encoded, Forward, int]:
+    """(the tokens that the model reads of a text, its logits as a function of their embeddings, tokens that a copy runs)."""
     if isinstance(model, InstructionModel):
         encoded = encode_texts(model.backbone, model.prompt, [text], model.config)
-        return encoded, answers_forward(model, encoded)
+        behind = [len(tree.tokens) for _, tree in answer_trees(model.prompt, model.labels)]
+        return encoded, answers_forward(model, encoded), sum(behind) + len(behind) * len(encoded.ids[0])
     encoded = read_texts(model.backbone, model.config, [text])
     if isinstance(model, ProbeModel):
-        return encoded, probe_forward(model, encoded)
-    return encoded, head_forward(model, encoded)
+        return encoded, probe_forward(model, encoded), len(encoded.ids[0])
+    return encoded, head_forward(model, encoded), len(encoded.ids[0])
 
 
 def embedding_of(backbone: Backbone) -> nn.Embedding:

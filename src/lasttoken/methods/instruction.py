@@ -156,7 +156,7 @@ def fit(
 def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> InstructionModel:
     """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given."""
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model, merge)
+    config = on_base(config, folder, rest, model=model, merge=merge)
     backbone, _ = build(config, labels, choose_device(device))
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
     merge_adapter(backbone.whole, config.merge)
@@ -304,7 +304,10 @@ def label_probs(
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
     if tolerance and not labels.multi:
         return tolerated_probs(backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world)
-    trees, header, count = answer_trees(prompt, labels), remember(backbone, prompt.header), len(encoded)
+    trees, count = answer_trees(prompt, labels), len(encoded)
+    lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
+    several = lengths.sum() > budget  # batches; of one alone, the header is best run in its row
+    header = remember(backbone, prompt.header) if several else prompt.header
     scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
 
     def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count
@@ -313,7 +316,6 @@ def label_probs(
         with backbone.autocast():
             return list(torch.cat(score(backbone, batch)).cpu().double().split(batch.paths))
 
-    lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
     for jobs, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
         for k, one in zip(jobs, found, strict=True):
             scores[k % count, trees[k // count][0]] = one

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
-from lasttoken.model.blocks import blocks_of
+from lasttoken.model.blocks import blocks_of, in_full
 from lasttoken.model.device import free_memory
 from lasttoken.model.lora import POOL
 from lasttoken.text.batch import Budget
@@ -117,7 +117,10 @@ def recompute(model: Any) -> None:
 
 
 def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:
-    """Bytes that autograd keeps from the forward of a micro-batch to its backward, weights not counted."""
+    """Bytes that autograd keeps from the forward of a micro-batch to its backward, weights not counted.
+
+    Every block runs in full: of a micro-batch of short rows more tokens are read than of a long one, and more is kept.
+    """
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     own |= {draws.untyped_storage().data_ptr() for draws in POOL.draws.values()}
     kept: dict[int, int] = {}
@@ -129,7 +132,7 @@ def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:
 
     training = model.training
     model.train()
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with in_full(), torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss, _ = loss_and_count(rows)
     del loss
     model.train(training)

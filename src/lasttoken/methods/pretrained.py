@@ -25,6 +25,7 @@ def on_base(
     config: AnyConfig,
     folder: Path,
     settings: Mapping[str, Any],
+    *,
     model: str | None = None,
     merge: Merge | None = None,
 ) -> AnyConfig:

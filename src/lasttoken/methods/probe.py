@@ -150,7 +150,7 @@ def fit_layer(
 def load(folder: Path, *, device: str, model: str | None = None) -> ProbeModel:
     """The model that `save` wrote, its base model in the folder `model` where that is given."""
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model)
+    config = on_base(config, folder, rest, model=model)
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
     return ProbeModel(

@@ -19,7 +19,7 @@ CHUNK = 1024  # vocabulary rows held at once: positions, not tokens
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A packed row (header, then each text with its tree) and where in it something is predicted."""
+    """A packed row (its header, unless that is kept; then each text with its tree) and where in it something is predicted."""
 
     tokens: Tensor  # (T,) int64
     layout: Layout

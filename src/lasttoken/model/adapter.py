@@ -15,7 +15,7 @@ from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.blocks import blocks_of, is_short, shorten
+from lasttoken.model.blocks import blocks_of, is_shortened, shorten
 from lasttoken.model.depth import check_cut
 from lasttoken.model.lora import speed_up
 
@@ -111,7 +111,7 @@ def prepared(adapted: PeftModel, backbone: Backbone) -> PeftModel:
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = cast("Any", False)
     speed_up(adapted)
-    if is_short(blocks_of(backbone.module)[1][-1]):
+    if is_shortened(blocks_of(backbone.module)[1][-1]):
         shorten(backbone.module)
     return adapted
 

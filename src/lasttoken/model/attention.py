@@ -128,7 +128,7 @@ def lay_out(
         filler,
         stretches,
         kept,
-        to_read(read, len(positions) + filler, device, kind),
+        to_read(read, len(positions) + filler, device=device),
     )
 
 
@@ -148,10 +148,9 @@ def block_side(longest: int, kind: str) -> int:
     return longest + (-longest % SIDE if kind == "cpu" else 0)
 
 
-def to_read(
-    places: np.ndarray | None, row: int, device: torch.device | str = "cpu", kind: str | None = None
-) -> Tensor | None:
-    """`places` and as many other tokens of a row as make their number a multiple of SIDE, (R,) int64, for the same reason.
+def to_read(places: np.ndarray | None, row: int, *, device: torch.device | str = "cpu") -> Tensor | None:
+    """`places` and as many other tokens of a row as make their number a multiple of SIDE, (R,) int64, for the same reason;
+    on a GPU too, where one token alone may go through another kernel than two.
 
     None where they are more than half of the row: to gather them would save little.
     """
@@ -159,9 +158,8 @@ def to_read(
         return None
     wanted = np.zeros(row, dtype=bool)
     wanted[places] = True
-    if (kind or torch.device(device).type) == "cpu":
-        more = -np.count_nonzero(wanted) % SIDE
-        wanted[np.flatnonzero(~wanted)[::-1][:more]] = True
+    more = -np.count_nonzero(wanted) % SIDE
+    wanted[np.flatnonzero(~wanted)[::-1][:more]] = True
     found = np.flatnonzero(wanted)
     return torch.from_numpy(found).to(device) if 2 * len(found) <= row else None
 

@@ -2,19 +2,27 @@
 
 Every token needs its keys and values there, because later tokens look at them. What a block does of each token by itself
 (the queries, the projection behind attention, the MLP) is done for the tokens that a layout names as read, often one a
-text; the others leave the block with states that mean nothing. Models are not patched: hooks gather the tokens before
-such a layer and put its output back among zeros. Loading shows that a model gives the same so (model/backbone.py).
+text; the others leave the block with states that mean nothing. Attention between the two runs for all. Models are not
+patched: hooks gather the tokens before such a layer and put its output back among zeros. Loading shows that a model
+gives the same so (model/backbone.py).
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+COUNTED = (
+    "num_hidden_groups",
+    "num_kv_shared_layers",
+)  # ALBERT runs one block so often; Gemma 3n's upper ones share keys
 KEYS = {
     "k_proj",
     "v_proj",
@@ -30,9 +38,10 @@ KEYS = {
 class Running(threading.local):
     """What this thread runs of a last block."""
 
-    read: Tensor | None = None  # (R,) int64, tokens that its layout names as read
-    row: int = 0  # T, tokens of the row
+    layout: weakref.ref[Any] | None = None  # since attention has begun; a micro-batch that is over takes it along
     part: nn.Module | None = None  # the layer that runs on gathered tokens at the moment
+    early: bool = False  # whether such a layer has run before attention began
+    full: bool = False  # whether nothing is to be left out
 
 
 RUNNING = Running()
@@ -47,20 +56,18 @@ def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
 def shorten(module: nn.Module) -> Callable[[], None]:
     """Have the last block of a trunk run in full for those tokens alone that a layout names; returns what undoes it.
 
-    To be called again once adapters have been put around layers.
+    To be called again once adapters have been put around layers. Does nothing where a block may run more than once.
     """
-    block = blocks_of(module)[1][-1]
-    handles = []
-    for attention in makes_keys(block):
+    config, blocks = module.config, blocks_of(module)[1]
+    handles: list[RemovableHandle] = []
+    once = config.num_hidden_layers == len(blocks) and not any(getattr(config, name, None) for name in COUNTED)
+    for attention in makes_keys(blocks[-1]) if once else ():
         if not has(attention, enter):
             handles.append(attention.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(block.register_forward_hook(leave, always_call=True))
-        handles += [
-            hook
-            for part in by_token(block)
-            if not has(part, gather)
-            for hook in (part.register_forward_pre_hook(gather), part.register_forward_hook(put_back))
-        ]
+            handles.append(blocks[-1].register_forward_hook(leave, always_call=True))
+        for part in by_token(blocks[-1]):
+            if not has(part, gather):
+                handles += [part.register_forward_pre_hook(gather), part.register_forward_hook(put_back)]
 
     def undo() -> None:
         for handle in handles:
@@ -69,9 +76,19 @@ def shorten(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def is_short(block: nn.Module) -> bool:
+def is_shortened(block: nn.Module) -> bool:
     """Whether `shorten` has been at a block."""
     return any(has(attention, enter) for attention in makes_keys(block))
+
+
+@contextmanager
+def in_full() -> Iterator[None]:
+    """Whatever this thread runs inside runs in full, as rows do of which more than half is read."""
+    RUNNING.full = True
+    try:
+        yield
+    finally:
+        RUNNING.full = False
 
 
 def has(module: nn.Module, hook: Callable[..., Any]) -> bool:
@@ -98,32 +115,40 @@ def by_token(module: nn.Module) -> Iterator[nn.Module]:
 def enter(attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     """Attention begins, before all that is done by token. Not the block: recomputing activations leaves its hooks out."""
     layout = kwargs.get("layout")
-    RUNNING.read, RUNNING.part = getattr(layout, "read", None), None
-    RUNNING.row = 0 if layout is None else layout.row
+    few = getattr(layout, "read", None) is not None and not RUNNING.full
+    RUNNING.layout, RUNNING.part = weakref.ref(layout) if few else None, None
 
 
 def leave(block: nn.Module, args: Any, out: Any) -> None:
-    """The block has ended: nothing is held on to."""
-    RUNNING.read = RUNNING.part = None
+    """The block has ended."""
+    RUNNING.layout = RUNNING.part = None
+
+
+def running() -> Any:
+    """The layout of the row that runs, where it names tokens as read; else None."""
+    return None if RUNNING.layout is None else RUNNING.layout()
 
 
 def gather(part: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Of every (..., T, W) that goes into a part the rows that are read."""
-    if RUNNING.read is None or RUNNING.part is not None:
+    layout = running()
+    RUNNING.early |= layout is None
+    if layout is None or RUNNING.part is not None:
         return None
     RUNNING.part = part
-    return tuple(x.index_select(-2, RUNNING.read) if is_row(x) else x for x in args)
+    return tuple(x.index_select(-2, layout.read) if is_row(x, layout.row) else x for x in args)
 
 
 def put_back(part: nn.Module, args: Any, out: Tensor) -> Tensor | None:
     """What came out, (..., R, W), at its places in a row of zeros (..., T, W)."""
-    if RUNNING.read is None or RUNNING.part is not part:
+    layout = running()
+    if layout is None or RUNNING.part is not part:
         return None
     RUNNING.part = None
-    row = out.new_zeros(*out.shape[:-2], RUNNING.row, out.shape[-1])
-    return row.index_copy(-2, RUNNING.read, out)
+    row = out.new_zeros(*out.shape[:-2], layout.row, out.shape[-1])
+    return row.index_copy_(-2, layout.read, out)
 
 
-def is_row(x: Any) -> bool:
-    """Whether x holds something of every token of the row."""
-    return isinstance(x, torch.Tensor) and x.ndim > 1 and x.shape[-2] == RUNNING.row
+def is_row(x: Any, size: int) -> bool:
+    """Whether x holds something of every token of a row of `size`."""
+    return isinstance(x, torch.Tensor) and x.ndim > 1 and x.shape[-2] == size

@@ -1,7 +1,8 @@
 """A model's blocks compiled by torch: what they do element by element becomes one loop, after some seconds of waiting.
 
 Norms, rotations and gates of a block take as long on a CPU as its matrix products; torch.compile fuses them. Packed
-attention stays as it is, and so does the last block where it runs in full for few tokens only (model/blocks.py).
+attention stays as it is, and so does the last block, which runs in full for few tokens only where few are read
+(model/blocks.py).
 Training is compiled by `compiled_training`. Prediction is by `compile_blocks`, on a CPU only what runs on one thread, as
 `in_batches` runs it: compiled code holds for one number of threads.
 """
@@ -23,7 +24,7 @@ from transformers import AttentionInterface
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.model.attention import NAME, lay_out, packed_attention
 from lasttoken.model.backbone import Backbone, close, to_tensor
-from lasttoken.model.blocks import blocks_of, is_short
+from lasttoken.model.blocks import blocks_of, is_shortened
 
 VARIANTS = 64  # of a block (with gradient, merged, of another model) that torch keeps compiled; its own limit is 8
 SIZES = ((40, 9), (150, 30, 3))  # tokens of made-up texts: two rows of different size, so that sizes are left open
@@ -76,7 +77,7 @@ def compile_blocks(backbone: Backbone) -> float:
 
 def compiled_ones(module: nn.Module) -> list[nn.Module]:
     """The blocks to compile."""
-    return [block for block in blocks_of(module)[1] if not is_short(block)]
+    return [block for block in blocks_of(module)[1] if not is_shortened(block)]
 
 
 def predicts(states: Tensor) -> bool:

@@ -161,7 +161,7 @@ def go_on(
         reaches.append(Reach(flat[0], flat[1], torch.from_numpy(allowed).to(device)))
     where = torch.from_numpy(positions.astype(np.int64)).to(device)
     filler = filler_of(len(positions), device.type)
-    chosen = to_read(read, len(positions) + filler, device)
+    chosen = to_read(read, len(positions) + filler, device=device)
     return Further(past, where, tuple(reaches), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler, chosen)
 
 

@@ -14,6 +14,7 @@ import torch
 from lasttoken.config import Embedding, Instruction, Training
 from lasttoken.methods.memory import is_short, recomputed, tokens_in
 from lasttoken.methods.start import HISTORY
+from lasttoken.model.blocks import in_full
 from lasttoken.model.lora import SHARE as MERGED_SHARE
 from lasttoken.model.lora import merged_sizes, unmerged
 from lasttoken.plan.batches import Texts, Work
@@ -88,7 +89,8 @@ def settled(scene: Scene, settings: Training) -> tuple[int, bool]:
     alone = scene.texts.longest()
     tokens = alone.counted
     multi = scene.texts.rows.labels.multi
-    seen = rehearse(skeleton, alone, kind=scene.card.kind, multi=multi, checkpointing=checkpointing)
+    with in_full():
+        seen = rehearse(skeleton, alone, kind=scene.card.kind, multi=multi, checkpointing=checkpointing)
     room = scene.card.free - skeleton.loaded
     per_token = max(1.0, seen.kept / tokens)
     fitting = tokens_in(room, per_token)

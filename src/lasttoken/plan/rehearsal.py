@@ -25,7 +25,7 @@ from lasttoken.methods.memory import recompute
 from lasttoken.methods.scoring import CHUNK, lay_out_behind
 from lasttoken.model.attention import Block, Layout, lay_out
 from lasttoken.model.backbone import Backbone, first_line
-from lasttoken.model.blocks import blocks_of, is_short
+from lasttoken.model.blocks import blocks_of, is_shortened
 from lasttoken.model.depth import depth_of, tapped, with_blocks
 from lasttoken.model.pooling import Pool, read_by
 from lasttoken.plan.elsewhere import Elsewhere, acting_as
@@ -120,7 +120,7 @@ def run(
             kept = meter.now - held - masks.bytes if train else 0
             if train:
                 loss.backward()
-        except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{named(skeleton)} cannot be planned ({first_line(error)}); train it on a few rows to see what it takes"
             ) from error
@@ -160,7 +160,7 @@ def few_blocks(backbone: Backbone, span: range) -> list[tuple[list[int], int]]:
     nothing, or the blocks cannot be taken out.
     """
     name, blocks = blocks_of(backbone.module)
-    sorts = [sort_of(block) + "short" * is_short(block) for block in blocks]
+    sorts = [sort_of(block) + "short" * is_shortened(block) for block in blocks]
     rest = span[1:]
     reference = [span[0], *sorted({sorts[i]: i for i in reversed(rest)}.values())]
     more = {i: sum(sorts[j] == sorts[i] for j in rest) - 1 for i in reference[1:]}

@@ -138,8 +138,7 @@ def test_too_few_rows_are_told() -> None:
     found, _, told = fit_calibration(probs, y)
     assert found.method == "none"
     assert (
-        told
-        == "calibration: temperature needs 100 validation rows, there are 40 (a larger data.valid_share gives more); "
+        told == "calibration: temperature needs 100 validation rows, there are 40 (split off more: data.valid_share); "
         "probabilities are left as they are"
     )
     with pytest.raises(
@@ -147,7 +146,7 @@ def test_too_few_rows_are_told() -> None:
     ):
         fit_calibration(probs, y, method="isotonic")
     assert fit_calibration(*multi(60))[2].startswith(
-        "calibration: platt needs 100 validation rows, there are 60 (a larger"
+        "calibration: platt needs 100 validation rows, there are 60 (split off"
     )
 
 

@@ -217,7 +217,7 @@ def test_one_row_and_constant_claims() -> None:
         assert limits is None
         assert (
             told
-            == "thresholds: one half; choosing others needs 50 validation rows, there are 1 (a larger data.valid_share gives more)"
+            == "thresholds: one half; choosing others needs 50 validation rows, there are 1 (split off more: data.valid_share)"
         )
         limits, _ = fit_thresholds(*constant, objective=objective)
         assert limits is None or np.isfinite(limits).all()
