@@ -40,6 +40,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3MoeConfig,
     RobertaConfig,
     SiglipVisionConfig,
     SmolLM3Config,
@@ -181,6 +182,11 @@ ENCODERS: dict[str, Maker] = {
     "modernbert": lambda ids: ModernBertConfig(**MODERN, **ids),
     "roberta": lambda ids: RobertaConfig(**SHAPE, **{**ids, "max_position_embeddings": WINDOW + 2}),
 }
+SPARSE: dict[str, Maker] = {  # a few of several experts see a token
+    "qwen3-moe": lambda ids: Qwen3MoeConfig(
+        **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, **ids
+    ),
+}
 REPEATED: dict[str, Maker] = {  # encoders that run one block several times
     "albert": lambda ids: AlbertConfig(**SHAPE, embedding_size=32, **ids),
 }
@@ -196,7 +202,7 @@ REFUSED: dict[str, Maker] = {
     "jamba": lambda ids: JambaConfig(**GROUPED, **JAMBA, **ids),
     "llama4": lambda ids: Llama4TextConfig(**GROUPED, **LLAMA4, **ids),
 }
-MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | REPEATED | REFUSED
+MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | SPARSE | REPEATED | REFUSED
 
 
 def without_window(ids: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lasttoken.journal import Journal
 from lasttoken.methods.packed import in_batches, pack
 from lasttoken.model import compiled
 from lasttoken.model.adapter import adapt
-from lasttoken.model.backbone import Backbone
+from lasttoken.model.backbone import Backbone, load
 from lasttoken.model.blocks import blocks_of
 from lasttoken.model.compiled import compile_blocks, compiled_training, compiled_where
 from lasttoken.model.depth import tapped
@@ -184,3 +184,9 @@ def test_other_results_are_refused(load_fresh: Callable[..., Backbone], monkeypa
 def test_a_run_without_a_model_has_nothing_to_compile() -> None:
     with pytest.raises(ConfigError, match="no language model to compile"):
         compile_classifier(nn.Identity())  # type: ignore[arg-type]
+
+
+def test_a_model_of_one_block_has_nothing_to_compile(folder: Callable[..., Path]) -> None:
+    backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"), blocks=1)
+    with pytest.raises(ConfigError, match="the only block of this model is not compiled; leave it out"):
+        compile_blocks(backbone)

@@ -51,7 +51,7 @@ def compiled_training(model: nn.Module) -> Iterator[None]:
 
 
 def compile_blocks(backbone: Backbone) -> float:
-    """Seconds that it took to have every block of the backbone compiled, in place, and shown to give what it gave.
+    """Seconds that it took to have the blocks of the backbone compiled, in place, and the whole shown to give what it gave.
 
     Raises ConfigError where torch finds no C++ compiler, ModelError where a block cannot be compiled or changes its results.
     """
@@ -76,8 +76,11 @@ def compile_blocks(backbone: Backbone) -> float:
 
 
 def compiled_ones(module: nn.Module) -> list[nn.Module]:
-    """The blocks to compile."""
-    return [block for block in blocks_of(module)[1] if not is_shortened(block)]
+    """The blocks to compile. Raises ConfigError where there is none."""
+    found = [block for block in blocks_of(module)[1] if not is_shortened(block)]
+    if not found:
+        raise ConfigError(["compile: the only block of this model is not compiled; leave it out"])
+    return found
 
 
 def predicts(states: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import DECODERS, ENCODERS, NESTED, WIDTHS, sentences
+from tiny import DECODERS, ENCODERS, NESTED, SPARSE, WIDTHS, sentences
 from torch import Tensor, nn
 
 from lasttoken.methods.packed import pack
@@ -19,7 +19,7 @@ from lasttoken.model.backbone import Backbone
 from lasttoken.model.blocks import blocks_of, by_token, in_full, is_shortened, running
 from lasttoken.model.lora import merged
 from lasttoken.model.pooling import Pooling
-from lasttoken.text.tokenizer import encode
+from lasttoken.text.tokenizer import encode, encode_windows
 from lasttoken.text.tree import grow
 
 TEXTS = sentences(4, seed=7) + sentences(1, seed=8) * 3
@@ -46,7 +46,7 @@ def rows_seen(part: nn.Module) -> Iterator[list[int]]:
     hook.remove()
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS | NESTED | WIDTHS))
+@pytest.mark.parametrize("name", sorted(DECODERS | NESTED | WIDTHS | SPARSE))
 def test_the_states_that_are_read_are_the_same_and_only_they_are_computed(
     name: str, load_shared: Callable[..., Backbone]
 ) -> None:
@@ -197,3 +197,16 @@ def test_merged_and_4_bit_weights(quantize: str, load_fresh: Callable[..., Backb
             torch.testing.assert_close(short[ends], whole[ends], **CLOSE)
             found.append(short[ends])
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+def test_of_a_text_in_windows_the_end_of_each_is_read(load_shared: Callable[..., Backbone]) -> None:
+    backbone = load_shared("llama")
+    encoded = encode_windows(backbone.tokenizer, [text * 4 for text in TEXTS], limit=24, overlap=0.25, most=4)
+    found = []
+    with torch.inference_mode():
+        for pooling in (None, "last"):
+            batch = pack(encoded, np.arange(len(TEXTS)), backbone, pooling=pooling)
+            found.append(backbone.hidden(batch.inputs, batch.layout)[batch.layout.ends])
+    assert len(found[0]) > len(TEXTS)
+    assert batch.layout.read is not None
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
