@@ -38,8 +38,6 @@ def lay_out_trees(
     lengths, kept = [len(text) for text in texts], header.states if isinstance(header, Past) and len(header) else None
     layout = lay_out_behind(len(header), lengths, trees, kept=kept, device=backbone.device)
     pieces = [piece for text, tree in zip(texts, trees, strict=True) for piece in (text, tree.tokens)]
-    tokens = np.concatenate([*([] if isinstance(header, Past) else [header]), *pieces]).astype(np.int64)
-    places = places_of(layout.first, lengths, trees)
     at, predicted, of, path = [], [], [], []
     seen = np.zeros(3, dtype=np.int64)  # places, predictions, paths so far
     for tree in trees:
@@ -48,10 +46,17 @@ def lay_out_trees(
         of.append(tree.of + seen[1])
         path.append(tree.path + seen[2])
         seen += [len(tree.nodes), len(tree.predicted), tree.paths]
-    joined = (places, *(np.concatenate(x) for x in (at, predicted, of, path)))
-    numbers = (torch.from_numpy(x).to(backbone.device) for x in (tokens, *joined))
-    whole, *parts = numbers
-    return Scored(whole, layout, *parts, [tree.paths for tree in trees])
+
+    def put(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(backbone.device)
+
+    return Scored(
+        put(pieces if isinstance(header, Past) else [header, *pieces]),
+        layout,
+        put([places_of(layout.first, lengths, trees)]),
+        *(put(at), put(predicted), put(of), put(path)),
+        paths=[tree.paths for tree in trees],
+    )
 
 
 def lay_out_behind(

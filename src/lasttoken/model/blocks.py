@@ -58,7 +58,8 @@ def shorten(module: nn.Module) -> Callable[[], None]:
 
     To be called again once adapters have been put around layers. Does nothing where a block may run more than once.
     """
-    config, blocks = module.config, blocks_of(module)[1]
+    config: Any = module.config
+    blocks = blocks_of(module)[1]
     handles: list[RemovableHandle] = []
     once = config.num_hidden_layers == len(blocks) and not any(getattr(config, name, None) for name in COUNTED)
     for attention in makes_keys(blocks[-1]) if once else ():

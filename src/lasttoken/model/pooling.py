@@ -27,7 +27,7 @@ class Pool(nn.Module):
 
     def __init__(self, kind: Pooling, width: int):
         super().__init__()
-        self.kind = kind
+        self.kind: Pooling = kind
         self.query = nn.Parameter(torch.zeros(width)) if kind == "attention" else None  # zeros: begins as the mean
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
