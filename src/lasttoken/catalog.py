@@ -77,7 +77,7 @@ def load(
     if merge not in (None, "auto", "off"):
         raise ConfigError([f"merge: {merge!r} is not among auto, off"])
     if merge is not None and "merge" not in type(config).model_fields:
-        raise ConfigError([f"merge: a {config.method} model has no adapter to merge; leave it out"])
+        raise ConfigError([f"merge: method {config.method} has no adapter to merge; leave it out"])
     given = {"model": model, "merge": merge}
     kept = {name: value for name, value in given.items() if value is not None}
     return family(config.method).load(folder, device=device, **kept)

@@ -212,13 +212,12 @@ def compile_classifier(classifier: Classifier) -> float:
 
 def weighed(classifier: Classifier, wrong: Sequence[Mistake], test: Dataset, journal: Journal) -> list[dict[str, Any]]:
     """The words of the surest mistakes, weighed; none, and a note, where that cannot be: a trained model is not lost for it."""
-    import torch
 
     place = {row: i for i, row in enumerate(test.ids)}
     asked = [(one.id, test.texts[place[one.id]], one.label) for one in wrong]
     try:
         return explained(classifier, asked)
-    except (UserError, MemoryError, torch.OutOfMemoryError) as error:
+    except (UserError, MemoryError, RuntimeError) as error:  # torch's own, of memory too
         journal.note(f"mistakes are not explained: {str(error).splitlines()[0]}")
         return []
 
@@ -261,8 +260,8 @@ def silent(test: Predictions) -> str | None:
         return None
     most = figure(float(test.probs.max()))
     return (
-        f"no row is given any label, the highest probability being {most}, so micro- and macro-F1 are 0; train longer or on more "
-        "rows (AUROC and P@1 say how labels rank)"
+        f"no row is given any label, the highest probability being {most}, so micro- and macro-F1 are 0; thresholds below one "
+        "half take 50 validation rows, decision.at_least_one gives every row its likeliest label (AUROC says how labels rank)"
     )
 
 

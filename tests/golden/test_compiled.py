@@ -188,5 +188,5 @@ def test_a_run_without_a_model_has_nothing_to_compile() -> None:
 
 def test_a_model_of_one_block_has_nothing_to_compile(folder: Callable[..., Path]) -> None:
     backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"), blocks=1)
-    with pytest.raises(ConfigError, match="the only block of this model is not compiled; leave it out"):
+    with pytest.raises(ConfigError, match="this model runs one block at most, which is not compiled; leave it out"):
         compile_blocks(backbone)

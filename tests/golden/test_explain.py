@@ -93,6 +93,20 @@ def test_labels_too_many_for_one_tree_are_explained_the_same(
     np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-3, atol=1e-4)
 
 
+def test_a_model_whose_activations_were_recomputed_is_explained_like_any(folder: Callable[..., Path]) -> None:
+    """What checkpointing asks of embeddings (gradients) is over with the training."""
+    scores = []
+    for checkpointing in ("off", "on"):
+        train = QUICK.model_copy(update={"epochs": 1.0, "checkpointing": checkpointing})
+        config = config_of("embedding", folder).model_copy(update={"train": train})
+        model = catalog.fit(
+            config, one_word_tells(24, 1), one_word_tells(12, 2), seed=0, device="cpu", journal=Journal()
+        )
+        assert not model.backbone.whole.is_activation_checkpointing
+        scores.append(explain(model, "one two stadium", ["sport"], by="gradients", steps=8)[0].scores)
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3, atol=1e-3)
+
+
 def test_removal_says_what_is_lost_without_a_word(folder: Callable[..., Path]) -> None:
     model = fitted("linear", folder)
     found = explain(model, "one violin two", ["music"])[0]

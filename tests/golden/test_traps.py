@@ -265,7 +265,7 @@ def test_who_loads_says_whether_4_bits_are_kept(name: str, folder: Callable[...,
 
 def test_what_has_no_adapter_is_not_merged(folder: Callable[..., Path], tmp_path: Path) -> None:
     fit(CONFIGS["probe"](folder)).save(tmp_path)
-    with pytest.raises(ConfigError, match="merge: a probe model has no adapter to merge; leave it out"):
+    with pytest.raises(ConfigError, match="merge: method probe has no adapter to merge; leave it out"):
         catalog.load(tmp_path, merge="off")
 
 

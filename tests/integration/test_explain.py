@@ -47,6 +47,9 @@ def test_text_from_standard_input(command: Callable[..., Any], runs: dict[str, P
     said = command("explain", runs["linear"], "-", stdin=b"Return the number of rows.")
     assert said.code == 0, said.err
     assert "Return" in said.out
+    assert command("explain", runs["linear"], "-", "--json", stdin=b"one row\r\n").out == (
+        command("explain", runs["linear"], "one row", "--json").out  # a line's end is no part of the text
+    )
 
 
 @pytest.mark.parametrize(

@@ -280,8 +280,8 @@ def test_rows_that_are_given_no_label_at_all_are_told() -> None:
     labels, y = LabelSpace(("a", "b"), multi=True), np.array([[True, False], [False, False]])
     test = Predictions(["1", "2"], y, np.array([[0.41, 0.2], [0.3, 0.1]]), labels)
     assert silent(test) == (
-        "no row is given any label, the highest probability being .410, so micro- and macro-F1 are 0; train longer or on more "
-        "rows (AUROC and P@1 say how labels rank)"
+        "no row is given any label, the highest probability being .410, so micro- and macro-F1 are 0; thresholds below one "
+        "half take 50 validation rows, decision.at_least_one gives every row its likeliest label (AUROC says how labels rank)"
     )
     assert silent(Predictions(["1", "2"], y, np.array([[0.51, 0.2], [0.3, 0.1]]), labels)) is None
     assert silent(Predictions(["1", "2"], y & False, test.probs, labels)) is None  # and none should be

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import DECODERS, ENCODERS, dataset, write_model
 from torch import Tensor
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, BertConfig, LlamaConfig, Qwen3Config
 
 from lasttoken.config import Embedding, Encoder, Instruction, Lora, Probe, Training
 from lasttoken.data.dataset import Splits
@@ -466,6 +466,19 @@ def test_the_wrong_family_is_refused_before_its_download(config: Any, architectu
     model = LlamaConfig(architectures=[architecture], hidden_size=64, num_hidden_layers=1, **SHAPE)
     with pytest.raises(ModelError, match=said):
         skeleton(config, model)
+
+
+def test_an_encoder_whose_config_names_no_head_is_refused_too() -> None:
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    with pytest.raises(ModelError, match=r"is an encoder .* use --method encoder"):
+        skeleton(Embedding(model="base"), BertConfig(architectures=["BertModel"], **shape))
+    assert skeleton(Encoder(model="base"), BertConfig(architectures=["BertModel"], **shape)).parameters
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+def test_a_folder_of_a_config_alone_has_no_tokenizer(kind: Any, tmp_path: Path) -> None:
+    kind(**SHAPE).save_pretrained(tmp_path)  # of some models transformers makes an empty one up
+    assert isinstance(tokenizer_here(str(tmp_path), revision=None, trust_remote_code=False), Estimate)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def explain(
 
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
-    given = sys.stdin.read() if text == "-" else text
+    given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else text
     if is_file(given):
         say(
             f"note: {given!r} is taken as the text itself, not as a file; for a file: lasttoken explain RUN - < {given}"

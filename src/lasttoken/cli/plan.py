@@ -137,7 +137,7 @@ def foretell(run: Run, gpu: str | None, supposed: tuple[int, int, int] | None) -
 
     from lasttoken.plan.cards import Card, find_card, this_machine
 
-    named = find_card(gpu) if gpu else None  # before what takes seconds to import
+    named = None if gpu is None else find_card(gpu)  # before what takes seconds to import
 
     from lasttoken.cli.screen import Screen
     from lasttoken.experiment import load_data
@@ -175,7 +175,8 @@ def page(found: Forecast, price: float | None) -> str:
     tokens = f"{found.micro_tokens:,} tokens, the fullest micro-batch"
     tokens += "" if found.lengths_known else " if rows fill max_length"
     again = "; computed again in the backward pass" if found.checkpointing else ""
-    remarks = {"weights": found.dtype + bits, "activations": tokens + again, "temporaries": "at most, in either pass"}
+    weights = "float32" if found.method == "encoder" else found.dtype + bits
+    remarks = {"weights": weights, "activations": tokens + again, "temporaries": "at most, in either pass"}
     rows = [("parameters", size(found.parameters), trained)]
     rows += [(name, data_size(value), remarks.get(name, "")) for name, value in found.parts.items()]
     rows += [("peak", data_size(found.peak), PHASES[max(found.phases, key=lambda phase: found.phases[phase])])]

@@ -55,7 +55,7 @@ class Calibration:
 
 
 NONE = Calibration("none")
-MORE_ROWS = "split off more: data.valid_share"
+MORE_ROWS = "give more with --valid, or a larger data.valid_share"
 
 
 @dataclass(frozen=True)

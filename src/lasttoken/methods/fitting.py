@@ -18,7 +18,7 @@ from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.wording import figure
 from lasttoken.journal import Journal
-from lasttoken.methods.memory import fit_into_memory, halving
+from lasttoken.methods.memory import fit_into_memory, halving, recomputing_until_done
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.model.compiled import compiled_training
 from lasttoken.model.lora import POOL
@@ -103,7 +103,7 @@ def fit_weights(
     first = score() if from_start else None
     if first is not None:
         journal.note(f"before the first update: validation {METRICS[metric].words} {figure(first)}")
-    with as_asked(settings, modules[0], journal):
+    with recomputing_until_done(modules[0]), as_asked(settings, modules[0], journal):
         best = keep_best(
             modules,
             in_mode(modules, steps),
@@ -172,7 +172,7 @@ def as_asked(settings: Training, model: nn.Module, journal: Journal) -> Iterator
     """Training inside runs compiled where that is asked for and can be; what it took, or why not, is noted."""
     if not settings.compile:
         yield
-    elif getattr(model, "is_gradient_checkpointing", False):
+    elif getattr(model, "is_activation_checkpointing", False):
         journal.note("train.compile has no effect: activations are recomputed, which torch does not compile")
         yield
     else:

@@ -78,7 +78,7 @@ def attribute(model: Classifier, text: str, column: int, *, steps: int) -> Attri
         )
     with torch.no_grad():
         ends = odds(torch.cat([given, neutral])).double().cpu().tolist()
-    return Attribution(spans(model, text, encoded), found.sum(dim=2)[0].double().cpu().numpy(), *ends)
+    return Attribution(spans(model, text, encoded), found.detach().sum(dim=2)[0].double().cpu().numpy(), *ends)
 
 
 def neutral_of(layer: nn.Embedding) -> Tensor:

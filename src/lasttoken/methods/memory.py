@@ -7,7 +7,8 @@ memory, smaller micro-batches cost nothing while they hold a thousand tokens or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,17 @@ def recompute(model: Any) -> None:
         model.activation_checkpointing_enable()
     except ValueError as error:
         raise ConfigError([f"train.checkpointing: {error}; use off"]) from error
+
+
+@contextmanager
+def recomputing_until_done(model: Any) -> Iterator[None]:
+    """Activation checkpointing, where it is on, ends with what runs inside, and embeddings no longer ask for gradients."""
+    try:
+        yield
+    finally:
+        if getattr(model, "is_activation_checkpointing", False):
+            model.activation_checkpointing_disable()
+            model.disable_input_require_grads()
 
 
 def kept_bytes(model: nn.Module, loss_and_count: Loss, rows: np.ndarray) -> int:

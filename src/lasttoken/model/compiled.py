@@ -79,7 +79,7 @@ def compiled_ones(module: nn.Module) -> list[nn.Module]:
     """The blocks to compile. Raises ConfigError where there is none."""
     found = [block for block in blocks_of(module)[1] if not is_shortened(block)]
     if not found:
-        raise ConfigError(["compile: the only block of this model is not compiled; leave it out"])
+        raise ConfigError(["compile: this model runs one block at most, which is not compiled; leave it out"])
     return found
 
 

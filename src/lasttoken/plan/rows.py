@@ -62,14 +62,20 @@ class Estimate:
 
 def tokenizer_here(name: str, *, revision: str | None, trust_remote_code: bool) -> Any:
     """The model's tokenizer where it can be had without a download; else an `Estimate`."""
-    here = name == "tiny" or Path(name).is_dir()
-    if not here and not any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in FILES):
+    folder = Path(locate(name))
+
+    def has(file: str) -> bool:
+        if folder.is_dir():
+            return (folder / file).is_file()
+        return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+
+    if not any(map(has, FILES)):  # a folder that holds a config alone, for which transformers may make up an empty one
         return Estimate()
     try:
         return AutoTokenizer.from_pretrained(
             locate(name), revision=revision, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError):  # a folder that holds a config alone
+    except (OSError, ValueError):
         return Estimate()
 
 

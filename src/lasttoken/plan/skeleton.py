@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from lasttoken.config import Embedding, Encoder, Instruction, Probe
@@ -137,7 +138,8 @@ def refuse_other_family(config: Method, model: PretrainedConfig) -> None:
     names = " ".join(getattr(model, "architectures", None) or [])
     if isinstance(config, Encoder) and "ForCausalLM" in names:
         raise ModelError(f"model {config.model!r} is a causal language model, not an encoder; use --method embedding")
-    if isinstance(config, Embedding | Instruction) and "ForMaskedLM" in names:
+    both_ways = model.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(model, "is_decoder", False)
+    if isinstance(config, Embedding | Instruction) and ("ForMaskedLM" in names or both_ways):
         raise ModelError(f"model {config.model!r} is an encoder (its tokens see both ways); use --method encoder")
 
 

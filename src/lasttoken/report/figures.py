@@ -264,7 +264,8 @@ def curve_panel(points: Sequence[tuple[float, float]], *, title: str, run: int, 
     )
     root = panel(340, 190, f"{title} against update{span}")
     x = scale_over([0.0, *(x for x, _ in finite)], within=(0.0, math.inf), ticks=4)
-    frame = Frame(44, 24, 286, 132, x, scale_over([y for _, y in finite], ticks=4))
+    least = 0.0 if all(y >= 0 for _, y in finite) else -math.inf
+    frame = Frame(44, 24, 286, 132, x, scale_over([y for _, y in finite], within=(least, math.inf), ticks=4))
     axes(root, frame)
     mark(root, "text", {"x": 2, "y": 12, "class": "label"}, title)
     mark(root, "text", {"x": frame.left + frame.width, "y": 187, "class": "tick end"}, "update")
