@@ -106,5 +106,5 @@ def test_a_hub_model_is_loaded_at_the_commit_of_its_training() -> None:
     here = Path("run")
     assert on_base(config, here, {"base": {"commit": "abc"}}).revision == "abc"
     assert on_base(config, here, {"base": {"commit": None}}).revision is None
-    copied = on_base(config, here, {"base": {"commit": "abc"}}, "/models/copy")
+    copied = on_base(config, here, {"base": {"commit": "abc"}}, model="/models/copy")
     assert (copied.model, copied.revision) == ("/models/copy", None)
