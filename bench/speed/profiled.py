@@ -61,8 +61,8 @@ def shares(contender: Contender) -> list[tuple[str, float, dict[str, float]]]:
     return sorted(found, key=lambda one: -one[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def rows_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was asked for, and on stdout the machine that it runs on. Adds the options that say which cases to run."""
     parser.add_argument("--data", type=Path, help="../shared/data; without it, and with --toy only, rows are made up")
     parser.add_argument("--only", default="", help="tasks or cases, with commas")
     parser.add_argument("--groups", type=int, help="of 32 rows a case at most, for slow machines")
@@ -72,6 +72,13 @@ def main() -> None:
         parser.error("--data: name the folder of the real rows (../shared/data), or add --toy")
     machine = about(CPU)["machine"]
     print(f"{machine['cpu']}, {machine['device']}, {machine['dtype']}, torch {torch.__version__}")
+    return arguments
+
+
+def main() -> None:
+    arguments = rows_of(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
     for name, case in cases(
         [x for x in arguments.only.split(",") if x], arguments.toy, arguments.data, arguments.groups
     ):

@@ -20,10 +20,7 @@ from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
-from machine import about
-from models import CPU
-from profiled import own
+from profiled import own, rows_of
 from rounds import Contender, Pass, compare
 from run import COMPARISONS, cases
 
@@ -55,17 +52,9 @@ def both(contender: Contender, way: str) -> list[Contender]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="../shared/data; without it, and with --toy only, rows are made up")
     parser.add_argument("--way", choices=WAYS, default="last-block")
-    parser.add_argument("--only", default="", help="tasks or cases, with commas")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--groups", type=int, help="of 32 rows a case at most, for slow machines")
-    parser.add_argument("--toy", action="store_true", help="small and made up: shows that the code runs")
-    arguments = parser.parse_args()
-    if arguments.data is None and not arguments.toy:
-        parser.error("--data: name the folder of the real rows (../shared/data), or add --toy")
-    machine = about(CPU)["machine"]
-    print(f"{machine['cpu']}, {machine['device']}, {machine['dtype']}, torch {torch.__version__}")
+    arguments = rows_of(parser)
     only = [x for x in arguments.only.split(",") if x]
     for name, case in cases(only, arguments.toy, arguments.data, arguments.groups):
         if case["task"] not in COMPARISONS:

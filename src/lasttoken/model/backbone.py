@@ -370,15 +370,16 @@ def shorten_where_exact(backbone: Backbone, texts: Sequence[np.ndarray], whole: 
     """Have the last block run in full for the tokens alone that are read, where that gives `whole` (T, H) at the texts' ends."""
     ends = np.cumsum([len(text) for text in texts]) - 1
     layout = lay_out([len(text) for text in texts], read=ends, causal=backbone.causal, device=backbone.device)
-    undo, RUNNING.early = shorten(backbone.module), False
+    undo, RUNNING.early = None, False
     try:
+        undo = shorten(backbone.module)
         short = backbone.hidden(to_tensor(np.concatenate(texts), backbone), layout)[layout.ends]
         exact = not RUNNING.early and close(short, whole[layout.ends], bound=0.02)  # the same products in other shapes
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         exact = False
-    if not exact:
+    if undo is not None and not exact:
         undo()
 
 

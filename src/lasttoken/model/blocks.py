@@ -61,7 +61,9 @@ def shorten(module: nn.Module) -> Callable[[], None]:
     config: Any = module.config
     blocks = blocks_of(module)[1]
     handles: list[RemovableHandle] = []
-    once = config.num_hidden_layers == len(blocks) and not any(getattr(config, name, None) for name in COUNTED)
+    once = getattr(config, "num_hidden_layers", None) == len(blocks) and not any(
+        getattr(config, name, None) for name in COUNTED
+    )
     for attention in makes_keys(blocks[-1]) if once else ():
         if not has(attention, enter):
             handles.append(attention.register_forward_pre_hook(enter, with_kwargs=True))
