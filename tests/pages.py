@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from lasttoken.data.demo import docstring_rows
@@ -61,15 +60,17 @@ def write_rows(folder: Path, words: int | None) -> None:
     (folder / "test.csv").write_text("\n".join([header, *rest[60:]]) + "\n", encoding="utf-8")
 
 
-def run_examples(page: str, folder: Path) -> None:
-    """Run every block of a page in `folder`, in a process each."""
+def run_examples(page: str, folder: Path, programs: Path) -> None:
+    """Run every block of a page in `folder`. programs: what stands for `lasttoken` and `python -c` (warm.py)."""
     write_rows(folder, None if page.endswith("long-texts.md") else WORDS)
     blocks = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
     assert blocks, f"{page} shows nothing"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     for language, code in blocks:
         for name in HUB_MODELS:
             code = code.replace(name, "tiny")
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+        command = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [str(programs / "run-python")]
+        done = subprocess.run(
+            [*command, code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join([*command, code])}\n{done.stdout}\n{done.stderr}"

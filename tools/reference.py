@@ -7,22 +7,26 @@ docs/explain/quality.md, speed.md and speed-tables.md from bench/quality/results
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 import lasttoken
 from lasttoken.cli.main import app
-from lasttoken.config import METHOD_CONFIGS, Data, Decision, Ends, Long, Lora, Run, Settings, Training
+from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.config.parse import differing, flat
+from lasttoken.config.run import Run
+from lasttoken.config.settings import Data, Decision, Ends, Long, Lora, Settings, Training
 from lasttoken.errors import UserError
 from lasttoken.estimator import TextClassifier
 
 ROOT = Path(__file__).parent.parent
-CONFIG_SOURCE = (ROOT / "src/lasttoken/config.py").read_text(encoding="utf-8")
 
 
 def command_page() -> str:
@@ -41,36 +45,37 @@ def command_page() -> str:
 
 
 def settings_page() -> str:
-    """Every setting of every table with its default and the remark beside it in config.py."""
-    lines = ["# Settings", "", "Made by `make docs` from `src/lasttoken/config.py`.", ""]
-    lines += ["In config.toml, and on the command line as `--set data.encoding=latin-1`, `--set method.lora.r=16`;", ""]
+    """Every setting of every table: its default, what else it may be, and what it means."""
+    lines = ["# Settings", "", "Made by `make docs` from the models in `src/lasttoken/config/`.", ""]
+    lines += ["In config.toml, and on the command line as `--set data.encoding=latin-1`, `--set method.lora.r=16`;"]
     lines += ["in `compare` also for one method alone: `--set embedding.train.epochs=5`.", ""]
     for kind in (Run, Data, Decision, *METHOD_CONFIGS.values(), Lora, Long, Ends, Training):
-        lines += [
-            f"## {kind.__name__}",
-            "",
-            inspect.getdoc(kind) or "",
-            "",
-            "| setting | default | |",
-            "|---|---|---|",
-        ]
-        lines += [f"| `{name}` | `{default}` | {remark} |" for name, default, remark in settings_of(kind)] + [""]
+        title = [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
+        lines += [*title, "| setting | default | choices | meaning |", "|---|---|---|---|"]
+        for name, field in kind.model_fields.items():
+            cells = (f"`{name}`", default_of(field), ", ".join(choices_of(field.annotation)), field.description)
+            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
     return "\n".join(lines)
 
 
-def settings_of(kind: type[Settings]) -> list[tuple[str, str, str]]:
-    """(name, default, remark) of each setting in the source of a config model; a choice of words stands in the remark."""
-    body = re.search(rf"^class {kind.__name__}\(Settings\):\n(.*?)(?=^\S)", CONFIG_SOURCE, re.M | re.S)
-    assert body is not None, kind
-    lines = re.sub(r"= \(\n\s+(.+)\n\s+\)", r"= \1", body[1])  # a default that the formatter put on a line of its own
-    found = []
-    for name, kinds, default, remark in re.findall(r"^    (\w+): (.+?) = (.+?)(?:  # (.+))?$", lines, re.M):
-        words = re.findall(r'"(\w[\w-]*)"', kinds)
-        choice = ", ".join(words) if len(words) > 1 else ""
-        found.append(
-            (name, default.replace("|", "\\|"), "; ".join(x for x in (choice, remark.replace("|", "\\|")) if x))
-        )
-    return found
+def default_of(field: FieldInfo) -> str:
+    """A default as TOML writes it; of a table, where it stands and what differs from it; nothing for one that is not set."""
+    if field.default_factory is not None:  # the model: what it is depends on what is installed
+        return "`smollm2` if installed, else `tiny`"
+    value = field.default
+    if not isinstance(value, Settings):
+        return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+    kind = type(value)
+    changed = ", ".join(f"`{name} = {json.dumps(own)}`" for name, own in flat(differing(value)) if name != "model")
+    return f"[{kind.__name__}](#{kind.__name__.lower()})" + (f" with {changed}" if changed else "")
+
+
+def choices_of(annotation: Any) -> list[str]:
+    """The words that a setting may be, where it may be several."""
+    words = get_args(annotation) if get_origin(annotation) is Literal else ()
+    inner = [word for part in get_args(annotation) if not isinstance(part, str) for word in choices_of(part)]
+    return [str(word) for word in words] if len(words) > 1 else inner
 
 
 def python_page() -> str:

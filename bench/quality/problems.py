@@ -131,9 +131,21 @@ def goemotions(data: Path) -> Splits:
     return splits_from(rows("train"), rows("dev"), rows("test"), seed=SEED)
 
 
+def fewer(splits: Splits, rows: int) -> Splits:
+    """`rows` of the training rows, drawn at random, and a ninth as many of the validation rows, as in a split of 9 to 1."""
+    train, valid = (
+        part.take(generator(SEED, f"fewer {name}").permutation(len(part))[:count])
+        for name, part, count in (("train", splits.train, rows), ("valid", splits.valid, rows // 9))
+    )
+    return replace(splits, train=train, valid=valid)
+
+
 PROBLEMS: dict[str, Callable[[Path], Splits]] = {
     "patents-section": lambda data: patents(data, "section"),
     "patents-sections": lambda data: patents(data, "sections"),
+    "patents-section-4k": lambda data: fewer(patents(data, "section"), 4000),
+    "patents-sections-4k": lambda data: fewer(patents(data, "sections"), 4000),
+    "goemotions-10k": lambda data: fewer(goemotions(data), 10_000),
     "ag-news-4k": lambda data: ag_news(data, 4000),
     "ag-news-19k": lambda data: ag_news(data, None),
     "banking77": banking77,

@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from points import points
 
+from lasttoken.evaluation.intervals import Interval
 from lasttoken.evaluation.seeds import over_seeds
-from lasttoken.evaluation.significance import Interval
 
 HERE = Path(__file__).parent
 WORDS = {
     "embedding-last": "embedding, last token",
+    "embedding-mean": "embedding, mean pooling",
+    "embedding-suffix": "embedding, suffix",
+    "embedding-r8": "embedding, r = 8",
+    "embedding-nf4": "embedding, NF4",
+    "embedding-probe-start": "embedding, head begun without names",
+    "instruction-base": "instruction, no chat template",
+    "zero-shot-contextual": "zero-shot, contextual",
+    "probe-minilm": "probe (MiniLM)",
+    "setfit": "SetFit (MiniLM)",
     "random": "embedding, random weights",
     "instruction-numbers": "instruction, answered by number",
     "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",
     "k0": "LoRA on all six blocks",
     "head": "head alone, cross-entropy",
-    **{
-        f"head-{loss}": f"head alone, {loss}"
-        for loss in ("asymmetric", "ranking", "balanced", "focal", "logit_adjusted")
-    },
+    **{f"head-{loss}": f"head alone, {loss}" for loss in ("asymmetric", "balanced", "focal", "logit_adjusted")},
     **{
         f"{init}-{n}": f"{init} head, {n} epoch{'s' if n > 1 else ''}"
         for init in ("random", "probe")
@@ -35,6 +42,7 @@ WORDS = {
     },
     **{f"k{k}": f"on the upper {6 - k}, trunk = {k}" for k in range(2, 6)},
 }
+REAL = ("smollm2", "curve", "few")  # experiments with a real model, which come first
 HEADLINES = {False: ("accuracy", "macro_f1", "ece"), True: ("micro_f1", "macro_f1", "ece")}
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "ece": "ECE"}
 
@@ -61,8 +69,73 @@ def cell(runs: list[dict[str, Any]], metric: str) -> str:
 
 
 def entries(experiment: dict[str, Any]) -> list[str]:
-    """The names of what an experiment runs."""
-    return [name for name, value in experiment.items() if isinstance(value, dict)]
+    """The names of what an experiment runs, each point of a curve by itself."""
+    return [
+        point for name, value in experiment.items() if isinstance(value, dict) for point in points(experiment, name)
+    ]
+
+
+def curves(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The lines of a problem's curves: a line a number of training rows, a column an entry and its number of updates."""
+    found = {point: methods[point] for point in entries(experiment) if "@" in point and point in methods}
+    if not found:
+        return []
+    first = next(iter(found.values()))[0]
+    metric = HEADLINES[first["test"]["multi"]][0]
+    sizes = sorted({runs[0]["rows"] for runs in found.values()})
+    columns = list(dict.fromkeys((point.partition("@")[0], runs[0]["updates"]) for point, runs in found.items()))
+    titles = [WORDS.get(name, name) + (f", {updates} updates" if updates else "") for name, updates in columns]
+    lines = [
+        f"## {problem}: {NAMES[metric]} by training rows{' of each label' * bool(experiment.get('per_label'))}",
+        "",
+        f"{first['problem']['test']:,} test rows, {first['problem']['labels']} labels; a quarter as many rows again to validate.",
+        "",
+        "| rows | " + " | ".join(titles) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for size in sizes:
+        by = {
+            (point.partition("@")[0], runs[0]["updates"]): runs
+            for point, runs in found.items()
+            if runs[0]["rows"] == size
+        }
+        cells = [shown(by[column], metric) if column in by else "" for column in columns]
+        lines.append(f"| {size:,} | " + " | ".join(cells) + " |")
+    return [*lines, "", *beside(found)]
+
+
+def beside(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The lines that set embedding against the others at equal rows, each at its most updates."""
+    best: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for point, runs in found.items():
+        place = (runs[0]["rows"], point.partition("@")[0])
+        if place not in best or (runs[0]["updates"] or 0) > (best[place][0]["updates"] or 0):
+            best[place] = runs
+    lines = []
+    for (rows, name), runs in sorted(best.items(), key=lambda item: item[0][0]):
+        own = best.get((rows, "embedding"))
+        seeds = {run["seed"] for run in runs} & {run["seed"] for run in own or []}
+        if name != "embedding" and own and seeds:
+            pair = [[run for run in side if run["seed"] in seeds] for side in (own, runs)]
+            lines.append(f"- {rows:,} rows, embedding less {WORDS.get(name, name)}: {interval(difference(*pair))}")
+    title = (
+        "Rows decided exactly right, paired over test rows, at the most updates of each and the seeds that both have:"
+    )
+    return [title, "", *lines, ""] if lines else []
+
+
+def interval(found: Interval) -> str:
+    """+.012 [-.003, +.027], no difference shown."""
+    told = ", no difference shown" if found.low <= 0 <= found.high else ""
+    return f"{signed(found.estimate)} [{signed(found.low)}, {signed(found.high)}]{told}"
+
+
+def shown(runs: list[dict[str, Any]], metric: str) -> str:
+    """The mean over seeds with their deviation; of one seed, the estimate with its 95 % interval."""
+    if len(runs) > 1:
+        return cell(runs, metric)
+    one = runs[0]["test"]["metrics"][metric]
+    return f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]"
 
 
 def table(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -147,28 +220,25 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
     for method in entries(experiment)[1:]:
         against = experiment[method].get("like", "embedding")
         if method in methods and against in methods:
-            found = difference(methods[against], methods[method])
-            shown = ", no difference shown" if found.low <= 0 <= found.high else ""
-            lines.append(
-                f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {signed(found.estimate)} "
-                f"[{signed(found.low)}, {signed(found.high)}]{shown}"
-            )
+            found = interval(difference(methods[against], methods[method]))
+            lines.append(f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {found}")
     title = "Rows decided exactly right, paired over test rows, means over seeds; intervals count rows and seeds:"
     return [title, "", *lines, ""] if lines else []
 
 
-def chance() -> list[str]:
-    """The lines on how often a difference is claimed where there is none, from chance.py; none where it was not run."""
-    path = HERE / "chance.json"
+def false_positives() -> list[str]:
+    """The lines on how often a difference is claimed where there is none, from false_positives.py; none where it was not run."""
+    path = HERE / "false_positives.json"
     if not path.exists():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
     lines = [
         "## Differences claimed by chance",
         "",
-        f"Data sets of {found['rows']} rows on which the methods are equally good, {found['sets']:,} of each kind: the share in which",
+        f"Data sets of {found['rows']} rows, or as many as the kind says, on which the methods are equally good,",
+        f"{found['sets']:,} of each kind: the share in which",
         "`p <= .05` comes out of the test alone, and in which `compare` claims a difference (the interval must exclude 0 too, and",
-        "p is Holm's over all pairs). Repeat with `python bench/quality/chance.py`.",
+        "p is Holm's over all pairs). Repeat with `python bench/quality/false_positives.py`.",
         "",
         "| kind | test alone | claimed | McNemar alone |",
         "|---|---|---|---|",
@@ -182,9 +252,42 @@ def chance() -> list[str]:
     return [*lines, ""]
 
 
-def promises() -> list[str]:
-    """The lines on how often what is promised does not hold, from promises.py; none where it was not run."""
-    path = HERE / "promises.json"
+def folds() -> list[str]:
+    """The lines on intervals and claims of cross-validations, from folds.py; none where it was not run."""
+    path = HERE / "folds.json"
+    if not path.exists():
+        return []
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    lines = [
+        "## Cross-validation of few rows",
+        "",
+        "Samples of AG News and of patents (the four commonest sections), cross-validated as `compare --folds` does it by",
+        "logistic regression on TF-IDF of words. How often the 95 % interval of a score holds the expected score of such",
+        "models (over other samples too), the mean score of this sample's fold models, and the score of the saved model of all",
+        "rows, each measured on 1,200 other rows; how often that of a difference holds the true one (words against words and",
+        "pairs); and how often two seeds of one method are told apart, which should be one time in twenty at most. `rows`: as",
+        "if the rows were a test part of one model; `folds`: what `compare` says. The width stands in brackets. Repeat with",
+        "`python bench/quality/folds.py --data ../shared/data --kept /tmp/worlds`.",
+        "",
+        "| set, rows, samples | folds x repeats | metric | interval | expected score | fold models | saved model | difference "
+        "| claimed of two seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        for way in ("rows", "folds") if case["repeats"] == 1 else ("folds",):
+            score, difference = case["score"][way], case["difference"][way]
+            lines.append(
+                f"| {case['set']}, {case['rows']}, {case['worlds']} | {case['folds']} x {case['repeats']} | "
+                f"{NAMES[case['metric']]} | {way} | {figure(score['expected'])} ({figure(score['width'])}) | "
+                f"{figure(score['fold models'])} | {figure(score['saved model'])} | {figure(difference['difference'])} "
+                f"({figure(difference['width'])}) | {figure(difference['claimed'])} |"
+            )
+    return [*lines, ""]
+
+
+def guarantees() -> list[str]:
+    """The lines on how often what is promised does not hold, from guarantees.py; none where it was not run."""
+    path = HERE / "guarantees.json"
     if not path.exists():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -194,7 +297,7 @@ def promises() -> list[str]:
         "What thresholds for a wanted precision and abstaining promise of the surest rows, made on simulated validation rows",
         f"whose true probabilities are known, {found['sets']:,} sets of each kind: the share of sets in which the promise does",
         "not hold, and of how many of the rows it is made (none where it cannot be shown). Repeat with",
-        "`python bench/quality/promises.py`.",
+        "`python bench/quality/guarantees.py`.",
         "",
         "| promise | rows | rule | broken | allowed | of rows |",
         "|---|---|---|---|---|---|",
@@ -211,40 +314,118 @@ def promises() -> list[str]:
     return [*lines, ""]
 
 
+def coverage() -> list[str]:
+    """The lines on how often intervals hold the true value, from coverage.py; none where it was not run."""
+    path = HERE / "coverage.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    sizes = list(found["cases"][0]["rows"])
+    lines = [
+        "## Coverage of intervals",
+        "",
+        "How often a 95 % interval holds the true value, in simulated test sets: the mean over populations (the lowest of them",
+        f"in brackets), {found['sets']} test sets each, half as many from 100 rows on. A dash: too few rows for an interval. The",
+        "last rows are the percentile bootstrap, for comparison. Repeat with `python bench/quality/coverage.py`.",
+        "",
+        "| interval | " + " | ".join(f"{n} rows" for n in sizes) + " |",
+        "|---|" + "---|" * len(sizes),
+    ]
+    for multi, kind in ((False, "one label"), (True, "several labels")):
+        cases = [case["rows"] for case in found["cases"] if case["multi"] == multi]
+        for name in cases[0][sizes[0]] if cases else []:
+            cells = " | ".join(held([case[n][name] for case in cases], found["sets"]) for n in sizes)
+            lines.append(f"| {kind}: {name.removeprefix('own ').replace('_', ' ')} | {cells} |")
+    return [*lines, ""]
+
+
+def held(cases: list[list[float]], sets: int) -> str:
+    """Mean and lowest coverage of populations, by (share of test sets with an interval, coverage, width) of each.
+
+    Of a population that gives fewer than 30 intervals only the mean tells.
+    """
+    given = [one for one in cases if len(one) > 1]
+    if not given:
+        return "-"
+    mean = sum(one[0] * one[1] for one in given) / sum(one[0] for one in given)
+    enough = [one[1] for one in given if one[0] * sets >= 60]
+    return figure(mean) + (f" ({figure(min(enough))})" if enough else "")
+
+
+def few_rows() -> list[str]:
+    """The lines on `linear` with few training rows, from few_rows.py; none where it was not run."""
+    path = HERE / "few_rows.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    sets = found["sets"]
+    methods = list(next(iter(next(iter(sets.values())).values())))
+    lines = [
+        "## Few training rows",
+        "",
+        "Accuracy, or micro-F1 of several labels (GoEmotions, Reuters), means over draws of the training rows as they come;",
+        f"{found['tested']:,} test rows. `linear before` took `min_count = 2` and C = 3 or 30. Both hold a tenth of the rows out for",
+        "calibration, scikit-learn (TF-IDF of words, logistic regression) learns from all. The last column is the gain of",
+        "`linear` over `linear before`, paired over draws (95 %, Student's t).",
+        "Repeat with `python bench/quality/few_rows.py --data ../shared/data`.",
+        "",
+        "| set | rows | draws | " + " | ".join(methods) + " | gain |",
+        "|---|" + "---|" * (len(methods) + 3),
+    ]
+    for name, sizes in sets.items():
+        for size, one in sizes.items():
+            gain = one["linear before"]
+            cells = " | ".join(figure(one[method]["score"]) for method in methods)
+            ends = f"{signed(gain['gain'])} [{signed(gain['low'])}, {signed(gain['high'])}]"
+            lines.append(f"| {name} | {int(size):,} | {gain['draws']} | {cells} | {ends} |")
+    return [*lines, ""]
+
+
 def signed(value: float) -> str:
     """+.012 or -.012."""
     return f"{value:+.3f}".replace("0.", ".", 1)
 
 
-def main() -> None:
-    lines = [
+def opening() -> list[str]:
+    """README's table: what `make demo` prints."""
+    readme = (HERE.parents[1] / "README.md").read_text(encoding="utf-8")
+    block = next(part for part in readme.split("```") if part.startswith("text\n") and "macro-F1 [95 %]" in part)
+    return [
         "# Quality, measured",
         "",
-        "Made by `make docs` from `bench/quality/results`; each file there holds settings, seed, versions, commit and every",
-        "decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. Times are of",
-        "one CPU thread beside other work, good for a rough comparison only (but where a trunk is compared: two threads, little",
-        "beside them); some machines had bfloat16, others computed in float32 (`machine` in a result says which). The model is",
-        "`tiny` (6.9 M parameters) unless the table says otherwise: what is shown is that the methods work and how they stand to",
-        "each other, not what a large model reaches.",
+        "`make demo`: which of nine libraries a docstring is from, with SmolLM2-135M (`embedding`, and zero-shot as `instruction`)",
+        "and MiniLM (`encoder`, `probe`):",
+        "",
+        f"```{block}```",
+        "",
+        "The rest is made by `make docs` from `bench/quality/results`; each file there holds settings, seed, versions, commit and",
+        "every decision. Repeat with `make bench`. Figures are means over seeds ± the standard deviation between seeds. Times are",
+        "of one CPU thread beside other work, good for a rough comparison only (but where a trunk is compared: two threads,",
+        "little beside them); some machines had bfloat16, others computed in float32 (`machine` in a result says which). Tables",
+        "that begin with `smollm2`, `curve` and `few` are of SmolLM2-135M-Instruct; the model of the others is `tiny` (6.9 M",
+        "parameters), which shows that the methods work and how they stand to each other, not what a larger model reaches.",
         "",
     ]
-    found = results()
-    wanted = {
-        path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((HERE / "experiments").glob("*.toml"))
-    }
+
+
+def main() -> None:
+    lines, found = opening(), results()
+    files = sorted((HERE / "experiments").glob("*.toml"), key=lambda path: (not path.stem.startswith(REAL), path.stem))
+    wanted = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in files}
     missing = []
     for problem, experiment in wanted.items():
-        if problem in found:
+        if problem in found and any("@" in point for point in found[problem]):
+            lines += curves(problem, experiment, found[problem])
+        elif problem in found:
             lines += table(problem, experiment, found[problem])
             lines += differences(experiment, found[problem])
             lines += decided(problem, experiment, found[problem])
         for method in entries(experiment):
-            seeds = len(experiment[method].get("seeds", experiment["seeds"]))
+            seeds = len(experiment[method.partition("@")[0]].get("seeds", experiment["seeds"]))
             lacking = seeds - len(found.get(problem, {}).get(method, []))
             if lacking:
                 missing.append(f"{problem} {method}: {lacking} of {seeds} seeds")
-    lines += chance() + promises()
+    lines += coverage() + false_positives() + folds() + few_rows() + guarantees()
     if missing:
         lines += ["## Not run yet", "", *(f"- {line}" for line in missing), ""]
     print("\n".join(lines).rstrip())

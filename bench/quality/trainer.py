@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -24,7 +26,9 @@ from lasttoken.data.dataset import Dataset, Splits
 from lasttoken.model.backbone import locate
 
 
-def fit_and_predict(settings: dict[str, Any], splits: Splits, seed: int) -> tuple[np.ndarray, float, float]:
+def fit_and_predict(
+    settings: dict[str, Any], splits: Splits, seed: int, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[np.ndarray, float, float]:
     """(probabilities of the test rows (N, C), seconds of training, seconds of prediction)."""
     set_seed(seed)
     folder, train = locate(settings["model"]), settings["train"]
@@ -78,6 +82,7 @@ def fit_and_predict(settings: dict[str, Any], splits: Splits, seed: int) -> tupl
             compute_metrics=lambda out: {
                 "micro_f1": f1_score(out.label_ids, out.predictions.argmax(1), average="micro")
             },
+            callbacks=list(callbacks),
         )
         began = time.perf_counter()
         trainer.train()

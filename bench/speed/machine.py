@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from lasttoken.experiment import git_commit
-from lasttoken.model.device import choose_dtype, describe_device
+from lasttoken.model.device import describe_device
+from lasttoken.model.precision import choose_precision
+from lasttoken.model.products import linear
+from lasttoken.studies.one import git_commit
 
 SIZES = (1024, 2048, 3072)  # of square products on a CPU; the best counts
 LIBRARIES = "lasttoken torch transformers peft bitsandbytes accelerate trl sentence-transformers numpy".split()
@@ -20,15 +22,15 @@ LIBRARIES = "lasttoken torch transformers peft bitsandbytes accelerate trl sente
 
 def peak_flops(device: torch.device, sizes: Sequence[int], repeats: int = 3) -> float:
     """FLOP/s of the fastest square matrix product in the dtype that models compute in (bfloat16 where it is native)."""
-    dtype, best = choose_dtype(device), 0.0
+    dtype, best = choose_precision(device).dtype, 0.0
     for size in sizes:
         a = torch.randn(size, size, device=device).to(dtype)
         b = torch.randn(size, size, device=device).to(dtype)
-        a @ b
+        linear(a, b)
         for _ in range(repeats):
             wait(device)
             began = time.perf_counter()
-            a @ b
+            linear(a, b)
             wait(device)
             best = max(best, 2 * size**3 / (time.perf_counter() - began))
     return best
@@ -48,7 +50,7 @@ def about(device: torch.device) -> dict[str, Any]:
             "device": describe_device(device),
             "threads": torch.get_num_threads(),
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "dtype": str(choose_dtype(device)).removeprefix("torch."),
+            "dtype": str(choose_precision(device).dtype).removeprefix("torch."),
         },
         "versions": {name: version_of(name) for name in LIBRARIES},
         "commit": git_commit(),

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from lasttoken.data.dataset import Dataset
 from lasttoken.labels import LabelSpace
 from lasttoken.model.backbone import Backbone, VocabularyHead, keep_packing_off, verify
-from lasttoken.model.device import choose_dtype
+from lasttoken.model.precision import choose_precision
 
 LLAMA3 = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -123,7 +123,7 @@ def backbone_of(
     toy: bool,
 ) -> Backbone:
     """Our backbone, checked; a language model's with its vocabulary head, an encoder's weights in float32."""
-    config, compute = config_of(name, tokenizer, toy=toy), choose_dtype(device)
+    config, compute = config_of(name, tokenizer, toy=toy), choose_precision(device).dtype
     if name.startswith("ModernBERT"):
         encoder = make(AutoModel, config, dtype=torch.float32, device=device, attention="eager").requires_grad_(True)
         return verify(Backbone(name, encoder, encoder, tokenizer, config, None, device, compute), "encoder")

@@ -1,4 +1,4 @@
-"""The models that are timed: the package's `tiny`, and random weights in the shape of SmolLM2-135M, for both sides alike."""
+"""The models that are timed, for both sides alike: `smollm2`, `tiny`, and random weights in the shape of SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lasttoken.config import Lora
+from lasttoken.config.settings import Lora
 from lasttoken.model.adapter import quiet
-from lasttoken.model.backbone import TINY, nf4_config
-from lasttoken.model.device import choose_dtype
+from lasttoken.model.backbone import nf4_config
+from lasttoken.model.files import TINY, locate
+from lasttoken.model.precision import choose_precision
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORA = Lora(r=8, alpha=16.0, dropout=0.05)  # on both sides
@@ -46,13 +47,13 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 CPU = torch.device("cpu")
 ATTENTIONS = ("sdpa", "eager")  # of transformers: which is faster on a CPU depends on the lengths
-Quantize = Literal["nf4", "none"]
+Quantize = Literal["nf4", "none", "float32", "bfloat16"]  # of weights; none is the precision that lasttoken chooses
 
 
 def folder_of(name: str, work: Path) -> Path:
-    """The folder of a model: `tiny`'s own, or one in `work` that is written on first use, with the tokenizer of `tiny`."""
-    if name == "tiny":
-        return TINY
+    """The folder of a model: a packaged model's own, or one in `work`, written on first use with the tokenizer of `tiny`."""
+    if name not in SHAPES:
+        return Path(locate(name))
     folder = work / name
     if not folder.exists():
         tokenizer = tokenizer_of(TINY)
@@ -92,12 +93,17 @@ def language_model(folder: Path, *, quantize: Quantize, lora: bool) -> nn.Module
 
 def loading(folder: Path, quantize: Quantize, keep: list[str]) -> dict[str, Any]:
     """What from_pretrained needs: the dtype, and for NF4 the settings of the package with `keep` left out of it."""
-    dtype = choose_dtype(CPU)
-    if quantize == "none":
+    dtype = dtype_of(quantize)
+    if quantize != "nf4":
         return {"dtype": dtype}
     quantization = nf4_config(str(folder), CPU, dtype)
     quantization.llm_int8_skip_modules = keep  # its name notwithstanding it holds for 4 bits too
     return {"dtype": dtype, "quantization_config": quantization, "device_map": {"": "cpu"}}
+
+
+def dtype_of(quantize: Quantize, device: torch.device = CPU) -> torch.dtype:
+    """What is computed in."""
+    return choose_precision(device, "auto" if quantize in ("none", "nf4") else quantize).dtype
 
 
 def adapted(model: nn.Module, task: str, **more: Any) -> nn.Module:

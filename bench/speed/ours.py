@@ -5,61 +5,63 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from models import CPU, LORA, Quantize
 from rounds import Contender, Pass, timed
 from rows import Slice
 
-from lasttoken.config import Embedding, Instruction, Probe, Training
+from lasttoken.config.methods import Embedding, Instruction, Probe
+from lasttoken.config.settings import Training
 from lasttoken.data.dataset import Dataset
-from lasttoken.experiment import compile_classifier
+from lasttoken.fitting.head import fit_head
+from lasttoken.infer.reading import read_texts
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods import embedding, instruction, probe
+from lasttoken.methods import embedding, instruction
+from lasttoken.methods.classifier import Classifier
 from lasttoken.methods.embedding import EmbeddingModel
-from lasttoken.methods.head import fit_head
 from lasttoken.methods.instruction import InstructionModel
+from lasttoken.methods.probe import build as build_probe
+from lasttoken.methods.probe import fill_pooled
 from lasttoken.model.adapter import adapt
-from lasttoken.model.compiled import compile_blocks
-from lasttoken.model.depth import depth_of
-from lasttoken.model.device import choose_dtype
-from lasttoken.model.lora import merge
+from lasttoken.model.lora import Merge
+from lasttoken.model.lora import merge as merge_adapter
+from lasttoken.model.precision import choose_precision
 from lasttoken.text.prompt import make_prompt
-from lasttoken.train.world import ALONE
 
-WORDS = {"nf4": "NF4", "none": str(choose_dtype(CPU)).removeprefix("torch.")}  # of weights, as names have it
+WORDS = {"nf4": "NF4", "none": str(choose_precision(CPU).dtype).removeprefix("torch.")}  # of weights, as names have it
+WORDS |= {name: name for name in ("float32", "bfloat16")}  # of peers in their best precision
 PROMPT_LIMIT = 1024  # tokens of an instruction row, on both sides
-OurWay = tuple[Quantize, int, bool]  # precision, rows an update, compiled
+OurWay = tuple[Quantize, int]  # precision, rows an update
 TOLERANCE = 0.001  # of a probability, where there are many labels
 
 
-def once_over(batch: int, compile: bool = False) -> Training:
+def once_over(batch: int) -> Training:
     """One epoch in updates of `batch` rows, at a rate that changes next to nothing."""
-    return Training(
-        epochs=1.0, lr=1e-5, schedule="constant", warmup=0.0, batch=batch, compile=compile, optimizer="adamw"
+    return Training(epochs=1.0, lr=1e-5, schedule="constant", warmup=0.0, batch=batch, optimizer="adamw")
+
+
+def embedding_config(folder: Path, *, quantize: Quantize, batch: int, limit: int, merge: Merge = "auto") -> Embedding:
+    """The settings of approach 1. The head begins at random, as the peers' heads do."""
+    return Embedding(
+        model=str(folder),
+        quantize=quantize,
+        max_length=limit,
+        lora=LORA,
+        head_init="random",
+        merge=merge,
+        train=once_over(batch),
     )
 
 
-def embedding_config(
-    folder: Path, *, quantize: Quantize, batch: int, limit: int, compile: bool = False, **more: Any
-) -> Embedding:
-    """The settings of approach 1."""
-    how: dict[str, Any] = {
-        "lora": LORA,
-        "head_init": "random",
-        "train": once_over(batch, compile),
-    }  # as the peers begin
-    return Embedding(model=str(folder), quantize=quantize, max_length=limit, **how, **more)
-
-
 def instruction_config(
-    folder: Path, *, quantize: Quantize = "none", batch: int = 8, compile: bool = False, **more: Any
+    folder: Path, *, quantize: Quantize = "none", batch: int = 8, merge: Merge = "auto"
 ) -> Instruction:
     """The settings of approach 2."""
-    train = once_over(batch, compile)
-    return Instruction(model=str(folder), quantize=quantize, lora=LORA, max_length=PROMPT_LIMIT, train=train, **more)
+    return Instruction(
+        model=str(folder), quantize=quantize, lora=LORA, max_length=PROMPT_LIMIT, merge=merge, train=once_over(batch)
+    )
 
 
 def shortest(data: Dataset) -> Dataset:
@@ -68,12 +70,10 @@ def shortest(data: Dataset) -> Dataset:
 
 
 def embedding_training(folder: Path, part: Slice, ways: Sequence[OurWay], least: int) -> list[Contender]:
-    """`fit_head` over the rows, for each (precision, rows an update, compiled). Time is all but reading and loading."""
+    """`fit_head` over the rows, for each (precision, rows an update). Time is all but reading and loading."""
     found, loaded = [], {}
-    for quantize, batch, compile in ways:
-        config = embedding_config(
-            folder, quantize=quantize, batch=batch, limit=part.limit, compile=compile, merge="off"
-        )
+    for quantize, batch in ways:
+        config = embedding_config(folder, quantize=quantize, batch=batch, limit=part.limit, merge="off")
         if quantize not in loaded:
             backbone, head = embedding.build(config, part.data.labels, CPU, seed=0)
             adapt(backbone, **LORA.model_dump(), seed=0)
@@ -83,21 +83,16 @@ def embedding_training(folder: Path, part: Slice, ways: Sequence[OurWay], least:
         train = part.data.take(rows)
 
         def run(backbone=backbone, head=head, config=config, train=train) -> Pass:
-            journal = Journal()
-            fit_head(backbone, head, train, shortest(train), config=config, seed=0, world=ALONE, journal=journal)
-            return Pass(journal.facts["train_seconds"])
+            trained = fit_head(backbone, head, (train, shortest(train)), config, seed=0, journal=Journal())
+            return Pass(trained.cost.seconds)
 
-        found.append(training(quantize, batch, compile, rows, run))
+        found.append(training(quantize, batch, rows, run))
     return found
 
 
-def training(quantize: Quantize, batch: int, compile: bool, rows: np.ndarray, run: Callable[[], Pass]) -> Contender:
-    """One of our trainings; a compiled one is compiled by a pass of its own before it is timed."""
-    name, prepared = f"lasttoken, {WORDS[quantize]}, batch {batch}", 0.0
-    if compile:
-        first, second = run().seconds, run().seconds
-        name, prepared = f"{name}, compiled", first - second
-    return Contender(name, rows, run, ours=True, batch=batch, prepared=prepared)
+def training(quantize: Quantize, batch: int, rows: np.ndarray, run: Callable[[], Pass]) -> Contender:
+    """One of our trainings."""
+    return Contender(f"lasttoken, {WORDS[quantize]}, batch {batch}", rows, run, ours=True, batch=batch)
 
 
 def embedding_model(folder: Path, part: Slice) -> EmbeddingModel:
@@ -105,42 +100,39 @@ def embedding_model(folder: Path, part: Slice) -> EmbeddingModel:
     config = embedding_config(folder, quantize="none", batch=8, limit=part.limit)
     backbone, head = embedding.build(config, part.data.labels, CPU, seed=0)
     adapter = adapt(backbone, **LORA.model_dump(), seed=0)
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     return EmbeddingModel(config, part.data.labels, backbone, adapter, head)
 
 
-def predictions(make: Callable[[], Any], part: Slice) -> list[Contender]:
-    """`predict_proba` of what `make` gives, as it is and compiled."""
-    plain, fast, name = make(), make(), f"lasttoken, {WORDS['none']}, merged"
-    seconds = compile_classifier(fast)
-    return [prediction(name, plain, part), prediction(f"{name}, compiled", fast, part, prepared=seconds)]
+def merged_prediction(model: Classifier, part: Slice) -> Contender:
+    """`predict_proba` with the adapter merged."""
+    return prediction(f"lasttoken, {WORDS['none']}, merged", model, part)
 
 
-def prediction(name: str, model: Any, part: Slice, *, prepared: float = 0.0) -> Contender:
+def prediction(name: str, model: Classifier, part: Slice) -> Contender:
     """`predict_proba` from the texts on."""
 
     def run() -> Pass:
         with timed() as seconds:
-            probs = model.predict_proba(part.texts)
+            probs = model.predict_proba(part.texts).probs
         return Pass(seconds(), probs)
 
-    return Contender(name, part.part(part.size), run, ours=True, prepared=prepared)
+    return Contender(name, part.part(part.size), run, ours=True)
 
 
 def instruction_training(folder: Path, part: Slice, ways: Sequence[OurWay], least: int) -> list[Contender]:
-    """`fit` over the rows, for each (precision, rows an update, compiled). Loading the model is no part of the time."""
+    """`fit` over the rows, for each (precision, rows an update). Loading the model is no part of the time."""
     found = []
-    for quantize, batch, compile in ways:
-        config = instruction_config(folder, quantize=quantize, batch=batch, compile=compile, merge="off")
+    for quantize, batch in ways:
+        config = instruction_config(folder, quantize=quantize, batch=batch, merge="off")
         rows = part.part(max(batch, least))
         train = part.data.take(rows)
 
         def run(config=config, train=train) -> Pass:
-            journal = Journal()
-            instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=journal)
-            return Pass(journal.facts["train_seconds"])
+            fitted = instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=Journal())
+            return Pass(fitted.cost.seconds)
 
-        found.append(training(quantize, batch, compile, rows, run))
+        found.append(training(quantize, batch, rows, run))
     return found
 
 
@@ -149,7 +141,7 @@ def instruction_model(folder: Path, labels: LabelSpace) -> InstructionModel:
     config = instruction_config(folder)
     backbone, prompt = instruction.build(config, labels, CPU)
     adapter = adapt(backbone, **LORA.model_dump(), seed=0)
-    merge(backbone.whole, config.merge)
+    merge_adapter(backbone.whole, config.merge)
     return InstructionModel(config, labels, backbone, adapter, prompt)
 
 
@@ -157,7 +149,9 @@ def taught_to_answer(folder: Path, train: Dataset, *, epochs: float) -> Instruct
     """A model that has been trained to answer, and scores to a tolerance."""
     learning = Training(epochs=epochs, lr=2e-3, schedule="cosine", batch=32, optimizer="adamw")
     config = Instruction(model=str(folder), max_length=PROMPT_LIMIT, tolerance=TOLERANCE, train=learning)
-    return instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=Journal())
+    model = instruction.fit(config, train, shortest(train), seed=0, device="cpu", journal=Journal()).classifier
+    assert isinstance(model, InstructionModel)
+    return model
 
 
 def with_labels(model: InstructionModel, labels: LabelSpace) -> InstructionModel:
@@ -166,18 +160,16 @@ def with_labels(model: InstructionModel, labels: LabelSpace) -> InstructionModel
     return replace(model, config=model.config.model_copy(update={"tolerance": 0.0}), labels=labels, prompt=prompt)
 
 
-def features(folder: Path, part: Slice) -> list[Contender]:
-    """The probe's features, by a model as it is and by a compiled one: the last layer, mean over tokens."""
-    config, found = Probe(model=str(folder), max_length=part.limit), []
-    for compiled in (False, True):
-        backbone = probe.build(config, "cpu")
-        seconds_before = compile_blocks(backbone) if compiled else 0.0
+def features(folder: Path, part: Slice) -> Contender:
+    """The probe's features: the last layer, mean over tokens."""
+    config = Probe(model=str(folder), max_length=part.limit)
+    backbone = build_probe(config, "cpu")
 
-        def run(backbone=backbone) -> Pass:
-            with timed() as seconds:
-                states = probe.pooled(backbone, part.texts, config, [depth_of(backbone)])[0]
-            return Pass(seconds(), states)
+    def run() -> Pass:
+        states = np.zeros((1, len(part.texts), backbone.width), dtype=np.float32)
+        with timed() as seconds:
+            encoded = read_texts(backbone, config, part.texts)
+            fill_pooled(states, backbone, encoded, config, [backbone.depth])
+        return Pass(seconds(), states[0])
 
-        name = f"lasttoken, {WORDS['none']}" + (", compiled" if compiled else "")
-        found.append(Contender(name, part.part(part.size), run, ours=True, prepared=seconds_before))
-    return found
+    return Contender(f"lasttoken, {WORDS['none']}", part.part(part.size), run, ours=True)

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, pipeline
 
 from lasttoken.methods import instruction
 from lasttoken.model.backbone import ENCODERS_WITHOUT_CACHE
-from lasttoken.model.device import choose_dtype
+from lasttoken.model.precision import choose_precision
 from lasttoken.text.tokenizer import end_token
 
 PAPER_TOKENS = 8  # that the paper's code generates, whatever the label
@@ -160,7 +160,7 @@ def sentence_transformers(folder: Path, part: Slice, batches: Sequence[int], lea
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    body = Transformer(str(folder), model_kwargs={"dtype": choose_dtype(CPU)}, max_seq_length=part.limit)
+    body = Transformer(str(folder), model_kwargs={"dtype": choose_precision(CPU).dtype}, max_seq_length=part.limit)
     pooling = Pooling(body.get_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[body, pooling], device="cpu")
     found = []

@@ -93,17 +93,12 @@ def main() -> None:
 
 
 def own(case: dict[str, Any], work: Path) -> list[Contender]:
-    """Our own ways of a case, but for the compiled ones."""
+    """Our own ways of a case."""
     folder = folder_of(case["model"], work)
     fitting = {name: case[name] for name in ("groups", "limit", "size") if name in case}
     part = cut(read(case["rows"], case["data"]), tokenizer_of(folder), **fitting)
-    plain = {"peers": [], "ours": [way for way in case.get("ours", []) if "compiled" not in way]}
-    found = COMPARISONS[case["task"]](case | plain, part, folder, work)
-    return [
-        contender
-        for contender in found
-        if contender.ours and not contender.prepared and "compiled" not in contender.name
-    ]
+    found = COMPARISONS[case["task"]](case | {"peers": []}, part, folder, work)
+    return [contender for contender in found if contender.ours]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ class Contender:
     ours: bool = False
     tags: tuple[str, ...] = ()  # what bars are set against: "paper", "one", "batched", ...
     batch: int | None = None  # rows an update, where that makes trainings alike
-    prepared: float = 0.0  # seconds of compiling, once, before anything is timed
     family: str | None = None  # of those with one family, only the one that is fastest after the warm-up stays
 
 
@@ -104,7 +103,6 @@ def described(contender: Contender, rates: list[float]) -> dict[str, Any]:
         "tags": list(contender.tags),
         "batch": contender.batch,
         "rows": len(contender.rows),
-        "prepared": contender.prepared,
         "rates": rates,
     }
 

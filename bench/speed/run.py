@@ -48,43 +48,54 @@ TOY_SCALE = {"sizes": [40, 80], "repeats": [1, 1]}
 NEEDED = {"instruction-training": "trl", "probe": "sentence_transformers"}  # without it, the task has no peer
 
 
-def ways(words: list[str], third: str) -> list[trainers.Way]:
-    """ "native 32 grouped" as (precision, rows an update, whether the word `third` follows)."""
+def ways(words: list[str]) -> list[trainers.Way]:
+    """ "native 32 grouped" as (precision, rows an update, whether the rows are grouped by length)."""
     found = []
     for one in words:
         precision, batch, *rest = one.split()
-        if rest not in ([], [third]):
-            raise SystemExit(f"{one!r}: what follows the batch can only be {third!r}")
-        found.append(({"nf4": "nf4", "native": "none"}[precision], int(batch), bool(rest)))
+        if rest not in ([], ["grouped"]):
+            raise SystemExit(f"{one!r}: what follows the batch can only be 'grouped'")
+        found.append(("none" if precision == "native" else precision, int(batch), bool(rest)))
     return found
+
+
+def our_ways(words: list[str]) -> list[ours.OurWay]:
+    """ "native 32" as (precision, rows an update)."""
+    if grouped := [one for one in words if one.endswith("grouped")]:
+        raise SystemExit(f"{grouped[0]!r}: ours packs rows and does not group them")
+    return [(precision, batch) for precision, batch, _ in ways(words)]
 
 
 def embedding_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """A head on packed rows against HF Trainer."""
     least = case.get("least", part.size)
-    found = ours.embedding_training(folder, part, ways(case["ours"], "compiled"), least)
+    found = ours.embedding_training(folder, part, our_ways(case["ours"]), least)
     head = torch.randn(len(part.data.labels), AutoConfig.from_pretrained(folder).hidden_size) * 0.02
-    return found + trainers.hf_trainer(folder, part, head, ways(case["peers"], "grouped"), work, least)
+    return found + trainers.hf_trainer(folder, part, head, ways(case["peers"]), work, least)
 
 
 def embedding_inference(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """predict_proba against the pipeline and a sorted loop."""
-    head: Any = ours.embedding_model(folder, part).head.layers
-    found = ours.predictions(lambda: ours.embedding_model(folder, part), part)
-    return found + peers.classification(folder, part, head.weight, case["peers"], case.get("least", part.size))
+    model = ours.embedding_model(folder, part)
+    head: Any = model.head.layers
+    least = case.get("least", part.size)
+    return [
+        ours.merged_prediction(model, part),
+        *peers.classification(folder, part, head.weight, case["peers"], least),
+    ]
 
 
 def instruction_training(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Loss on the label against TRL."""
     least = case.get("least", part.size)
-    found = ours.instruction_training(folder, part, ways(case["ours"], "compiled"), least)
-    return found + (trainers.trl(folder, part, ways(case["peers"], "grouped"), work, least) if find_spec("trl") else [])
+    found = ours.instruction_training(folder, part, our_ways(case["ours"]), least)
+    return found + (trainers.trl(folder, part, ways(case["peers"]), work, least) if find_spec("trl") else [])
 
 
 def instruction_scoring(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Every label scored against generation."""
-    found = ours.predictions(lambda: ours.instruction_model(folder, part.data.labels), part)
-    return found + peers.generation(folder, part, case["peers"], case.get("least", part.size))
+    own = ours.merged_prediction(ours.instruction_model(folder, part.data.labels), part)
+    return [own, *peers.generation(folder, part, case["peers"], case.get("least", part.size))]
 
 
 def label_count(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
@@ -107,7 +118,7 @@ def label_count(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> 
 
 def probe(case: dict[str, Any], part: Slice, folder: Path, work: Path) -> list[Contender]:
     """Pooled hidden states against sentence-transformers."""
-    found = ours.features(folder, part)
+    found = [ours.features(folder, part)]
     if find_spec("sentence_transformers") is None:
         return found
     return found + peers.sentence_transformers(folder, part, case["peers"], case.get("least", part.size))
@@ -218,7 +229,6 @@ def main() -> None:
             raise SystemExit(f"{name}: {missing[0]} is not installed; `make bench-speed` does it")
         print(name, flush=True)
         with tempfile.TemporaryDirectory() as work:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(work) / "compiled")  # empty: compiling is timed
             result = {"case": name, "task": case["task"], "rounds": arguments.rounds, "missing_peers": missing}
             write(target, {**result, **run(case, arguments.rounds, Path(work))})
         for bar, value in bars(case, json.loads(target.read_text(encoding="utf-8"))).items():

@@ -17,15 +17,15 @@ from ours import embedding_config, shortest
 
 from lasttoken.data.dataset import Dataset
 from lasttoken.data.read import Columns
+from lasttoken.fitting.head import fit_head
 from lasttoken.journal import Journal
 from lasttoken.methods import embedding
 from lasttoken.methods.embedding import EmbeddingModel
-from lasttoken.methods.head import fit_head
 from lasttoken.model.adapter import adapt
 from lasttoken.model.device import peak_memory, reset_peak
 from lasttoken.model.lora import merged
-from lasttoken.predict import predict_file
-from lasttoken.train.world import ALONE
+from lasttoken.predict.file import Input, Output, predict_file
+from lasttoken.predictor import Predictor
 
 LIMIT = 512
 Values = dict[str, list[float]]
@@ -39,7 +39,7 @@ def scale(
     config = embedding_config(folder, quantize="none", batch=32, limit=LIMIT, merge="off")
     backbone, head = embedding.build(config, rows.labels, CPU, seed=0)
     adapter = adapt(backbone, **LORA.model_dump(), seed=0)
-    fitted = EmbeddingModel(config, rows.labels, backbone, adapter, head)
+    predictor = Predictor(EmbeddingModel(config, rows.labels, backbone, adapter, head))
     lengths = np.array([min(LIMIT, len(x)) for x in tokenizer_of(folder)(list(rows.texts), verbose=False)["input_ids"]])
     found = []
     for size, times in zip(sizes, repeats, strict=True):
@@ -52,7 +52,11 @@ def scale(
             with merged(backbone.whole, "auto"):
                 began = time.perf_counter()
                 predict_file(
-                    fitted, work / "rows.csv", work / "said.csv", columns=Columns(text=("text",)), overwrite=True
+                    predictor,
+                    work / "rows.csv",
+                    work / "said.csv",
+                    reads=Input(Columns(text=("text",))),
+                    writes=Output(overwrite=True),
                 )
                 measured["predict_seconds"].append(time.perf_counter() - began)
             measured["predict_memory"].append(float(resident()))
@@ -60,9 +64,8 @@ def scale(
         train = Dataset([str(i) for i in range(size)], train.texts, train.targets, train.labels)
         for _ in range(times):
             reset_peak(CPU)
-            journal = Journal()
-            fit_head(backbone, head, train, shortest(train), config=config, seed=0, world=ALONE, journal=journal)
-            measured["train_seconds"].append(journal.facts["train_seconds"])
+            trained = fit_head(backbone, head, (train, shortest(train)), config, seed=0, journal=Journal())
+            measured["train_seconds"].append(trained.cost.seconds)
             measured["train_memory"].append(float(resident()))
         found.append({"rows": size, "tokens": tokens, **measured})
         note(json.dumps(found[-1]))
@@ -71,7 +74,7 @@ def scale(
 
 def resident() -> int:
     """Bytes of the largest resident set since the last reset."""
-    return int(peak_memory(CPU)["bytes"] or 0)
+    return peak_memory(CPU).bytes
 
 
 def write_csv(path: Path, rows: Dataset, places: np.ndarray) -> None:

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import ATTENTIONS, CPU, Quantize, classifier, language_model, tokenizer_of
+from models import ATTENTIONS, CPU, Quantize, classifier, dtype_of, language_model, tokenizer_of
 from ours import PROMPT_LIMIT, WORDS, instruction_config
 from rounds import Contender, Pass
 from rows import Slice
 from torch import nn
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from lasttoken.config import Instruction
+from lasttoken.config.methods import Instruction
 from lasttoken.data.dataset import Dataset
 from lasttoken.methods import instruction
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.device import choose_dtype
+from lasttoken.model.precision import choose_precision
 from lasttoken.text.prompt import Prompt
 
 PACKED = 1024  # tokens of a packed row of TRL
@@ -61,7 +61,7 @@ def settings(work: Path, batch: int, grouped: bool, device: torch.device = CPU, 
         "learning_rate": 1e-5,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
-        "bf16": choose_dtype(device) == torch.bfloat16,
+        "bf16": choose_precision(device).dtype == torch.bfloat16,
         "use_cpu": device.type == "cpu",
         "train_sampling_strategy": "sequential" if grouped else "random",
         "save_strategy": "no",
@@ -112,7 +112,7 @@ def hf_trainer(
         ids = tokenizer(list(data.texts), truncation=True, max_length=part.limit, verbose=False)["input_ids"]
         trainer = Trainer(
             model=loaded[quantize],
-            args=TrainingArguments(**settings(work, batch, grouped)),
+            args=TrainingArguments(**settings(work, batch, grouped, bf16=dtype_of(quantize) == torch.bfloat16)),
             train_dataset=[{"input_ids": x, "label": int(y)} for x, y in zip(ids, data.targets, strict=True)],
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),

@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lasttoken.catalog import fit
     from lasttoken.check.examine import examine
-    from lasttoken.config import Data, Decision, Embedding, Encoder, Instruction, Linear, Lora, Probe, Run, Training
+    from lasttoken.config.methods import Embedding, Encoder, Instruction, Linear, Probe
+    from lasttoken.config.run import Run
+    from lasttoken.config.settings import Data, Decision, Lora, Training
     from lasttoken.data.dataset import Dataset, Splits
+    from lasttoken.data.folds import make_folds
     from lasttoken.data.read import Columns, read_rows
     from lasttoken.data.split import make_splits
     from lasttoken.errors import ArtifactError, ConfigError, DataError, Diverged, ModelError, UserError
@@ -37,13 +40,17 @@ if TYPE_CHECKING:
     from lasttoken.evaluation.metrics import METRICS
     from lasttoken.evaluation.predictions import Predictions
     from lasttoken.labels import LabelSpace
-    from lasttoken.studies import Study, study
+    from lasttoken.predictor import Predictor
+    from lasttoken.studies.many import Study, study
 
 HOME = {
     "catalog": ("fit",),
     "check.examine": ("examine",),
-    "config": ("Data", "Decision", "Embedding", "Encoder", "Instruction", "Linear", "Lora", "Probe", "Run", "Training"),
+    "config.methods": ("Embedding", "Encoder", "Instruction", "Linear", "Probe"),
+    "config.run": ("Run",),
+    "config.settings": ("Data", "Decision", "Lora", "Training"),
     "data.dataset": ("Dataset", "Splits"),
+    "data.folds": ("make_folds",),
     "data.read": ("Columns", "read_rows"),
     "data.split": ("make_splits",),
     "errors": ("ArtifactError", "ConfigError", "DataError", "Diverged", "ModelError", "UserError"),
@@ -59,7 +66,8 @@ HOME = {
     "evaluation.metrics": ("METRICS",),
     "evaluation.predictions": ("Predictions",),
     "labels": ("LabelSpace",),
-    "studies": ("Study", "study"),
+    "predictor": ("Predictor",),
+    "studies.many": ("Study", "study"),
 }
 
 __all__ = [
@@ -84,6 +92,7 @@ __all__ = [
     "Lora",
     "ModelError",
     "Predictions",
+    "Predictor",
     "Probe",
     "ProbeClassifier",
     "Run",
@@ -95,6 +104,7 @@ __all__ = [
     "examine",
     "fit",
     "load",
+    "make_folds",
     "make_splits",
     "read_rows",
     "study",

@@ -1,39 +1,55 @@
-"""The methods by name. Adding one: a file in methods/, a config model in config.py, a line here."""
+"""The methods by name. Adding one: a file in methods/, a config in config/methods.py, a line here, an estimator."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lasttoken.config import MethodConfig
+from lasttoken.config.methods import MethodConfig
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ArtifactError, ConfigError
-from lasttoken.journal import Journal
-from lasttoken.methods.classifier import Classifier
+from lasttoken.journal import Journal, quieted
+from lasttoken.methods.classifier import Classifier, Fitted
+
+if TYPE_CHECKING:
+    import torch
+
+    from lasttoken.train.state import TrainState
 
 METHODS = ("embedding", "instruction", "encoder", "probe", "linear")
+WITHOUT_TORCH = frozenset({"linear"})
 
 
 @dataclass(frozen=True)
-class Family:
-    """What a file of methods/ offers."""
+class Method:
+    """The interface of a module in methods/."""
 
-    fit: Callable[..., Classifier]
+    fit: Callable[..., Fitted]
     load: Callable[..., Classifier]
 
 
-def family(name: str) -> Family:
-    """The family of a method, imported on first use. Raises ConfigError on an unknown name."""
+def method(name: str) -> Method:
+    """The module of a method, imported on first use. Raises ConfigError on an unknown name."""
     if name not in METHODS:
         raise ConfigError([f"method: {name!r} is not among {', '.join(METHODS)}"])
-    # bitsandbytes remarks on an optional kernel when it is imported; it is no user's business
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    module: Any = import_module(f"lasttoken.methods.{name}")
-    return Family(module.fit, module.load)
+    with quieted("bitsandbytes"):  # it remarks on an optional kernel when it is imported
+        module: Any = import_module(f"lasttoken.methods.{name}")
+    return Method(module.fit, module.load)
+
+
+def device_of(method: str, device: str) -> torch.device | None:
+    """The device of a method; None for one without a model, which does not import torch."""
+    from lasttoken.model.device import choose_device
+
+    return None if method in WITHOUT_TORCH else choose_device(device)
+
+
+def loading(config: MethodConfig) -> str:
+    """The name of the first task of a fit."""
+    return f"loading {getattr(config, 'model', config.method)}"
 
 
 def fit(
@@ -44,10 +60,23 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     journal: Journal | None = None,
-) -> Classifier:
-    """The classifier that `config` describes, fitted on `train`; `valid` decides what training leaves open."""
+    state: TrainState | None = None,
+) -> Fitted:
+    """The classifier described by `config`, fitted on `train`; model selection uses `valid`.
+
+    journal: who watches. state: of a training to go on with (train/state.py); None begins anew.
+    """
     journal = Journal() if journal is None else journal
-    return family(config.method).fit(config, train, valid, seed=seed, device=device, journal=journal)
+    from lasttoken.model.device import peak_memory, reset_peak
+
+    journal.progress(loading(config), 0, 0)
+    chosen, told = method(config.method), len(journal.notes)
+    place = device_of(config.method, device)
+    reset_peak(place)
+    fitted = chosen.fit(config, train, valid, seed=seed, device=device, journal=journal, state=state)
+    peak = peak_memory(place)
+    cost = replace(fitted.cost, peak_bytes=peak.bytes, peak_kind=peak.kind, peak_reserved=peak.reserved)
+    return replace(fitted, cost=cost, notes=tuple(journal.notes[told:]))
 
 
 def load(
@@ -57,14 +86,15 @@ def load(
     trust_remote_code: bool = False,
     model: str | None = None,
     merge: str | None = None,
+    precision: str | None = None,
 ) -> Classifier:
-    """The classifier saved in a method folder, its base model in the folder `model` where that is given.
+    """The classifier saved in a method folder, with its base model read from the folder `model` if given.
 
-    merge: auto or off, in the place of what it was fitted with (`method.merge`). Raises ArtifactError on one that is damaged,
-    of an unknown method, or trained on another base model; ConfigError on a `model` for a run that holds all of its own, on
-    another `merge`, or on one for a method without an adapter.
+    merge: auto or off; precision: auto, float32 or bfloat16; each in the place of what it was fitted with. Raises
+    ArtifactError on one that is damaged, of an unknown method, or trained on another base model; ConfigError on a `model` for
+    a run that holds all of its own, on another `merge` or `precision`, or on one for a method that has none.
     """
-    from lasttoken.methods.artifact import read_settings
+    from lasttoken.record.artifact import read_settings
 
     config, _, rest = read_settings(folder)
     if model is not None and "base" not in rest:
@@ -78,6 +108,10 @@ def load(
         raise ConfigError([f"merge: {merge!r} is not among auto, off"])
     if merge is not None and "merge" not in type(config).model_fields:
         raise ConfigError([f"merge: method {config.method} has no adapter to merge; leave it out"])
-    given = {"model": model, "merge": merge}
+    if precision not in (None, "auto", "float32", "bfloat16"):
+        raise ConfigError([f"precision: {precision!r} is not among auto, float32, bfloat16"])
+    if precision is not None and "precision" not in type(config).model_fields:
+        raise ConfigError([f"precision: method {config.method} runs no model that has one; leave it out"])
+    given = {"model": model, "merge": merge, "precision": precision}
     kept = {name: value for name, value in given.items() if value is not None}
-    return family(config.method).load(folder, device=device, **kept)
+    return method(config.method).load(folder, device=device, **kept)

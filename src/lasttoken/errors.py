@@ -1,8 +1,10 @@
-"""The errors a user can cause. Each says what is wrong, where, and what to do."""
+"""Errors a user can cause. Each message says what is wrong, where, and what to do."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Base of every error that is the user's to mend. The command line prints it without a traceback."""
+    """Base of every error that the user can fix. The command line prints it without a traceback."""
 
 
 class ConfigError(UserError):
@@ -27,3 +29,11 @@ class ArtifactError(UserError):
 
 class Diverged(UserError):
     """Training produced a loss or a gradient that is not finite."""
+
+
+class MissingColumn(DataError):
+    """A column is missing from a table. column: its name. found: the columns of the table."""
+
+    def __init__(self, told: str, column: str, found: Sequence[str]):
+        super().__init__(told)
+        self.column, self.found = column, tuple(found)

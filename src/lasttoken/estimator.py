@@ -1,7 +1,7 @@
 """The scikit-learn face: one estimator a method, its parameters the settings of the method's config.
 
-Nested settings are written flat: `lora_r`, `train_epochs`. Everything else is the same code as the command line's; a
-fitted estimator's classifier is `classifier_`.
+Nested settings are written flat: `lora_r`, `train_epochs`. The code is the command line's otherwise: `predictor_`
+answers; `steps_`, `cost_`, `end_` and `notes_` describe the fit.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, Data, Decision, Run, parse, read_run, to_toml
-from lasttoken.config import names as setting_names
-from lasttoken.data.dataset import Dataset
-from lasttoken.data.split import shared_out
-from lasttoken.errors import ConfigError, DataError
-from lasttoken.evaluation.policy import check_decision, fit_policy, read_policy, write_policy
-from lasttoken.evaluation.predictions import Predictions, check_finite
-from lasttoken.experiment import compile_classifier
-from lasttoken.experiment import load as load_classifier
-from lasttoken.explain import By, Explanation, explain
+from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.config.parse import names as setting_names
+from lasttoken.config.parse import parse, read_run, to_toml
+from lasttoken.config.run import Run
+from lasttoken.config.settings import Data, Decision
+from lasttoken.data.from_python import as_texts, dataset, encoded, held_out
+from lasttoken.errors import ConfigError, DataError, Diverged
+from lasttoken.evaluation.policy import check_decision, fit_policy, write_policy
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.explain.explanation import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
-from lasttoken.journal import LOGGER, Journal
+from lasttoken.journal import LOGGER
 from lasttoken.labels import NOTHING, LabelSpace
-from lasttoken.run import writing
-from lasttoken.seed import generator
+from lasttoken.paths import local
+from lasttoken.predictor import Answers, Predictor
+from lasttoken.record.folder import writing
 
 
 def flat_names(method: str) -> dict[str, str]:
@@ -131,26 +131,30 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             train, chosen = whole, dataset(as_texts(valid[0]), truth, space)
         config, decision = run.method, run.decision
         check_decision(decision, chosen.targets, space)
-        self.journal_ = Journal()
-        self.classifier_ = catalog.fit(config, train, chosen, seed=run.seed, device=run.device, journal=self.journal_)
+        fitted = catalog.fit(config, train, chosen, seed=run.seed, device=run.device)
         self.classes_ = classes
-        said = self.classifier_.predict_proba(chosen.texts)
-        raw = Predictions(chosen.ids, chosen.targets, said, space)
+        raw = Predictions(chosen.ids, chosen.targets, fitted.classifier.predict_proba(chosen.texts).probs, space)
         above = tree.columns(space) if tree and space.multi else ()
-        self.policy_, notes = fit_policy(decision, raw, seed=run.seed, above=above)
+        policy, notes = fit_policy(decision, raw, seed=run.seed, above=above)
         for sentence in notes:
-            self.journal_.note(sentence)
-        if self.journal_.failure is not None:  # the best weights up to then are in classifier_
-            raise self.journal_.failure
+            LOGGER.info(sentence)
+        self.steps_, self.cost_, self.end_, self.notes_ = fitted.steps, fitted.cost, fitted.end, (*fitted.notes, *notes)
+        self.predictor_ = Predictor(
+            fitted.classifier, policy
+        )  # where training was cut short, of the best weights until then
+        if fitted.end.how == "interrupted":
+            raise KeyboardInterrupt
+        if fitted.end.how == "diverged":
+            raise Diverged(fitted.end.told)
         return self
 
     def save(self, folder: Path | str) -> None:
         """Write a run folder that `lasttoken.load` and `lasttoken predict` read. It must not exist. Raises ArtifactError."""
-        check_is_fitted(self, "classifier_")
+        check_is_fitted(self, "predictor_")
         run = self._run()
-        with writing(Path(folder)) as part:
-            self.classifier_.save(part)
-            write_policy(self.policy_, part)
+        with writing(local(folder)) as part:
+            self.predictor_.classifier.save(part)
+            write_policy(self.predictor_.policy, part)
             (part / "config.toml").write_text(to_toml(run), encoding="utf-8")
 
     def _lifted(self, labels: Any, valid: tuple[Sequence[str], Any] | None) -> tuple[Hierarchy, Any, Any]:
@@ -178,23 +182,30 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         except ConfigError as error:
             raise ConfigError([as_parameter(problem) for problem in error.problems]) from error
 
+    def answers(self, texts: Sequence[str]) -> Answers:
+        """All predictions of the texts (N,): probabilities, decisions, sets, abstentions, truncation.
+
+        `predict`, `predict_proba`, `predict_sets` and `abstains` return its columns. Called on the same texts in a row,
+        they run the model once. Raises ArtifactError where probabilities are not finite.
+        """
+        check_is_fitted(self, "predictor_")
+        found = self.predictor_(as_texts(texts))
+        if found.truncation:
+            LOGGER.warning("%s", found.truncation)
+        return found
+
     def predict_proba(self, texts: Sequence[str], *, calibrated: bool = True) -> np.ndarray:
-        """Probabilities (N, C) float64; column j is `classes_[j]`. Raises ArtifactError where they are not finite."""
-        check_is_fitted(self, "classifier_")
-        journal = Journal()
-        raw = self.classifier_.predict_proba(as_texts(texts), journal)
-        check_finite(raw, [str(i) for i in range(len(raw))])
-        if journal.truncation:
-            LOGGER.warning("%s", journal.truncation)
-        return self.policy_.calibrated(raw) if calibrated else raw
+        """Probabilities (N, C) float64; column j is `classes_[j]`."""
+        found = self.answers(texts)
+        return found.probs if calibrated else found.raw
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Labels (N,) as they were given, or an indicator (N, C) int64 where several labels were learnt; of rows that
         `abstains` names too. None where a generated answer named no label.
         """
-        probs = self.predict_proba(texts)
-        chosen = self.policy_.rule(probs, self.classifier_.labels.multi)
-        if chosen.ndim == 2:
+        found = self.answers(texts)
+        chosen = found.decisions
+        if found.space.multi:
             return chosen.astype(np.int64)
         given = self.classes_[chosen]
         if (chosen == NOTHING).any():
@@ -204,15 +215,19 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of texts X whose decision is right, with several labels a text all of it; y as `fit` takes labels."""
-        truth = encoded(y, self.classes_)[1].astype(np.int64) if self.classifier_.labels.multi else y
-        return super().score(X, truth, sample_weight)
+        check_is_fitted(self, "predictor_")
+        if self.predictor_.labels.multi:
+            return super().score(X, encoded(y, self.classes_)[1].astype(np.int64), sample_weight)
+        return float(np.average(self.predict(X) == np.asarray(y), weights=sample_weight))  # None is never right
 
     def predict_sets(self, texts: Sequence[str]) -> np.ndarray:
         """The labels of each text's conformal set, (N, C) bool. Raises ConfigError where `decision_coverage` was not set."""
-        check_is_fitted(self, "classifier_")
-        if not self.policy_.rule.coverage:
+        check_is_fitted(self, "predictor_")
+        if not self.predictor_.policy.rule.coverage:
             raise ConfigError(["decision_coverage: not set, so no sets were made; fit with decision_coverage=0.9"])
-        return self.policy_.sets(self.predict_proba(texts, calibrated=False))
+        sets = self.answers(texts).sets
+        assert sets is not None
+        return sets
 
     def explain(self, text: str, labels: Sequence[Any] | None = None, *, by: By = "auto") -> list[Explanation]:
         """What each word of one text adds to the log-odds of each label; None: of those decided, or the most probable one.
@@ -220,23 +235,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         The same as `lasttoken explain`. Raises DataError on what is no text or an unknown label, ConfigError where gradients cannot
         be had.
         """
-        check_is_fitted(self, "classifier_")
+        check_is_fitted(self, "predictor_")
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"explain takes one text with words in it, got {text!r}; call it once a text")
-        if labels is None:
-            space = self.classifier_.labels
-            decided = self.policy_(self.classifier_.predict_proba([text]), space.multi)[1]
-            given = space.decode_sets(decided)[0] if space.multi else space.decode(decided)
-            labels = [name for name in given if name] or None
         if isinstance(labels, str):
             raise DataError(f"labels must be a list, got one string; put it into a list: labels=[{labels!r}]")
-        names = None if labels is None else [str(label) for label in labels]
-        return explain(self.classifier_, text, names, by=by)
+        return explain(self.predictor_, text, None if labels is None else [str(label) for label in labels], by=by)
 
     def abstains(self, texts: Sequence[str]) -> np.ndarray:
         """The texts (N,) bool that are better left to a person; none unless `decision_most_wrong` was set."""
-        probs = self.predict_proba(texts)
-        return self.policy_.rule.abstains(probs, self.classifier_.labels.multi)
+        return self.answers(texts).abstained
 
 
 class EmbeddingClassifier(TextClassifier):
@@ -283,28 +291,26 @@ def load(
     *,
     device: str = "auto",
     trust_remote_code: bool = False,
-    compile: bool = False,
     model: str | None = None,
     merge: str | None = None,
+    precision: str | None = None,
 ) -> TextClassifier:
-    """The fitted estimator of a finished run or of `save`; unless `merge` is given it predicts bit for bit what was
+    """The fitted estimator of a finished run or of `save`; unless `merge` or `precision` is given it predicts bit for bit what was
     fitted on the same device.
 
-    Its `classes_` are the label names as text. Raises ArtifactError, naming the file, where anything is missing or damaged.
-
-    trust_remote_code: allow a base model that brings its own code, which a run folder alone never can.
-    compile: take ten seconds or more to predict faster afterwards, up to what another order of sums rounds; raises
-    ConfigError where the method has no language model or torch finds no C++ compiler.
-    model: the folder that the base model is in on this machine, where that is another than in training; it must hold the
-    same weights.
-    merge: auto or off, in the place of what it was fitted with; off keeps 4-bit weights as they are, which takes less memory
-    and more time.
+    Its `classes_` are the label names as text. The options are those of `Predictor.load`. Raises ArtifactError, naming the file,
+    where anything is missing or damaged.
     """
-    classifier = load_classifier(folder, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge)
-    if compile:
-        compile_classifier(classifier)
-    run = read_run(Path(folder) / "config.toml")
-    settings = decision_values(run.decision) | flat_values(run.method) | ({} if merge is None else {"merge": merge})
+    folder = local(folder)
+    predictor = Predictor.load(
+        folder, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge, precision=precision
+    )
+    run = read_run(folder / "config.toml")
+    settings = (
+        decision_values(run.decision)
+        | flat_values(run.method)
+        | {name: value for name, value in (("merge", merge), ("precision", precision)) if value is not None}
+    )
     settings |= {
         "seed": run.seed,
         "device": device,
@@ -312,9 +318,8 @@ def load(
         "hierarchy": run.data.hierarchy,
     }
     estimator = ESTIMATORS[run.method.method](**settings)
-    estimator.classifier_ = classifier
-    estimator.policy_ = read_policy(Path(folder))
-    estimator.classes_ = np.array(classifier.labels.names)
+    estimator.predictor_ = predictor
+    estimator.classes_ = np.array(predictor.labels.names)
     return estimator
 
 
@@ -322,80 +327,3 @@ def as_parameter(problem: str) -> str:
     """The problem of a setting under the name that it has as a parameter: method.lora.r is lora_r."""
     name, colon, rest = problem.partition(":")
     return name.removeprefix("method.").removeprefix("data.").replace(".", "_") + colon + rest
-
-
-def as_texts(texts: Any) -> list[str]:
-    """A list of the texts; of a table of one column, that column. Raises DataError on one string, or on what is no text."""
-    if isinstance(texts, str):
-        raise DataError("texts must be a list of strings, got one string; put it into a list")
-    if getattr(texts, "ndim", 1) == 2:  # iterating a DataFrame would give the names of its columns
-        if texts.shape[1] != 1:
-            raise DataError(f"texts must be one column, got {texts.shape[1]}; pass one, or join them into one first")
-        texts = np.asarray(texts, dtype=object)[:, 0]
-    found = list(texts)
-    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"text {wrong} is {found[wrong]!r}, not a string; drop or fill such rows")
-    return found
-
-
-def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(classes (C,), targets (N,) int64 or (N, C) bool). An indicator's classes are 0, 1, ... C - 1.
-
-    With `classes` the labels must be among them. Raises DataError.
-    """
-    if isinstance(labels, pd.DataFrame):
-        labels = labels.to_numpy()
-    found = list(labels)
-    lists = [isinstance(row, list | tuple | set | frozenset) for row in found]
-    indicator = all(lists) and any(found) and not any(isinstance(x, str) or missing(x) for row in found for x in row)
-    if any(lists) and not indicator:
-        for number, row in enumerate(found):
-            if not lists[number] or not all(isinstance(x, str) and x for x in row):
-                raise DataError(
-                    f"the labels of text {number} are {row!r}, where others have lists of names; give a list of names, [] where "
-                    "a text has no label"
-                )
-        known = np.array(sorted({name for row in found for name in row})) if classes is None else classes
-        space = LabelSpace(tuple(known.tolist()), multi=True)
-        return known, space.encode_sets(found)
-    values = np.asarray(found)
-    if values.ndim == 2:
-        if not np.isin(values, (0, 1)).all():
-            raise DataError("labels with two axes are an indicator of 0 and 1, one column a label")
-        return np.arange(values.shape[1]), values.astype(bool)
-    if pd.isna(np.array(found, dtype=object)).any():
-        raise DataError("some labels are None or NaN; drop or fill such rows")
-    known = np.unique(values) if classes is None else classes
-    if len(known) < 2:
-        raise DataError(f"labels hold {len(known)} class(es): {known.tolist()}; two or more are needed")
-    targets = np.searchsorted(known, values).clip(max=len(known) - 1)
-    unknown = sorted(set(values[known[targets] != values].tolist()))
-    if unknown:
-        raise DataError(f"validation labels {unknown[:5]} are not among those of training")
-    return known, targets.astype(np.int64)
-
-
-def missing(value: Any) -> bool:
-    """Whether a label is none: None or nan."""
-    return value is None or (isinstance(value, float) and np.isnan(value))
-
-
-def dataset(texts: list[str], targets: np.ndarray, space: LabelSpace) -> Dataset:
-    """The rows as a Dataset, numbered from 0. Raises DataError where texts and labels differ in number."""
-    if len(texts) != len(targets):
-        raise DataError(
-            f"{len(texts)} texts and {len(targets)} labels; there must be one label, or row of labels, a text"
-        )
-    return Dataset([str(i) for i in range(len(texts))], texts, targets, space)
-
-
-def held_out(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which rows are validation (N,) bool, stratified by label. Raises DataError where there are too few rows."""
-    names = [tuple(map(str, np.flatnonzero(row))) if targets.ndim == 2 else (str(row),) for row in targets]
-    parts = shared_out(names, None, (1 - share, share), multi=targets.ndim == 2, rng=generator(seed, "split"))
-    if not (parts == 1).any():
-        raise DataError(
-            f"{len(targets)} rows are too few to hold out {share:.0%} for validation; give valid=(texts, labels)"
-        )
-    return parts == 1

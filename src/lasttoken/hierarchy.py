@@ -1,13 +1,12 @@
-"""Labels that lie below one another: `A/A61/A61K` by its separator, or a file that names each label's parent.
+"""Label hierarchies: `A/A61/A61K` by its separator, or a file that names each label's parent.
 
-A row that has a label has all those above it. Where a row may hold several labels, the labels above become columns of
-their own, no child is decided without its parents, and a parent is at least as probable as its children.
+A row with a label has all its ancestors. In multi-label problems ancestors are columns too, no child is decided without
+its parents, and a parent is at least as probable as its children.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 
 from lasttoken.errors import DataError
 from lasttoken.labels import LabelSpace
+from lasttoken.paths import local
+from lasttoken.wording import did_you_mean
 
-Above = tuple[tuple[int, ...], ...]  # of each column those of the labels above it, the nearest first; (): no hierarchy
+Above = tuple[tuple[int, ...], ...]  # per column, the columns of its ancestors, parent first; (): no hierarchy
 HEADER = ["label", "parent"]
 
 
@@ -28,10 +29,9 @@ class Hierarchy:
     parents: Mapping[str, str | None]
 
     def above(self, label: str) -> tuple[str, ...]:
-        """The labels above one, the nearest first. Raises DataError on a label that the hierarchy does not hold."""
+        """The ancestors of a label, parent first. Raises DataError on a label that is not in the hierarchy."""
         if label not in self.parents:
-            near = difflib.get_close_matches(label, self.parents, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(label, self.parents)
             raise DataError(
                 f"label {label!r} is not in the hierarchy{hint}; give it a line there, or correct the label"
             )
@@ -42,17 +42,17 @@ class Hierarchy:
         return tuple(found)
 
     def closed(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """The labels with all those above them, each once."""
+        """The labels and all their ancestors, each once."""
         return tuple(dict.fromkeys(name for label in labels for name in (label, *self.above(label))))
 
     def columns(self, space: LabelSpace) -> Above:
-        """The columns above each column of `space`."""
+        """The ancestor columns of each column of `space`."""
         place = {name: j for j, name in enumerate(space.names)}
         return tuple(tuple(place[up] for up in self.above(name) if up in place) for name in space.names)
 
 
 def by_separator(labels: Iterable[str], separator: str) -> Hierarchy:
-    """The hierarchy that labels spell out. Raises DataError on an empty level and where no label holds the separator."""
+    """The hierarchy in labels such as A/A61. Raises DataError on an empty level, or if no label has the separator."""
     if not separator:
         raise DataError("hierarchy '': name what stands between the levels of a label, or a CSV file of label,parent")
     parents: dict[str, str | None] = {}
@@ -72,9 +72,9 @@ def by_separator(labels: Iterable[str], separator: str) -> Hierarchy:
 
 
 def read_hierarchy(path: Path) -> Hierarchy:
-    """The hierarchy of a CSV file of columns label and parent, a root's parent being empty.
+    """The hierarchy in a CSV file with columns label and parent; a root has an empty parent.
 
-    Raises DataError, naming the line, on a label given twice, an orphan (a parent without a line) and a circle.
+    Raises DataError, naming the line, on a label given twice, an orphan (a parent without a line) and a cycle.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -111,7 +111,7 @@ def read_hierarchy(path: Path) -> Hierarchy:
 
 
 def check_circles(parents: Mapping[str, str | None], path: Path, line_of: Mapping[str, int]) -> None:
-    """Raises DataError where a label lies above itself."""
+    """Raises DataError on a cycle."""
     sound = set[str]()
     for label in parents:
         way: list[str] = []
@@ -127,7 +127,7 @@ def check_circles(parents: Mapping[str, str | None], path: Path, line_of: Mappin
 
 def hierarchy_of(told: str, labels: Sequence[str]) -> Hierarchy:
     """The hierarchy that a setting means: a CSV file where it ends in .csv, else the separator of `labels`."""
-    return read_hierarchy(Path(told)) if told.endswith(".csv") else by_separator(labels, told)
+    return read_hierarchy(local(told)) if told.endswith(".csv") else by_separator(labels, told)
 
 
 def coherent(probs: np.ndarray, above: Above) -> np.ndarray:
@@ -140,7 +140,7 @@ def coherent(probs: np.ndarray, above: Above) -> np.ndarray:
 
 
 def consistent(chosen: np.ndarray, above: Above) -> np.ndarray:
-    """Decisions (N, C) bool without the labels that lack one above them."""
+    """Decisions (N, C) bool without labels that have an undecided ancestor."""
     kept = chosen.copy() if above else chosen
     for column, ups in enumerate(above):
         if ups:
@@ -149,7 +149,7 @@ def consistent(chosen: np.ndarray, above: Above) -> np.ndarray:
 
 
 def upwards(chosen: np.ndarray, above: Above) -> np.ndarray:
-    """Decisions (N, C) bool with all that lie above what is chosen."""
+    """Decisions (N, C) bool with the ancestors of every chosen label added."""
     grown = chosen.copy() if above else chosen
     for column, ups in enumerate(above):
         for up in ups:

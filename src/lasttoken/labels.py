@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lasttoken.errors import DataError
+from lasttoken.wording import closest
 
-NOTHING = -1  # in the place of a column: a text with one label whose answer named none
+NOTHING = -1  # column of a single-label decision whose answer is no label
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,14 @@ class LabelSpace:
         return [tuple(self.names[j] for j in np.flatnonzero(row)) for row in targets]
 
     def outside(self, unknown: Sequence[str]) -> str:
-        """The sentence that says which labels are not in this space, and what may have been meant."""
+        """Error text for labels outside this space, with the closest known name."""
         shown = ", ".join(repr(name) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         known = ", ".join(repr(name) for name in self.names[:10]) + (", ..." if len(self) > 10 else "")
-        near = difflib.get_close_matches(unknown[0], self.names, n=1)
-        hint = f"; did you mean {near[0]!r} for {unknown[0]!r}?" if near else ""
+        meant = closest(unknown[0], self.names)
+        hint = f"; did you mean {meant!r} for {unknown[0]!r}?" if meant else ""
         return f"{len(unknown)} unknown label(s) {shown}; known are {known}{hint}"
+
+
+def is_indicator(targets: np.ndarray) -> bool:
+    """Whether targets are of rows with any number of labels, (N, C) bool. Shares of labels, (N, C) float, are not."""
+    return targets.ndim == 2 and targets.dtype == bool

@@ -1,4 +1,4 @@
-"""Experiments written down: which runs belong to one, with which settings, and what was reported of them elsewhere.
+"""Recipes: the runs of an experiment, their settings, and the scores that a paper reports for them.
 
 A recipe is a TOML file of the package (`paper/ag-news`) or of the user. Its entries are methods with settings, or `like`
 another entry with a difference; `paper` is the score that the source reports.
@@ -6,8 +6,8 @@ another entry with a difference; `paper` is the score that the source reports.
 
 from __future__ import annotations
 
-import difflib
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasttoken.config import METHOD_CONFIGS, Run, merge, override, parse
+from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.config.parse import configured
+from lasttoken.config.run import Run
+from lasttoken.config.settings import merge
 from lasttoken.errors import ConfigError
+from lasttoken.paths import local
+from lasttoken.wording import did_you_mean
 
 FOLDER = Path(__file__).parent / "recipes"
 KEYS = ("about", "model", "metric", "data", "entries")
@@ -44,17 +49,17 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name: str) -> Recipe:
     """The recipe of that name, or in that file. Raises ConfigError."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = local(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if name.endswith(".toml"):
             raise ConfigError([f"--recipe {name}: no such file; check the path"]) from error
         known = recipe_names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            [f"--recipe {name}: no such recipe; {hint}known are {', '.join(known)}, or a .toml file"]
+            [
+                f"--recipe {name}: no such recipe{did_you_mean(name, known)}; known are {', '.join(known)}, or a .toml file"
+            ]
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError([f"--recipe {name}: not a TOML file ({error})"]) from error
@@ -81,7 +86,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def settings_of(written: Mapping[str, Any], entry: str, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings of an entry over those of the one that it is like. Raises ConfigError."""
+    """The settings of an entry, with `like` resolved. Raises ConfigError."""
     if entry not in written or entry in seen:
         what = "is like itself" if entry in seen else "is not among the entries"
         raise ConfigError([f"--recipe {name}: {entry!r} {what}; name another entry in `like`"])
@@ -119,7 +124,9 @@ def runs_of(
     given = {**recipe.data, **{name: value for name, value in data.items() if value is not None}}
     if not given.get("source"):
         raise ConfigError(
-            [f"--recipe {recipe.name}: name the file to run it on: lasttoken compare FILE --recipe {recipe.name}"]
+            [
+                f"--recipe {recipe.name}: name the file to run it on: lasttoken compare FILE --recipe {shlex.quote(recipe.name)}"
+            ]
         )
     runs = {}
     for name, own in recipe.entries.items():
@@ -134,7 +141,7 @@ def runs_of(
         mine = [setting for setting in settings if setting.partition(".")[0] not in recipe.entries.keys() - {name}]
         mine = [f"method.{s.removeprefix(f'{name}.')}" if s.startswith(f"{name}.") else s for s in mine]
         with called(name):
-            runs[name] = parse(Run, override({"seed": seed, "device": device, "data": given, "method": values}, mine))
+            runs[name] = configured({"seed": seed, "device": device, "data": given, "method": values}, mine)
     return runs
 
 
@@ -157,7 +164,7 @@ def check_compared(settings: Sequence[str], known: Iterable[str], chosen: Sequen
 
 
 def beside(recipe: Recipe, scores: Mapping[str, str]) -> str:
-    """A table in Markdown of what was reported and what came of the same here; nothing where `scores` holds nothing."""
+    """Markdown table of the reported scores beside those measured here; a cell without a score is empty."""
     lines = [f"| {recipe.name} | paper | here |", "|---|---|---|"]
     for name in recipe.entries:
         note = f" ({recipe.notes[name]})" if name in recipe.notes else ""

@@ -1,4 +1,4 @@
-"""Randomness by purpose: every use has a stream of its own, so that a new use never moves the numbers of an old one."""
+"""Seeds by purpose: each use has its own random stream, so a new use never changes the numbers of another."""
 
 from __future__ import annotations
 

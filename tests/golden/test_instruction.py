@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from precision import equal_but_for_rounding
 from tiny import DECODERS, NESTED, dataset, sentences
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lasttoken.infer import scoring
+from lasttoken.infer.generation import generate
+from lasttoken.infer.scoring import lay_out_trees, score
 from lasttoken.labels import LabelSpace
-from lasttoken.methods import instruction, scoring
-from lasttoken.methods.generation import generate
-from lasttoken.methods.instruction import answer_paths, label_probs, lesson
-from lasttoken.methods.scoring import lay_out_trees, score
-from lasttoken.model.attention import NAME
+from lasttoken.methods import instruction
+from lasttoken.methods.instruction import answer_paths, label_probs, training_tree
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.device import peak_resident, reset_peak
-from lasttoken.model.recall import remember
+from lasttoken.model.kv_cache import prefill
+from lasttoken.text.answer_tree import grow
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import encode
-from lasttoken.text.tree import grow
 
 NAMES = ("sport", "sports", "sports car", "trade of bonds", "é 🎹")  # prefixes of one another; several tokens each
 TEXTS = ["goal", *sentences(4, seed=3), *[text * 3 for text in sentences(1, seed=2)]]
@@ -39,7 +40,7 @@ def log_probability(model: PreTrainedModel, before: list[int], answer: list[int]
 def tree_scores(backbone: Backbone, prompt: Prompt, labels: LabelSpace, *, kept: bool = False) -> np.ndarray:
     """Scores (texts, paths) of all texts in one packed row. kept: with the header run before, in a row of its own."""
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
-    header = remember(backbone, prompt.header) if kept else prompt.header
+    header = prefill(backbone, prompt.header) if kept else prompt.header
     batch = lay_out_trees(backbone, header, encoded.ids, [grow(answer_paths(prompt, labels))] * len(TEXTS))
     return torch.stack(score(backbone, batch)).double().numpy()
 
@@ -57,13 +58,15 @@ def test_scores_equal_one_forward_per_label(
     backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES)
     prompt = make_prompt(backbone.tokenizer, labels)
     assert min(len(answer) for answer in prompt.answers) > 2
-    plain = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder(name), dtype=backbone.compute, attn_implementation="eager"
+    ).eval()
     wanted = [
         [log_probability(plain, [*before, *prompt.footer], answer) for answer in prompt.answers]
         for before in rows_before(backbone, prompt)
     ]
-    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
-    np.testing.assert_allclose(tree_scores(backbone, prompt, labels, kept=True), wanted, **CLOSE)
+    equal_but_for_rounding(tree_scores(backbone, prompt, labels), wanted, backbone.compute, **CLOSE)
+    equal_but_for_rounding(tree_scores(backbone, prompt, labels, kept=True), wanted, backbone.compute, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2"])
@@ -72,7 +75,9 @@ def test_yes_and_no_of_every_label_equal_one_forward_each(
 ) -> None:
     backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES, multi=True)
     prompt = make_prompt(backbone.tokenizer, labels)
-    plain = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder(name), dtype=backbone.compute, attn_implementation="eager"
+    ).eval()
     wanted = np.array(
         [
             [
@@ -83,14 +88,14 @@ def test_yes_and_no_of_every_label_equal_one_forward_each(
             for before in rows_before(backbone, prompt)
         ]
     )
-    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), wanted, **CLOSE)
+    equal_but_for_rounding(tree_scores(backbone, prompt, labels), wanted, backbone.compute, **CLOSE)
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
     expected = 1 / (1 + np.exp(wanted[:, 1::2] - wanted[:, 0::2]))  # yes against no, label by label
     for most in (instruction.MOST, 8):  # in one tree, and in several
         monkeypatch.setattr(instruction, "MOST", most)
         assert (len(instruction.answer_trees(prompt, labels)) > 1) == (most == 8)
         probs = label_probs(backbone, prompt, encoded, labels, budget=100)
-        np.testing.assert_allclose(probs, expected, rtol=0, atol=5e-5)
+        equal_but_for_rounding(probs, expected, backbone.compute, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 150, 100_000])
@@ -103,7 +108,7 @@ def test_probabilities_are_a_softmax_over_labels_whatever_the_batches(
     expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
     probs = label_probs(backbone, prompt, encoded, labels, budget=budget)
-    np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-5)  # float32 scores, in other batches
+    equal_but_for_rounding(probs, expected, backbone.compute, rtol=0, atol=1e-5)  # scores in other batches
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 50])
@@ -114,7 +119,7 @@ def test_the_vocabulary_goes_in_chunks_of_any_size(
     prompt = make_prompt(backbone.tokenizer, labels)
     whole = tree_scores(backbone, prompt, labels)
     monkeypatch.setattr(scoring, "CHUNK", chunk)
-    np.testing.assert_allclose(tree_scores(backbone, prompt, labels), whole, **CLOSE)
+    equal_but_for_rounding(tree_scores(backbone, prompt, labels), whole, backbone.compute, **CLOSE)
 
 
 @pytest.mark.parametrize("variant", [{}, {"bos": False, "pad": "none"}, {"chat": True, "pad": "eos"}])
@@ -125,16 +130,16 @@ def test_what_is_taught_is_what_is_scored(variant: dict, load_shared: Callable[.
     prompt = make_prompt(backbone.tokenizer, train.labels)
     encoded = encode(backbone.tokenizer, train.texts, limit=60, special=False)
     rng = np.random.default_rng(0)
-    lessons = [lesson(prompt, backbone, train, row, 16, rng) for row in range(3)]
-    assert [weight.tolist() for _, weight in lessons] == [[1.0]] * 3
+    trees = [training_tree(prompt, backbone, train, row, 16, rng) for row in range(3)]
+    assert [weight.tolist() for _, weight in trees] == [[1.0]] * 3
     with torch.inference_mode():
-        taught = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree for tree, _ in lessons]))
+        taught = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree for tree, _ in trees]))
         scored = score(
             backbone,
             lay_out_trees(backbone, prompt.header, encoded.ids, [grow(answer_paths(prompt, train.labels))] * 3),
         )
     wanted = [float(scored[row][train.targets[row]]) for row in range(3)]
-    assert [float(path[0]) for path in taught] == pytest.approx(wanted, abs=5e-5)
+    equal_but_for_rounding([float(path[0]) for path in taught], wanted, backbone.compute, rtol=0, atol=5e-5)
 
 
 def test_a_path_alone_scores_as_in_the_tree_of_all(load_shared: Callable[..., Backbone]) -> None:
@@ -147,7 +152,7 @@ def test_a_path_alone_scores_as_in_the_tree_of_all(load_shared: Callable[..., Ba
         tree = grow([prompt.answer_path(j)])
         with torch.inference_mode():
             alone = score(backbone, lay_out_trees(backbone, prompt.header, encoded.ids, [tree] * len(TEXTS)))
-        np.testing.assert_allclose(torch.cat(alone).numpy(), together[:, j], **CLOSE)
+        equal_but_for_rounding(torch.cat(alone).numpy(), together[:, j], backbone.compute, **CLOSE)
 
 
 @pytest.mark.parametrize("pad", ["own", "eos", "none"])
@@ -157,7 +162,9 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time(
 ) -> None:
     backbone = load_shared(name, vocabulary=True, pad=pad)
     prompts = [backbone.tokenizer(text)["input_ids"] for text in TEXTS]
-    plain = AutoModelForCausalLM.from_pretrained(folder(name, pad=pad), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder(name, pad=pad), dtype=backbone.compute, attn_implementation="eager"
+    ).eval()
     wanted = []
     for ids in prompts:
         for _ in range(6):  # greedy decoding, written out
@@ -170,10 +177,14 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time(
         backbone.tokenizer.decode(ids[len(before) :], skip_special_tokens=True)
         for ids, before in zip(wanted, prompts, strict=True)
     ]
-    found = generate(backbone, [np.array(ids, dtype=np.int64) for ids in prompts], 6)
-    assert len(set(found)) > 1
-    assert found == expected
-    assert backbone.whole.config._attn_implementation == NAME  # packed attention is back
+    given = [np.array(ids, dtype=np.int64) for ids in prompts]
+    with torch.inference_mode():
+        found = generate(backbone, prefill(backbone, np.empty(0, dtype=np.int64)), given, 6)
+        behind = generate(backbone, prefill(backbone, given[0][:2]), [given[0][2:]], 6)
+    said = [backbone.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+    assert len(set(said)) > 1
+    assert said == expected
+    assert behind == [found[0]]  # two of its tokens kept as a header
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.01])
@@ -194,9 +205,11 @@ def test_thousands_of_labels_in_bounded_memory(
         exact = label_probs(backbone, prompt, encoded, labels, budget=8192)
         assert 1e-5 < np.abs(probs - exact).max() <= tolerance  # some were left out: more than rounding
         return
-    plain = AutoModelForCausalLM.from_pretrained(folder("llama"), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder("llama"), dtype=backbone.compute, attn_implementation="eager"
+    ).eval()
     chosen = [0, 7, 599, 1199, 4799]
     for row, text in enumerate(rows_before(backbone, prompt)[:2]):
         wanted = [log_probability(plain, [*text, *prompt.footer], prompt.answers[j]) for j in chosen]
         found = np.log(probs[row, chosen])
-        np.testing.assert_allclose(found - found[0], np.array(wanted) - wanted[0], rtol=1e-5, atol=2e-4)
+        equal_but_for_rounding(found - found[0], np.array(wanted) - wanted[0], backbone.compute, rtol=1e-5, atol=2e-4)

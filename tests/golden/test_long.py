@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from precision import equal_but_for_rounding
 from tiny import sentences
 from transformers import AutoModel
 
 from lasttoken import catalog
-from lasttoken.config import Embedding, Encoder, Instruction, Long, Lora, Probe, Training, parse
+from lasttoken.config.methods import Embedding, Encoder, Instruction, Probe
+from lasttoken.config.parse import parse
+from lasttoken.config.settings import Long, Lora, Training
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError
+from lasttoken.infer.batches import pack
+from lasttoken.infer.head import head_probs
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.head import head_probs
-from lasttoken.methods.packed import pack
 from lasttoken.model.backbone import load
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode, encode_windows
@@ -51,8 +54,8 @@ def configs(model: Path, encoder: Path) -> dict[str, Callable[..., Any]]:
 
 @pytest.mark.parametrize("combine", ["mean", "max", "attention"])
 def test_windows_are_each_read_alone_and_put_together(folder: Callable[..., Path], combine: Any) -> None:
-    backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"), dtype=torch.float32)
-    plain = AutoModel.from_pretrained(folder("llama"), dtype=torch.float32).eval()
+    backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"))
+    plain = AutoModel.from_pretrained(folder("llama"), dtype=backbone.compute, attn_implementation="eager").eval()
     torch.manual_seed(0)
     head = Head(backbone.width, 2, windows=combine).eval()
     if head.windows.query is not None:
@@ -65,7 +68,7 @@ def test_windows_are_each_read_alone_and_put_together(folder: Callable[..., Path
     found = head_probs(backbone, head, encoded, SPACE, budget=200)
     for i, windows in enumerate(encoded.windows):
         pieces = np.split(encoded.ids[i].astype(np.int64), np.cumsum(windows)[:-1])
-        pooled = torch.cat([plain(torch.from_numpy(p)[None]).last_hidden_state[0, -1:] for p in pieces])
+        pooled = torch.cat([plain(torch.from_numpy(p)[None]).last_hidden_state[0, -1:].float() for p in pieces])
         if combine == "attention":
             query = head.windows.query
             assert query is not None
@@ -75,11 +78,11 @@ def test_windows_are_each_read_alone_and_put_together(folder: Callable[..., Path
             each = head.layers(pooled)
             logits = each.mean(0) if combine == "mean" else each.amax(0)
         expected = logits.double().softmax(0).detach().numpy()
-        assert found[i] == pytest.approx(expected, abs=1e-5)  # float32, sums in another order
+        equal_but_for_rounding(found[i], expected, backbone.compute, rtol=0, atol=1e-5)  # sums in another order
 
 
 def test_texts_that_fit_are_read_as_ever(folder: Callable[..., Path]) -> None:
-    backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"), dtype=torch.float32)
+    backbone = load(str(folder("llama")), kind="decoder", device=torch.device("cpu"))
     head = Head(backbone.width, 2).eval()
     texts = sentences(4, seed=3)
     plain = encode(backbone.tokenizer, texts, limit=200)
@@ -99,16 +102,17 @@ def test_what_stands_at_the_end_is_seen_by_its_tail_and_by_windows(
     train, valid, test = (told_at_the_end(rows, seed) for rows, seed in ((80, 1), (40, 2), (40, 3)))
     scores = {}
     for long in (Long(), Long(keep="tail"), Long(keep="head_tail"), WINDOWS):
-        made = catalog.fit(make(long), train, valid, seed=0, device="cpu", journal=Journal())
-        journal = Journal()
-        probs = made.predict_proba(test.texts, journal)
+        made = catalog.fit(make(long), train, valid, seed=0, device="cpu", journal=Journal()).classifier
+        said = made.predict_proba(test.texts)
+        probs = said.probs
         scores[long.keep] = float((probs.argmax(axis=1) == test.targets).mean())
-        assert len(journal.lost) == 40
-        assert (min(journal.lost) > 0) == (long.keep != "windows")
+        assert said.lost.shape == (40,)
+        assert said.truncation.lost == said.lost.sum()
+        assert (min(said.lost) > 0) == (long.keep != "windows")
         (tmp_path / long.keep).mkdir()
         made.save(tmp_path / long.keep)
         again = catalog.load(tmp_path / long.keep, device="cpu")
-        assert (again.predict_proba(test.texts) == probs).all()  # how long texts are read is kept
+        assert (again.predict_proba(test.texts).probs == probs).all()  # how long texts are read is kept
     assert scores["head"] < 0.75
     assert min(scores["tail"], scores["head_tail"], scores["windows"]) > 0.9, scores
 
@@ -123,13 +127,13 @@ def test_a_frozen_trunk_takes_windows_too(
     for trunk in (0, 1):
         lora = Lora(r=4, targets=("q_proj",), dropout=0.0)
         config = Embedding(model=str(folder("llama")), lora=lora, max_length=24, long=WINDOWS, train=once, trunk=trunk)
-        made = catalog.fit(config, train, valid, seed=0, device="cpu", journal=Journal())
-        found.append(made.predict_proba(valid.texts))
+        made = catalog.fit(config, train, valid, seed=0, device="cpu", journal=Journal()).classifier
+        found.append(made.predict_proba(valid.texts).probs)
     again = catalog.fit(
         Embedding(model=str(folder("llama")), lora=Lora(r=4), max_length=24, long=Long(keep="tail"), train=once, trunk=1),
         train, valid, seed=0, device="cpu", journal=(journal := Journal()),
-    )  # fmt: skip
-    assert again.predict_proba(valid.texts).shape == found[0].shape
+    ).classifier  # fmt: skip
+    assert again.predict_proba(valid.texts).probs.shape == found[0].shape
     assert not any("from the cache" in note for note in journal.notes)  # other tokens are other states
 
 
@@ -141,7 +145,9 @@ def test_instruction_reads_the_end_that_it_is_told(folder: Callable[..., Path]) 
     head, tail = (
         catalog.fit(
             parse(Instruction, zero | {"long": {"keep": keep}}), data, data, seed=0, device="cpu", journal=Journal()
-        ).predict_proba(texts)
+        )
+        .classifier.predict_proba(texts)
+        .probs
         for keep in ("head", "tail")
     )
     assert np.abs(head - tail).max() > 1e-6

@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
+from lasttoken.fitting.regression import Features, fit_regression
 from lasttoken.journal import Journal
-from lasttoken.methods.regression import Features, fit_regression
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, np.asarray], ids=["by rows", "by features"])

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from lasttoken.evaluation.predictions import read_predictions
-from lasttoken.run import verify
+from lasttoken.record.folder import verify
+
+pytestmark = pytest.mark.slow
 
 BATCH = 8
 STILL = "1e-12"  # a learning rate at which weights stay what they are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable, Sequence
@@ -60,14 +61,38 @@ def test_header_only(refused: Refused) -> None:
 def test_missing_column_offers_near_names(refused: Refused) -> None:
     assert (
         train(refused, GOOD, "--label", "lable")
-        == "rows.csv: no column 'lable'; did you mean 'label'? there are: text, label"
+        == "rows.csv: no column 'lable'; did you mean 'label'? there are: text, label; name the label column: --label label"
     )
 
 
 def test_missing_column_in_a_file_of_its_own(refused: Refused) -> None:
     Path("test.csv").write_text("txet,label\na,goal\n")
     said = train(refused, GOOD, "--test", "test.csv")
-    assert said == "test.csv: no column 'text'; did you mean 'txet'? there are: txet, label"
+    assert said == (
+        "test.csv: no column 'text'; did you mean 'txet'? there are: txet, label; name the text column: --text txet"
+    )
+
+
+def test_column_whose_name_holds_a_comma(refused: Refused, command: Callable[..., Any]) -> None:
+    content = 'id,"first, last",label\n' + "".join(
+        f"{i},the {w} {i},{w}\n" for i in range(9) for w in ("goal", "price")
+    )
+    said = train(refused, content, "--text", "first, last")
+    assert said == (
+        "rows.csv: no column 'first'; did you mean 'first, last'? there are: id, \"first, last\", label; "
+        "name the text column: --text '\"first, last\"'"
+    )
+    done = command("train", "rows.csv", *LINEAR, "--text", '"first, last"')
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("verb", [("train", *LINEAR), ("compare", "--methods", "linear", "--out", "out")])
+def test_share_of_a_part_that_has_a_file(refused: Refused, verb: tuple[str, ...]) -> None:
+    Path("other.csv").write_text(GOOD)
+    Path("rows.csv").write_text(GOOD)
+    for option in (("--valid-share", "0.1"), ("--set", "data.valid_share=0.1")):
+        said = refused(verb[0], "rows.csv", *verb[1:], "--valid", "other.csv", *option)
+        assert said == "data.valid_share: has no effect, since other.csv holds the valid rows; leave it out"
 
 
 def test_ragged_line(refused: Refused) -> None:
@@ -89,18 +114,21 @@ def test_nul_bytes(refused: Refused) -> None:
 def test_wrong_encoding_names_the_byte(refused: Refused) -> None:
     said = train(refused, (HEADER + "caf\u00e9,goal\n").encode("latin-1"))
     assert said == (
-        "rows.csv: byte 0xe9 at offset 14 is not UTF-8; if the file is in another encoding, name it: --encoding latin-1"
+        "rows.csv: byte 0xe9 at offset 14 is not UTF-8; if the file is in another encoding, name it: --encoding cp1252"
     )
 
 
 def test_unknown_encoding(refused: Refused) -> None:
     said = train(refused, GOOD, "--encoding", "utf-9")
-    assert said == "rows.csv: 'utf-9' is no encoding that Python knows; try utf-8, latin-1 or utf-16"
+    assert said == "rows.csv: 'utf-9' is no encoding that Python knows; try utf-8, cp1252 or utf-16"
 
 
 def test_broken_json_line(refused: Refused) -> None:
     said = train(refused, '{"text": "a", "label": "x"}\n{"text": \n', name="rows.jsonl")
-    assert said == "rows.jsonl:2: not JSON (Expecting value at column 1); each line is one object"
+    assert (
+        said
+        == "rows.jsonl:2: not JSON (Expecting value at column 9); each line is one object, or the file one list of them"
+    )
 
 
 def test_parquet_cut_short(refused: Refused, tmp_path: Path) -> None:
@@ -351,13 +379,19 @@ def test_unknown_metric(refused: Refused, runs: dict[str, Path], verb: str) -> N
     assert "'macro_f2'" in refused(verb, *given, "--metric", "macro_f2", "--out", "out")
 
 
-def test_report_replaces_a_report_and_nothing_else(refused: Refused, runs: dict[str, Path]) -> None:
-    Path("notes.html").write_text("<p>mine</p>")
-    said = refused("report", runs["linear"], "-o", "notes.html")
-    assert said == "notes.html exists and is no report; name another file with --out, or delete it first"
-    assert Path("notes.html").read_text() == "<p>mine</p>"
+def test_report_into_a_folder(refused: Refused, runs: dict[str, Path]) -> None:
     Path("dir").mkdir()
-    assert refused("report", runs["linear"], "-o", "dir") == "dir: is a folder; name an HTML file with --out"
+    said = refused("report", runs["linear"], "-o", "dir", "--overwrite")
+    assert said == "dir: is a folder or a device; name a file, or - for standard output"
+
+
+def test_comparison_replaces_a_report_and_nothing_else(refused: Refused) -> None:
+    Path("rows.csv").write_text(GOOD)
+    Path("out").mkdir()
+    Path("out/report.html").write_text("<p>mine</p>")
+    said = refused("compare", "rows.csv", "--methods", "linear", "--out", "out")
+    assert said == "out/report.html exists and is no report; name another file with --out, or delete it first"
+    assert Path("out/report.html").read_text() == "<p>mine</p>"
 
 
 def test_compare_into_a_run(refused: Refused, runs: dict[str, Path]) -> None:
@@ -442,6 +476,7 @@ def test_divergence_after_a_score_keeps_the_best_weights(
         "method.train.batch=14",
         "method.train.epochs=3",
         "method.head_init=random",
+        "method.precision=float32",  # what overflows at this rate does so in float32; bfloat16 rounds otherwise
     )
     options = [word for setting in settings for word in ("--set", setting)]
     model = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu")
@@ -449,7 +484,7 @@ def test_divergence_after_a_score_keeps_the_best_weights(
     said = command("train", tmp_path / "rows.csv", *model, *options, "--out", out)
     assert said.code == 2, said.err
     assert "training diverged at update " in said.err.splitlines()[-1]
-    assert "; the weights of update 1 are kept" in said.err.splitlines()[-1]
+    assert re.search(r"; the weights of update [12] are kept", said.err.splitlines()[-1])
     again = command("predict", out, tmp_path / "rows.csv", "--device", "cpu")
     assert again.code == 0, again.err
     assert len(again.out.splitlines()) == 21
@@ -496,7 +531,7 @@ def test_newer_format_is_named(refused: Refused, damaged: Callable[[str], Path],
     Path("rows.csv").write_text(GOOD)
     path = damaged("linear") / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    assert refused(*verb) == "linear: written in format 99, this version reads up to 1; update lasttoken"
+    assert refused(*verb) == "linear: written in format 99, this version reads up to 2; update lasttoken"
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=["predict", "report"])
@@ -524,8 +559,7 @@ def test_base_model_that_has_changed(
     assert refused(*study) == "study/probe holds a run that differs in the base model; name another folder with --out"
     shutil.rmtree(model)
     assert refused("predict", "out", "rows.csv", "-o", "labelled.csv") == (
-        f"the base model of out is not in {model}; name the folder that it is in: --model FOLDER, in Python "
-        "load(run, model=FOLDER)"
+        f"the base model of out is not in {model}; give its folder: --model FOLDER, in Python load(run, model=FOLDER)"
     )
 
 
@@ -557,14 +591,19 @@ def test_report_on_runs_of_other_rows(
 
 def test_report_on_one_run_twice(refused: Refused, runs: dict[str, Path]) -> None:
     said = refused("report", runs["linear"], runs["linear"], "-o", "report.html")
-    assert said.startswith("runs of one report need different names; given twice: [")
+    assert said.startswith("runs of one report need different names; repeated: [")
     assert "/linear'" in said
 
 
 def test_predict_on_a_file_without_the_text_column(refused: Refused, runs: dict[str, Path]) -> None:
     Path("new.csv").write_text("texts,n\na,1\n")
     said = refused("predict", runs["linear"], "new.csv", "-o", "labelled.csv")
-    assert said == "new.csv: no column 'text'; did you mean 'texts'? there are: texts, n"
+    assert said == (
+        "new.csv: no column 'text'; did you mean 'texts'? there are: texts, n; name the text column: --text texts"
+    )
+    Path("new.csv").write_text("id,subject,the message\n1,a,b\n")
+    said = refused("predict", runs["linear"], "new.csv")
+    assert said.endswith("there are: id, subject, the message; name the text column: --text 'the message'")
 
 
 def test_predict_keeps_a_file_that_exists(refused: Refused, runs: dict[str, Path]) -> None:
@@ -575,6 +614,15 @@ def test_predict_keeps_a_file_that_exists(refused: Refused, runs: dict[str, Path
     assert Path("labelled.csv").read_text() == "mine"
 
 
-def test_standard_input_needs_a_format(refused: Refused, runs: dict[str, Path]) -> None:
-    said = refused("predict", runs["linear"], "-", stdin=b"text\na\n")
-    assert said.endswith("name it with --format: csv, tsv, jsonl, parquet")
+def test_columns_on_standard_input_need_a_format(refused: Refused, runs: dict[str, Path]) -> None:
+    for header, name in ((b"id\ttext\n1\ta\n", "tsv"), (b"id, text \n1,a\n", "csv")):
+        said = refused("predict", runs["linear"], "-", stdin=header)
+        assert said == f"<stdin>: its first line names columns; name its format: --format {name}"
+
+
+def test_one_thing_is_predicted(refused: Refused, runs: dict[str, Path]) -> None:
+    wanted = "name one thing to label: a file, - for standard input, or a text with --text-is"
+    assert refused("predict", runs["linear"]) == wanted
+    assert refused("predict", runs["linear"], "new.csv", "--text-is", "a") == wanted
+    said = refused("predict", runs["linear"], "--text-is", "a", "--empty", "blnk")
+    assert said == "--empty: 'blnk' is not among blank, label, refuse; did you mean 'blank'?"

@@ -10,7 +10,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench/speed"
@@ -71,24 +70,3 @@ def test_the_gpu_script_on_a_cpu(tmp_path: Path) -> None:
         ("ModernBERT-base", "embedding, train", 2),
         ("ModernBERT-base", "embedding, predict", 2),
     ]
-
-
-def test_the_loss_on_a_backbone_in_memory_is_that_of_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-    from gpu_parts import prompt_loss
-    from tiny import dataset
-
-    from lasttoken.config import Instruction, Lora, Training
-    from lasttoken.journal import Journal
-    from lasttoken.methods import instruction
-    from lasttoken.model.device import choose_device
-
-    data = dataset(8)
-    config = Instruction(max_length=256, lora=Lora(r=4, dropout=0), train=Training(epochs=1, batch=8))
-    journal = Journal()
-    instruction.fit(config, data, data, seed=0, device="cpu", journal=journal)
-    backbone, prompt = instruction.build(config, data.labels, choose_device("cpu"))
-    loss_and_count, lengths = prompt_loss(backbone, prompt, config, data)
-    loss, count = loss_and_count(np.argsort(-lengths, kind="stable"))
-    # LoRA begins as nothing, so the first update's loss is the base model's; rows come in another order there.
-    assert float(loss) / count == pytest.approx(journal.steps[0]["loss"], rel=1e-3)

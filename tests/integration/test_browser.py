@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from browser import needed, opened, width_of
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 
 CLICK = """<script>addEventListener("load", () => {
   const table = document.querySelector("table.sorts"), button = table.tHead.querySelectorAll("button")[1];

@@ -20,7 +20,9 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert "    id 3\n" in said.out
     assert "! empty: 1 of 6 rows have no text" in said.out
     assert "! conflicts: 1 text occurs with different labels" in said.out
-    assert said.err.splitlines()[-1] == f"{fixed}: 1 row left out, invisible characters taken out of 1 text"
+    left_out, then = said.err.splitlines()[-2:]
+    assert left_out == f"{fixed}: 1 row left out, invisible characters taken out of 1 text"
+    assert then.startswith(f"next: lasttoken compare {fixed} ")
     with fixed.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
     assert [row["extra"] for row in kept] == [

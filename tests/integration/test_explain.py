@@ -58,7 +58,7 @@ def test_text_from_standard_input(command: Callable[..., Any], runs: dict[str, P
         (("",), "the text is empty"),
         (("a text", "--label", "nonsense"), "1 unknown label(s) 'nonsense'"),
         (("a text", "--by", "magic"), "--by: 'magic' is not among auto, gradients, removal"),
-        (("a text", "--by", "gradients"), "this method has none; use --by removal"),
+        (("a text", "--by", "gradients"), "a linear model has none; use --by removal"),
     ],
 )
 def test_mistakes_are_told(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lasttoken.run import verify
+from lasttoken.record.folder import verify
 
 SECONDS = 20  # for what a free machine does in two; without an end to it training would go on for hours
 ENDLESS = ("method.train.epochs=100000", "method.train.patience=1000000", "method.train.schedule=constant")
@@ -62,13 +62,15 @@ def settings(*assignments: str) -> list[str]:
 def test_before_the_first_score_nothing_is_left(
     interrupted: Callable[..., tuple[int, str]], table: Path, tmp_path: Path
 ) -> None:
-    slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512")  # one update an epoch, long texts
+    # one update an epoch, long texts, and no score of a fitted head before the first
+    slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512", "method.head_init=random")
     options = ("--method", "embedding", "--model", "tiny", "--device", "cpu", "--out", "out", *slow)
     code, said = interrupted("train", table, *options, seen="embedding: training:", after=0.1)
     assert code == 2, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == (
-        "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left"
+        "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
+        "to go on give the same command again"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -89,6 +91,7 @@ def test_after_a_score_the_best_weights_are_kept_whole(
     last = said.splitlines()[-1]
     assert last.startswith("lasttoken: training stopped by Ctrl-C; the weights of update ")
     assert " are kept; best validation micro-F1 " in last
+    assert last.endswith("; to train it anew give the same command again, which keeps this run as out.interrupted")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     verify(tmp_path / "out")
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
@@ -143,8 +146,52 @@ def test_comparison_that_was_stopped_can_be_given_again(
     code, said = interrupted(*words, seen="training, validation", after=0.0)  # of 180 scores the first few
     assert code == 2, said
     assert (tmp_path / "out/embedding").is_dir(), said
+    assert (
+        f"embedding: {tmp_path / 'out/embedding'} holds the run that Ctrl-C cut short, and reports call it interrupted; the "
+        "same command fits embedding anew and keeps this run as embedding.interrupted\n"
+    ) in said
+    shown = command("report", tmp_path / "out", "--out", tmp_path / "page.html")
+    assert "embedding was interrupted: training stopped by Ctrl-C" in shown.out
     again = command(*words)
     assert again.code == 0, again.err
-    assert json.loads((tmp_path / "out/embedding/metrics.json").read_text())["ended"] == "finished"
+    assert json.loads((tmp_path / "out/embedding/metrics.json").read_text())["end"]["how"] == "finished"
     verify(tmp_path / "out/embedding.interrupted")
     assert "more runs, which are not in this report" not in again.err
+
+
+def test_training_that_was_stopped_can_be_given_again(
+    interrupted: Callable[..., tuple[int, str]],
+    command: Callable[..., Any],
+    table: Path,
+    folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """As with `compare`; another command is refused, and so is the same one once the run is finished."""
+    words = ("train", table, "--method", "embedding", "--model", folder("llama"), "--device", "cpu")
+    brief = ("max_length=16", "train.epochs=20", "train.patience=180", "train.evaluations=9")
+    words += ("--out", tmp_path / "out", *settings(*(f"embedding.{setting}" for setting in brief)))
+    code, said = interrupted(*words, seen="training, validation", after=0.0)
+    assert code == 2, said
+    other = command(*words, "--seed", "1")
+    assert other.code == 2
+    assert other.err.splitlines()[-1] == (
+        f"lasttoken: {tmp_path / 'out'} holds a run that differs in seed, the rows; name another folder with --out"
+    )
+    again = command(*words)
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["end"]["how"] == "finished"
+    verify(tmp_path / "out.interrupted")
+    third = command(*words)
+    assert third.code == 2
+    assert third.err == f"lasttoken: {tmp_path / 'out'} exists; name another folder with --out, or delete it first\n"
+
+
+def test_half_a_training_of_a_fold_judges_nothing(
+    interrupted: Callable[..., tuple[int, str]], table: Path, tmp_path: Path
+) -> None:
+    slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512")
+    options = ("--method", "embedding", "--model", "tiny", "--device", "cpu", "--folds", "2", "--out", "out", *slow)
+    code, said = interrupted("train", table, *options, seen="embedding: fold 1 of 2: training:", after=4)
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []

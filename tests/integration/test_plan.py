@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,10 @@ def test_before_there_is_a_file(command: Callable[..., Any], bare: Path) -> None
     assert "4,096 tokens, the fullest micro-batch" in said.out
     assert "data: 700 rows to train on, 70.0 k tokens an epoch (100 a row, as given)" in lines
     time, cost, verdict = lines[-3:]
-    assert re.fullmatch(
-        r"time: about .+, 20 epochs of .+, assuming 57\.8 TFLOP/s, 35 % of the peak; early stopping may .+", time
-    )
+    assert re.fullmatch(r"time: about .+, 6 epochs of .+ at most, assuming 57\.8 TFLOP/s, 35 % of the peak", time)
     assert re.fullmatch(r"cost: 0\.\d\d at 0\.5 an hour", cost)
     assert re.fullmatch(r"fits: \d\.\d+ GB of the 22\.8 GB that can be used", verdict)
-    assert said.err.splitlines()[-1] == (
-        f"next: lasttoken train DATA.csv --text text --label label --method embedding --model {bare}"
-    )
+    assert said.err.splitlines()[-1] == (f"next: lasttoken train DATA.csv --method embedding --model {bare}")
 
 
 def test_with_a_file_the_tokens_are_those_of_training(
@@ -78,11 +76,11 @@ def test_where_it_does_not_fit_the_command_is_one_that_does(
     said = command("plan", table, "--label", "label", *options)
     assert said.code == 0, said.err
     time, verdict = said.out.splitlines()[-2:]
-    assert time == "time: not known, no card of the table has about 400 MB; name one (--gpu 4090) to have it"
+    assert time == "time: not known, no card of the table has about 400 MB; name one (--gpu 4090)"
     assert re.fullmatch(
         r"does not fit: .+ of the 380 MB that can be used; with quantize=nf4 it does: 2\d\d MB", verdict
     )
-    assert "(estimated, 4.3 bytes of text a token)" in said.out
+    assert "(estimated, 4 bytes of text a token)" in said.out
     following = said.err.splitlines()[-1].removeprefix("next: lasttoken train ")
     assert following.endswith(f"--model {bare} --quantize nf4 --set method.train.epochs=2")
     again = command("plan", *shlex.split(following), "--gpu", "0.4GB")
@@ -95,15 +93,16 @@ def test_an_amount_of_memory_is_timed_on_the_fastest_and_the_slowest_card_that_h
     asked = ("plan", "--rows", 5000, "--model", bare, "--gpu", "24GB", "--price", 3600)
     plan = json.loads(command(*asked, "--json").out)
     assert (plan["device"], plan["seconds"], plan["cost"]) == ("a card", None, None)
-    assert list(plan["cards"]) == ["RTX 4090", "A10G"]  # 165.2 TFLOP/s and 1,008 GB/s, 70 and 600
-    assert json.loads(command(*asked[:5], "--gpu", "24GiB", "--json").out)["cards"] == plan["cards"]
-    fast, slow = plan["cards"].values()
+    assert list(plan["cards"]) == ["RTX 3090", "A10", "L4", "RTX 4090"]  # 71, 125, 121 and 165.2 TFLOP/s
+    assert json.loads(command(*asked[:5], "--gpu", "24GiB", "--json").out)["cards"].keys() == plan["cards"].keys()
+    slow, fast = plan["cards"]["RTX 3090"], plan["cards"]["RTX 4090"]
     named = json.loads(command(*asked[:5], "--gpu", "4090", "--json").out)
-    assert 0 < fast == named["seconds"] <= slow
-    assert plan["costs"] == pytest.approx(plan["cards"])  # a unit a second
+    assert 0 < fast == named["seconds"] < slow
     time, cost, _ = command(*asked).out.splitlines()[-3:]
-    shown = r"time: about \d\S* \S+( \d+ \S+)? \(RTX 4090\) to \d\S* \S+( \d+ \S+)? \(A10G\), by the card; "
-    assert re.fullmatch(shown + r"name your card \(--gpu 'RTX 4090'\); assuming 35 % of its peak", time), time
+    shown = (
+        r"time: about \d\S* \S+( \d+ \S+)? \(RTX 4090\) to \d\S* \S+( \d+ \S+)? \(RTX 3090\), assuming 35 % of the peak"
+    )
+    assert re.fullmatch(shown, time), time
     assert cost == f"cost: {fast:.2f} to {slow:.2f} at 3600 an hour"
 
 
@@ -137,7 +136,7 @@ def test_where_nothing_fits_a_card_is_named(command: Callable[..., Any], bare: P
     plan = json.loads(said.out)
     assert not plan["fits"]
     assert plan["advice"]["settings"] == {}
-    assert plan["advice"]["cards"] == ["RTX 3080"]
+    assert plan["advice"]["cards"] == ["RTX 4080"]
 
 
 @pytest.mark.parametrize("method", ["instruction", "probe"])
@@ -145,7 +144,6 @@ def test_the_other_methods_on_this_machine(command: Callable[..., Any], table: P
     said = command("plan", table, "--method", method, "--set", "method.max_length=100")
     assert said.code == 0, said.err
     assert said.out.startswith(f"tiny, {method}, on cpu (")
-    assert "  Python and libraries" in said.out
     assert said.out.splitlines()[-1].startswith("fits: ")
 
 
@@ -173,9 +171,22 @@ def test_an_encoder_trains_all_of_itself(command: Callable[..., Any], folder: Ca
         ),
         (("--rows", 5, "--method", "embeding"), "--method: 'embeding' is not among "),
         (("--rows", 5, "--model", "nobody/nothing"), "model 'nobody/nothing' not found: searched "),
-        (("--rows", 5, "--set", "method.trunk=6"), "trunk: 6 asked for, but tiny has 6 blocks; use 1 to 5, or 0"),
+        (("--rows", 5, "--set", "method.trunk=6"), "trunk: 6 asked for, but tiny has 6 blocks; use 0 to 5"),
         (("--rows", 5, "--method", "instruction", "--set", "method.lora.r=0"), "lora.r: 0 leaves nothing to train"),
     ],
 )
 def test_mistakes(refused: Callable[..., str], words: tuple[object, ...], said: str) -> None:
     assert refused("plan", *words).startswith(said)
+
+
+def test_neither_torch_nor_transformers_is_imported(bare: Path) -> None:
+    """Which is what makes a plan quick: torch alone takes longer to import than a plan may take."""
+    script = (
+        "import sys; sys.argv = ['lasttoken', 'plan', '--rows', '100', '--method', sys.argv[1], '--model', sys.argv[2], "
+        "'--gpu', '4090']\nfrom lasttoken.cli.main import app\ntry:\n    app()\nexcept SystemExit as end:\n"
+        "    assert not end.code\nheavy = {'torch', 'transformers', 'sklearn', 'bitsandbytes'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    for method in ("embedding", "instruction", "probe"):
+        done = subprocess.run([sys.executable, "-c", script, method, str(bare)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

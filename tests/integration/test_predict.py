@@ -109,7 +109,20 @@ def test_standard_output_in_another_format(command: Callable[..., Any], runs: di
 def test_json(command: Callable[..., Any], runs: dict[str, Path], new: Path, tmp_path: Path) -> None:
     said = command("predict", runs["linear"], new, "-o", tmp_path / "out.csv", "--json")
     assert said.code == 0, said.err
-    assert json.loads(said.out).keys() == {"rows", "empty", "truncated", "seconds", "abstained", "without"}
+    assert json.loads(said.out).keys() == {"rows", "empty", "truncated", "seconds", "abstained", "without", "told"}
+
+
+def test_rows_that_a_quotation_mark_joins_are_told(
+    command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "new.tsv").write_text('text\tn\none\t1\n"two\t2\nthree"\t3\n', encoding="utf-8")
+    said = command("predict", runs["linear"], tmp_path / "new.tsv")
+    assert (said.code, len(said.out.splitlines())) == (0, 4)  # the header, a row, and one on two lines
+    assert "new.tsv:3: the quoted cell that begins here spans 2 lines" in said.err
+    assert "2 rows labelled" in said.err
+    said = command("predict", runs["linear"], tmp_path / "new.tsv", "--quoting", "none")
+    assert "quoted cell" not in said.err
+    assert "3 rows labelled" in said.err
 
 
 def test_text_column_of_another_name(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
@@ -117,7 +130,33 @@ def test_text_column_of_another_name(command: Callable[..., Any], runs: dict[str
     said = command("predict", runs["linear"], tmp_path / "new.csv", "--text", "body")
     assert said.code == 0, said.err
     assert said.out.splitlines()[0] == "body,predicted_label,predicted_probability"
-    assert ", 1 of them without text" in said.err
+    assert ", 1 of them without a letter, digit or emoji (given no label)" in said.err
+
+
+def test_one_text_from_the_command_line(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    said = command("predict", runs["linear"], "--text-is", 'a "tensor"\n{of} numbers')
+    assert said.code == 0, said.err
+    (row,) = [json.loads(line) for line in said.out.splitlines()]
+    assert list(row) == ["text", "predicted_label", "predicted_probability"]
+    assert row["text"] == 'a "tensor"\n{of} numbers'
+    assert row["predicted_label"] in LABELS
+
+
+def test_plain_lines_of_a_pipe_are_texts(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    said = command("predict", runs["linear"], "-", stdin="an array, or two\n\ncaf\u00e9\n".encode())
+    assert said.code == 0, said.err
+    assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["an array, or two", "", "caf\u00e9"]
+    assert said.err.splitlines()[0].startswith("<stdin>: read as one text a line; ")
+    assert said.err.splitlines()[-1].startswith("3 rows labelled in ")
+    one = command("predict", runs["linear"], "-", "--encoding", "latin-1", stdin="caf\u00e9".encode("latin-1"))
+    assert json.loads(one.out)["text"] == "caf\u00e9"
+
+
+def test_json_lines_of_a_pipe_are_rows(command: Callable[..., Any], runs: dict[str, Path]) -> None:
+    said = command("predict", runs["linear"], "-", stdin=b'{"n": 1, "text": "an array"}\n{"n": 2, "text": "a frame"}\n')
+    assert said.code == 0, said.err
+    assert [json.loads(line)["n"] for line in said.out.splitlines()] == [1, 2]
+    assert "one text a line" not in said.err
 
 
 def test_overwrite(command: Callable[..., Any], runs: dict[str, Path], new: Path, tmp_path: Path) -> None:

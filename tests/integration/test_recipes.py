@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lasttoken.recipe import read_recipe, recipe_names
-from lasttoken.run import read_json
+from lasttoken.record.folder import read_json
 
 WORDS = ("sport goal team", "market price trade", "song melody band", "patch code chip")
 XML = """<?xml version="1.0" encoding="iso-8859-1"?><!DOCTYPE record SYSTEM "x.dtd">

@@ -53,12 +53,12 @@ def test_json_of_a_single_run(command: Callable[..., Any], runs: dict[str, Path]
 
 def test_page_is_written_anew(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("linear", "probe"):
-        assert command("report", runs[name], "-o", tmp_path / "page.html").code == 0
+        assert command("report", runs[name], "-o", tmp_path / "page.html", "--overwrite").code == 0
         assert f"<title>{name}: " in (tmp_path / "page.html").read_text()
 
 
 def test_lost_page_of_a_run_is_no_damage(command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
     """report.html is made of the rest of a run; writing over it is no reason to refuse the run."""
     page = runs["linear"] / "report.html"
-    assert command("report", runs["linear"], "-o", page).code == 0
+    assert command("report", runs["linear"], "-o", page, "--overwrite").code == 0
     assert command("report", runs["linear"], "-o", tmp_path / "page.html").code == 0

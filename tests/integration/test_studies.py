@@ -41,7 +41,7 @@ def test_rows_of_a_table_in_memory(table: Path, tmp_path: Path, caplog: pytest.L
     assert {run["name"] for run in done.runs} == {"rare", "plain"}
     assert {"rare", "plain"} == set(done.comparison["scores"])
     assert (tmp_path / "out" / "rare-40").is_dir()
-    assert any(message.startswith("study: plain-40: settings: method=linear") for message in caplog.messages)
+    assert any(message == "study: plain-40: settings: all defaults" for message in caplog.messages)
 
 
 def test_what_cannot_be_is_told_before_anything_is_written(table: Path, tmp_path: Path) -> None:

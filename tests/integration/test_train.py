@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors import safe_open
 
 from lasttoken import Predictions, load
 from lasttoken.evaluation.predictions import read_predictions
-from lasttoken.run import verify
+from lasttoken.record.folder import verify
 
 FAST = ("--device", "cpu", "--set", "method.max_length=48")
 ONE_EPOCH = ("--set", "method.train.epochs=1")
@@ -64,6 +65,10 @@ def test_run_folder_holds_its_files_and_they_can_be_read(all_runs: dict[str, Pat
     verify(run)
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["method"]["method"] == method
+    used = None if method == "linear" else os.environ["LASTTOKEN_PRECISION"]
+    assert config["method"].get("precision", "auto") == "auto"  # resolved below, where it is used again
+    assert json.loads((run / "method.json").read_text())["config"].get("precision") == used
+    assert json.loads((run / "env.json").read_text())["precision"] == used
     for name in names:
         path = run / name
         if path.suffix == ".json":
@@ -289,3 +294,28 @@ def test_labels_below_one_another_are_learnt_judged_and_predicted_together(
     further = {one["name"]: one for one in json.loads(flat.out)["splits"]["test"]["further"]}
     assert further["hierarchical_f1"]["estimate"] > 0.9
     assert command("train", *asked[:3], "--hierarchy", ">", "--out", tmp_path / "none").code == 2
+
+
+def test_a_time_is_kept_to_and_told(
+    command: Callable[..., Any], table: Path, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A model of two blocks, measured here: one epoch fits, and a second command is refused for its time."""
+    words = ("train", table, "--method", "embedding", "--model", folder("llama"), "--device", "cpu")
+    short = ("--set", "method.train.epochs=1", "--set", "method.max_length=48")
+    said = command(*words, *short, "--time", "5m", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "embedding: --time 5m: nothing is left out, 1 epoch of 70 rows take about " in said.err
+    notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
+    assert any(note.startswith("--time 5m: ") for note in notes)
+    assert "time" not in tomllib.loads((tmp_path / "out/config.toml").read_text())["method"]["train"]
+    late = command(*words, *short, "--time", "1s", "--out", tmp_path / "late")
+    assert late.code == 2
+    assert (
+        "--time 1s: loading the model, predicting 30 validation and test rows and the least training take" in late.err
+    )
+    wrong = command(*words, "--time", "ten minutes", "--out", tmp_path / "late")
+    assert (wrong.code, wrong.err.splitlines()[-1]) == (
+        2,
+        "lasttoken: --time: 'ten minutes' is no duration; write it as 90s, 10m or 1h30m",
+    )
+    assert not (tmp_path / "late").exists()

@@ -8,14 +8,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from precision import ROUNDINGS
 
+from lasttoken.infer.batches import pack
+from lasttoken.infer.frozen_blocks import trunk_states
 from lasttoken.journal import Journal
-from lasttoken.methods.packed import pack
-from lasttoken.methods.trunk import trunk_states
 from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone, load
-from lasttoken.model.depth import above
 from lasttoken.model.lora import lora_layers, merged
+from lasttoken.model.upper_blocks import above
 from lasttoken.text.tokenizer import Encoded
 
 FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,11 +34,11 @@ def hidden(backbone: Backbone, source: object) -> torch.Tensor:
         return backbone.hidden(batch.inputs, batch.layout).float()
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
-def whole(request: pytest.FixtureRequest, folder: Callable[..., Path]) -> Backbone:
-    """`tiny`'s architecture at its real depth, computing in either precision."""
+@pytest.fixture
+def whole(precision: str, folder: Callable[..., Path]) -> Backbone:
+    """`tiny`'s architecture at its real depth, weights in float32."""
     cpu = torch.device("cpu")
-    return load("tiny", kind="decoder", device=cpu, dtype=torch.float32, compute=request.param)
+    return load("tiny", kind="decoder", device=cpu, precision=precision, weights=torch.float32)
 
 
 @FEW
@@ -73,5 +74,7 @@ def test_merged_is_applied(
     with merged(backbone.whole, "auto"):
         assert all(layer.merged for layer in lora_layers(adapted))
         inside = hidden(backbone, encoded)
-    assert float((inside - apart).norm() / apart.norm()) < 1e-4  # float32 sums in another order
+    # float32: sums in another order; bfloat16: merged weights are rounded once more than those that are apart
+    bound = 1e-4 if backbone.compute == torch.float32 else ROUNDINGS * torch.finfo(backbone.compute).eps
+    assert float((inside - apart).norm() / apart.norm()) < bound
     assert torch.equal(hidden(backbone, encoded), apart)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lasttoken.seed import derive
-from lasttoken.text.batch import Budget, by_length, epochs, under_budget
+from lasttoken.text.batch import Budget, MicroBatch, by_length, under_budget, updates
 from lasttoken.train.loop import train
 from lasttoken.train.loss import balanced_weights, class_loss, label_loss
 from lasttoken.train.schedule import schedule
@@ -45,33 +45,22 @@ def test_every_epoch_uses_every_row_once(
     lengths: np.ndarray, batch: int, budget: int, processes: int, seed: int
 ) -> None:
     count = math.ceil(len(lengths) / batch)
-    plans = [
-        list(
-            islice(
-                epochs(
-                    lengths,
-                    batch=batch,
-                    budget=Budget(budget),
-                    rng=np.random.default_rng(seed),
-                    share=(rank, processes),
-                ),
-                2 * count,
-            )
-        )
-        for rank in range(processes)
-    ]
-    alone = list(
-        islice(epochs(lengths, batch=batch, budget=Budget(budget), rng=np.random.default_rng(seed)), 2 * count)
-    )
+
+    def plan(rank: int, size: int) -> list[list[MicroBatch]]:
+        found = updates(lengths, batch=batch, budget=Budget(budget), seed=seed, share=(rank, size))
+        return list(islice(found, 2 * count))
+
+    plans, alone = [plan(rank, processes) for rank in range(processes)], plan(0, 1)
     for epoch in range(2):
         used = []
         for update in range(epoch * count, (epoch + 1) * count):
-            together = [int(row) for plan in plans for rows in plan[update] for row in rows]
-            assert sorted(together) == sorted(int(row) for rows in alone[update] for row in rows)
+            together = [int(row) for each in plans for micro in each[update] for row in micro.rows]
+            assert sorted(together) == sorted(int(row) for micro in alone[update] for row in micro.rows)
             assert len(together) == min(batch, len(lengths) - (update - epoch * count) * batch)
             used += together
         assert sorted(used) == list(range(len(lengths)))
-    assert all(lengths[rows].sum() <= budget or len(rows) == 1 for plan in plans for update in plan for rows in update)
+    every = [micro.rows for each in plans for update in each for micro in update]
+    assert all(lengths[rows].sum() <= budget or len(rows) == 1 for rows in every)
 
 
 @MANY
@@ -108,7 +97,14 @@ def test_an_accumulated_update_equals_one_large_batch(rows: list[int], cut: int,
         model = nn.Linear(5, 3)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         step = next(
-            train(weighted(model, x, y, weights), [update], optimizer, count=1, multiplier=lambda p: 1.0, clip=1e9)
+            train(
+                weighted(model, x, y, weights),
+                [update],
+                optimizer,
+                numbers=range(1, 2),
+                multiplier=lambda p: 1.0,
+                clip=1e9,
+            )
         )
         results.append((model.weight.detach(), step.loss, step.grad_norm))
     for weight, loss, norm in results[1:]:

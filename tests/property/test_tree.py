@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lasttoken.model.attention import block_mask, lay_out
-from lasttoken.text.tree import ROOT, Path, Tree, grow, in_groups
+from lasttoken.model.attention import bucket_mask, lay_out
+from lasttoken.text.answer_tree import ROOT, Path, Tree, grow, in_groups
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4)
 PATHS = st.lists(st.tuples(TOKENS, TOKENS.filter(bool)), min_size=1, max_size=8)
@@ -94,9 +94,9 @@ def test_a_token_of_the_tree_sees_the_prefix_the_text_and_its_ancestors(
     ]
     assert layout.positions.tolist() == expected
     seen: Counter[tuple[int, int]] = Counter()
-    for number, block in enumerate(layout.blocks):
-        inside = block.rows.view(block.positions.shape) + prefix  # in the packed row
-        mask = block_mask(layout, number, None)[:, 0].expand(len(inside), -1, -1)
+    for number, bucket in enumerate(layout.buckets):
+        inside = bucket.rows.view(bucket.positions.shape) + prefix  # in the packed row
+        mask = bucket_mask(layout, number, None)[:, 0].expand(len(inside), -1, -1)
         for rows, allowed in zip(inside.tolist(), mask.tolist(), strict=True):
             length = text + size if rows[0] == prefix else text
             for query in range(length):

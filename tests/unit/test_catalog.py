@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from tiny import dataset
 
 from lasttoken import catalog
-from lasttoken.config import METHOD_CONFIGS, Embedding, Lora, Training
+from lasttoken.config.methods import METHOD_CONFIGS, Embedding
+from lasttoken.config.settings import Lora, Training
 from lasttoken.errors import ArtifactError, ConfigError
 
 
@@ -24,7 +25,7 @@ def original(folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(folder("llama"), base, dirs_exist_ok=True)
     config = Embedding(model=str(base), lora=Lora(r=2), train=Training(epochs=1, batch=8))
     place = tmp_path_factory.mktemp("method")
-    catalog.fit(config, dataset(12), dataset(6, seed=1), device="cpu").save(place)
+    catalog.fit(config, dataset(12), dataset(6, seed=1), device="cpu").classifier.save(place)
     return place
 
 
@@ -39,16 +40,16 @@ def rewrite(saved: Path, change: Callable[[dict], object]) -> None:
     (saved / "method.json").write_text(json.dumps(values))
 
 
-def test_every_config_has_its_family_and_the_other_way_round() -> None:
+def test_every_config_has_its_method_and_the_other_way_round() -> None:
     assert set(catalog.METHODS) == set(METHOD_CONFIGS)
     with pytest.raises(
         ConfigError, match=r"^method: 'magic' is not among embedding, instruction, encoder, probe, linear$"
     ):
-        catalog.family("magic")
+        catalog.method("magic")
 
 
 def test_a_whole_folder_loads(saved: Path) -> None:
-    assert catalog.load(saved, device="cpu").predict_proba(["goal"]).shape == (1, 3)
+    assert catalog.load(saved, device="cpu").predict_proba(["goal"]).probs.shape == (1, 3)
 
 
 def test_a_method_of_a_later_version(saved: Path) -> None:
@@ -110,6 +111,6 @@ def test_a_base_model_that_has_changed(saved: Path, folder: Callable[..., Path],
 
 def test_importing_the_methods_says_nothing() -> None:
     """Advice of a library on stderr would stand between our own lines."""
-    load = "from lasttoken.catalog import METHODS, family; [family(name) for name in METHODS]"
+    load = "from lasttoken.catalog import METHODS, method; [method(name) for name in METHODS]"
     said = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, timeout=120, check=True)
     assert (said.stdout, said.stderr) == ("", "")

@@ -25,7 +25,7 @@ from lasttoken import (
     ProbeClassifier,
     load,
 )
-from lasttoken.config import Decision
+from lasttoken.config.settings import Decision
 from lasttoken.evaluation.metrics import METRICS
 
 ROWS = dataset(60)
@@ -46,8 +46,8 @@ def test_parameters_are_the_settings_of_the_method() -> None:
         "device": "auto",
         "hierarchy": None,
         "max_features": 200_000,
-        "min_count": 2,
-        "regularisation": (3.0, 30.0),
+        "min_count": "auto",
+        "regularisation": "auto",
         "seed": 0,
         "valid_share": 0.1,
         "words": (1, 2),
@@ -66,7 +66,7 @@ def test_nested_settings_are_flat() -> None:
 
 def test_defaults_are_those_of_the_method() -> None:
     params = InstructionClassifier().get_params()
-    assert (params["lora_r"], params["train_epochs"], params["train_schedule"]) == (64, 5.0, "cosine")
+    assert (params["lora_r"], params["train_epochs"], params["train_schedule"]) == (64, "auto", "cosine")
 
 
 def test_set_params() -> None:
@@ -192,8 +192,8 @@ def test_indicator() -> None:
 def test_valid_keeps_all_rows_for_training() -> None:
     more = dataset(30, seed=1)
     given = LinearClassifier().fit(TEXTS, NAMES, valid=(more.texts, np.array(more.labels.decode(more.targets))))
-    assert given.journal_.facts["train_rows"] == 60
-    assert FITTED.journal_.facts["train_rows"] == 54
+    assert given.notes_[-2].endswith("features of 60 rows")
+    assert FITTED.notes_[-2].endswith("features of 54 rows")
 
 
 def test_cross_validation() -> None:
@@ -216,7 +216,7 @@ def test_language_model(folder: Callable[..., Path], kind: Any) -> None:
     assert probs.shape == (4, 3)
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)  # softmax in float64 of float32 logits
     assert set(found.predict(TEXTS)) <= {"music", "sport", "trade"}
-    assert found.journal_.facts["train_rows"] == 54
+    assert sum(step.rows for step in found.steps_) == (54 if kind is EmbeddingClassifier else 0)
     assert found.score(TEXTS, NAMES) > 1 / 3  # which is chance
 
 
@@ -272,7 +272,7 @@ def test_costs_by_the_labels_own_values(tmp_path: Path) -> None:
 
 def test_probabilities_that_are_not_finite_are_no_answer() -> None:
     model = clone(FITTED).fit(TEXTS, NAMES)
-    weight = model.classifier_.regression.weight
+    weight = model.predictor_.classifier.regression.weight
     weight[0] = np.nan
     for answer in (model.predict, model.predict_proba):
         with pytest.raises(ArtifactError, match="2 rows have probabilities that are not finite, first id '0'"):
@@ -397,7 +397,7 @@ def test_a_saved_estimator_has_nothing_to_report(tmp_path: Path) -> None:
 
     texts = ["good fine", "bad poor"] * 20
     LinearClassifier().fit(texts, ["yes", "no"] * 20).save(tmp_path / "saved")
-    with pytest.raises(ArtifactError, match=r"saved: a saved estimator, never judged on test rows"):
+    with pytest.raises(ArtifactError, match=r"saved: a saved estimator without test metrics"):
         write_report([tmp_path / "saved"], tmp_path / "report.html", metric="macro_f1")
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from lasttoken import LinearClassifier, load
 from lasttoken.data.dataset import Dataset, Splits
-from lasttoken.data.record import data_digest
+from lasttoken.data.splits_file import data_digest
 from lasttoken.errors import DataError
 from lasttoken.evaluation.decisions import Rule, fit_thresholds
-from lasttoken.evaluation.further import further
+from lasttoken.evaluation.problem_metrics import problem_metrics
 from lasttoken.hierarchy import by_separator, coherent, consistent, hierarchy_of, read_hierarchy, upwards
 from lasttoken.labels import LabelSpace
 
@@ -38,7 +38,7 @@ def test_a_separator_that_no_label_holds_and_empty_levels_are_refused() -> None:
 def test_a_file_names_the_parents(tmp_path: Path) -> None:
     path = write(tmp_path / "tree.csv", "cat,animal\nanimal,\n\ndog,animal\n")
     assert hierarchy_of(str(path), []).above("cat") == ("animal",)
-    with pytest.raises(DataError, match=r"label 'cta' is not in the hierarchy \(did you mean 'cat'\?\)"):
+    with pytest.raises(DataError, match=r"label 'cta' is not in the hierarchy; did you mean 'cat'\?; give it a line"):
         read_hierarchy(path).closed(["cta"])
 
 
@@ -142,7 +142,7 @@ def test_separators_that_cannot_be() -> None:
 
 def test_a_root_of_all_labels_makes_no_wrong_answer_half_right() -> None:
     space = LabelSpace(("all/a", "all/b"))
-    metric = further(space, np.array([20, 20]), 40, by_separator(space.names, "/"))[-1]
+    metric = problem_metrics(space, np.array([20, 20]), 40, by_separator(space.names, "/"))[-1]
     assert metric(np.array([0, 0]), np.eye(2)[[1, 1]]) == 0
 
 

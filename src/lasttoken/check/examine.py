@@ -19,13 +19,13 @@ def examine(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Finding]:
-    """Every finding, the serious first. tokenizer: of the model whose lengths are asked about; None leaves that out.
+    """Every finding, the serious first. tokenizer: counts tokens; None skips findings about tokens.
 
-    Rows that lack their label are told, and then left out of all else.
+    Rows without a label are reported, then excluded from the other checks.
     """
     if not isinstance(rows, Rows):
         raise DataError(f"examine takes what read_rows returns, not an object of type {type(rows).__name__}")
-    found = [*texts.empty(rows)]
+    found = [*(Finding("quoting", sentence) for sentence in rows.told), *texts.empty(rows)]
     rows = rows.take([i for i in range(len(rows)) if rows.has_label(i)])
     if not rows.ids:
         return found
@@ -34,7 +34,7 @@ def examine(
         ("labels", lambda: [*labels.names(rows), *labels.balance(rows), *labels.unseen(rows)]),
         ("near-duplicates", lambda: texts.near(rows)),
         ("mislabelled rows", lambda: labels.mislabelled(rows, seed=seed)),
-        ("characters", lambda: [*texts.characters(rows), *texts.leakage(rows)]),
+        ("characters", lambda: [*texts.wrong_encoding(rows), *texts.characters(rows), *texts.leakage(rows)]),
     ]
     if tokenizer is not None:
         steps.append(

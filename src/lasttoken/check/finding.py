@@ -1,4 +1,4 @@
-"""One thing that was found in the data, and the rows it was found in."""
+"""A problem in the data and the rows that have it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ class Place:
     """A row of a finding."""
 
     id: str
-    detail: str = ""  # what is the matter with this one
+    detail: str = ""  # about this row
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, why it matters and what to do, in a sentence each."""
+    """A problem, its remedy, and the rows concerned."""
 
     kind: str  # duplicates, label-errors, ...
     sentence: str
     places: tuple[Place, ...] = ()
     remedy: str = ""
-    serious: bool = True  # False: good to know
-    chart: tuple[str, ...] = ()  # lines that draw it
+    serious: bool = True  # False: informational
+    chart: tuple[str, ...] = ()  # lines of a text chart
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As a JSON-serializable dict."""
         return asdict(self)
 
 
 def shown(names: Sequence[str], most: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(map(repr, names[:most])) + (f" and {more} more" if more > 0 else "")
+    return first(list(map(repr, names)), most)
+
+
+def first(words: Sequence[str], most: int = 5) -> str:
+    """The first words, and how many more there are."""
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")

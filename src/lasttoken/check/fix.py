@@ -1,4 +1,4 @@
-"""A copy of a file without what nobody misses: rows without text or label, repeated rows, characters that are not seen."""
+"""Write a cleaned copy of a data file: empty, unlabelled and duplicate rows and invisible characters removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lasttoken.data.read import Columns
 from lasttoken.data.tables import file_table, format_of
 from lasttoken.data.write import chunks, header_of, opened_file, writer
 
-SAFE = ("empty", "unlabelled", "duplicates")  # findings whose rows can go
+SAFE = ("empty", "unlabelled", "duplicates")  # findings whose rows are removed
 
 
 def write_fixed(
@@ -24,18 +24,21 @@ def write_fixed(
     *,
     columns: Columns,
     encoding: str = "utf-8",
+    quoting: str = "auto",
     overwrite: bool = False,
 ) -> tuple[int, int]:
-    """(rows left out, texts that lost characters that are not seen) of a copy of `source` with all its columns at `target`.
+    """Write the cleaned copy with all columns; return (rows removed, texts that lost invisible characters).
 
-    rows: those of `source`, in its order. Raises ArtifactError where the target may not or cannot be written.
+    rows: those of `source`, in its order. Raises ArtifactError if `target` cannot be written.
     """
     dropped = {place.id for finding in findings if finding.kind in SAFE for place in finding.places}
-    table = file_table(source, columns.wanted, format=None, encoding=encoding, whole=True)
+    table = file_table(
+        source, columns.wanted, format=None, encoding=encoding, quoting=quoting, whole=True, optional=columns.wanted
+    )
     header, done, cleaned = list[str](), 0, 0
     with (
         opened_file(target, overwrite=overwrite) as stream,
-        writer(format_of(target), stream, table=table) as write,
+        writer(format_of(target, write=True), stream, table=table) as write,
     ):
         for records in chunks(table, 4096):
             header = header or header_of(table, records)
@@ -43,7 +46,7 @@ def write_fixed(
             for i, (_, row) in enumerate(records, start=done):
                 if rows.ids[i] in dropped:
                     continue
-                better = {name: without_controls(row[name]) for name in columns.text if isinstance(row[name], str)}
+                better = {name: without_controls(row[name]) for name in columns.text if isinstance(row.get(name), str)}
                 cleaned += any(row[name] != text for name, text in better.items())
                 kept.append(row | better)
             write(header, kept)
@@ -52,5 +55,10 @@ def write_fixed(
 
 
 def without_controls(text: str) -> str:
-    """The text without control characters but line ends and tabs, and without those that are not seen."""
-    return "".join(c for c in text if (unicodedata.category(c) != "Cc" or c in "\n\r\t") and c not in UNSEEN)
+    """The text without control and invisible characters, except line ends, tabs and U+0080 to U+009F.
+
+    The latter are quotes, dashes and euro signs decoded with the wrong encoding: deleting them would lose text.
+    """
+    return "".join(
+        c for c in text if (unicodedata.category(c) != "Cc" or c in "\n\r\t" or not c.isascii()) and c not in UNSEEN
+    )

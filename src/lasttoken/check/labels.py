@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from lasttoken import catalog
-from lasttoken.check.finding import Finding, Place, shown
+from lasttoken.check.finding import Finding, Place, first, shown
 from lasttoken.check.texts import cut
-from lasttoken.config import Linear
+from lasttoken.config.methods import Linear
 from lasttoken.data.dataset import Dataset, Rows
-from lasttoken.data.doubts import alike, unsplit
+from lasttoken.data.quick_checks import alike, unsplit
 from lasttoken.data.split import nearest
 from lasttoken.errors import UserError
+from lasttoken.fitting.regression import fold_of
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.regression import fold_of
 from lasttoken.wording import counted
 
 FEW = 10  # rows below which a label is hardly learnt and not at all judged
@@ -57,12 +57,15 @@ def balance(rows: Rows) -> Iterator[Finding]:
         told = f"there is one label, {next(iter(counts))!r}"
         yield Finding("one-label", told, (), "there is nothing to tell apart; check which column --label names")
         return
-    rare = sorted((name for name, count in counts.items() if count < FEW), key=lambda name: counts[name])
+    learnt = learnt_labels(rows) or counts.keys()  # of the others `unseen` tells
+    rare = sorted(
+        (name for name, count in counts.items() if count < FEW and name in learnt), key=lambda name: counts[name]
+    )
     if rare:
-        told = [f"{name} ({counts[name]})" for name in rare]
+        told = first([f"{name!r} ({counts[name]})" for name in rare])
         yield Finding(
             "rare-labels",
-            f"{len(rare)} of {len(counts)} labels have fewer than {FEW} rows: {shown(told)}",
+            f"{len(rare)} of {len(counts)} labels {'has' if len(rare) == 1 else 'have'} fewer than {FEW} rows: {told}",
             (),
             "add rows, or merge them into another label",
         )
@@ -80,19 +83,29 @@ def balance(rows: Rows) -> Iterator[Finding]:
 
 def unseen(rows: Rows) -> Iterator[Finding]:
     """Labels of valid and test that no training row has, where a split is given."""
-    if rows.splits is None or rows.labels is None or "train" not in rows.splits:
+    learnt = learnt_labels(rows)
+    if not learnt or rows.splits is None or rows.labels is None:
         return
-    learnt = {name for names, part in zip(rows.labels, rows.splits, strict=True) if part == "train" for name in names}
     found = {i: [name for name in names if name not in learnt] for i, names in enumerate(rows.labels)}
     places = tuple(Place(rows.ids[i], f"{rows.splits[i]}: {shown(names)}") for i, names in found.items() if names)
     if places:
         unknown = sorted({name for names in found.values() for name in names})
+        where = " or ".join(
+            part for part in ("valid", "test") if any(rows.splits[i] == part for i in found if found[i])
+        )
         yield Finding(
             "unseen-labels",
-            f"labels of valid or test that no training row has: {shown(unknown)}; rows with them: {len(places)}",
+            f"{counted(len(unknown), 'label stands', 'labels stand')} in {where} alone, so it can never be predicted: "
+            f"{shown(unknown)}; rows with them: {len(places)}",
             places,
             "train refuses that: move some of their rows to train, or remove them",
         )
+
+
+def learnt_labels(rows: Rows) -> set[str]:
+    """The labels of the training rows of a given split; none where no split is given."""
+    parts = zip(rows.labels or (), rows.splits or (), strict=False)  # rows without labels or without a split have none
+    return {name for names, part in parts if part == "train" for name in names}
 
 
 def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
@@ -157,5 +170,5 @@ def out_of_fold(data: Dataset, seed: int) -> np.ndarray:
     probs = np.empty((len(data), len(data.labels)))
     for fold in range(FOLDS):
         rest, held = data.take(np.flatnonzero(folds != fold)), data.take(np.flatnonzero(folds == fold))
-        probs[folds == fold] = catalog.fit(PLAIN, rest, held, seed=seed).predict_proba(held.texts)
+        probs[folds == fold] = catalog.fit(PLAIN, rest, held, seed=seed).classifier.predict_proba(held.texts).probs
     return probs

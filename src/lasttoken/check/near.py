@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ALIKE = 0.8  # Jaccard similarity of two texts' shingles from which they are near-duplicates
+ALIKE = 0.8  # smallest Jaccard similarity of shingles for near-duplicates
 SHINGLE = 3  # words
 BANDS, ROWS = 16, 4  # of the signature: two texts of similarity s share a band with probability 1 - (1 - s^4)^16
 PRIME = (1 << 61) - 1
 
 
 def near_duplicates(texts: Sequence[str], *, alike: float = ALIKE, seed: int = 0) -> list[list[int]]:
-    """Groups of rows, each of two or more, linked by texts that are `alike` or more; rows in their order.
+    """Groups of two or more row indices, linked by Jaccard similarity of at least `alike`; rows in their order.
 
-    At .8 a pair is missed once in 4,000 times. Texts without a word are in no group.
+    At similarity .8 a pair is missed once in 4,000 times. Texts without words are in no group.
     """
     shingles = [shingles_of(text) for text in texts]
     signatures = signatures_of(shingles, seed)
@@ -37,7 +37,7 @@ def near_duplicates(texts: Sequence[str], *, alike: float = ALIKE, seed: int = 0
             if len(shingles[i]):
                 buckets[key.tobytes()].append(i)
         for members in buckets.values():
-            heads: list[int] = []  # one of each group in the bucket, so that many copies cost as many comparisons
+            heads: list[int] = []  # one row per group, so that n copies cost n comparisons, not n^2
             for i in members:
                 match = next(
                     (j for j in heads if root(i) == root(j) or jaccard(shingles[i], shingles[j]) >= alike), None

@@ -1,4 +1,4 @@
-"""What a model's tokenizer makes of the data: lengths, what a limit would cut off, and labels that begin alike."""
+"""Checks with a model's tokenizer: text lengths, truncation, and labels that share their first token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BAR = 30  # characters of the longest bar
 
 
 def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
-    """How long texts are in tokens, and which would be cut at `limit`."""
+    """Text lengths in tokens, and the texts that are truncated at `limit`."""
     encoded = encode(tokenizer, rows.texts, limit=limit)
     whole = encoded.lengths + encoded.lost
     words = sum(len(text.split()) for text in rows.texts)
     middle, high, longest = np.quantile(whole, [0.5, 0.95, 1.0])
     yield Finding(
         "lengths",
-        f"{middle:.0f} tokens a text in the middle, {high:.0f} at the 95th of a hundred, {longest:.0f} at most; "
-        f"{whole.sum() / max(1, words):.2f} tokens a word",
+        f"median {middle:.0f} tokens per text, 95th percentile {high:.0f}, maximum {longest:.0f}; "
+        f"{whole.sum() / max(1, words):.2f} tokens per word",
         (),
         serious=False,
         chart=histogram(whole),
@@ -43,7 +43,7 @@ def lengths(rows: Rows, tokenizer: Any, *, limit: int) -> Iterator[Finding]:
 
 
 def histogram(lengths: np.ndarray) -> tuple[str, ...]:
-    """A line for each range of lengths (N,), the upper ends doubling, with its share of the rows as a bar and a figure."""
+    """Text histogram of lengths (N,): one line per bin, its upper end doubling, with the share of rows and a bar."""
     ends = 2 ** np.arange(3, 3 + max(1, math.ceil(math.log2(max(8, lengths.max())) - 2)))
     counts = np.bincount(np.searchsorted(ends, lengths), minlength=len(ends))
     full = counts.max()
@@ -57,7 +57,7 @@ def histogram(lengths: np.ndarray) -> tuple[str, ...]:
 
 
 def beginnings(rows: Rows, tokenizer: Any) -> Iterator[Finding]:
-    """Labels whose names begin with the same token, which `generate` tells apart only later; scoring is exact either way."""
+    """Label names that share their first token. Scores are exact either way; generation needs more tokens."""
     known = sorted({name for names in rows.labels or () for name in names})
     first: defaultdict[int, list[str]] = defaultdict(list)
     for name in known:

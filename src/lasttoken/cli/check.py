@@ -4,62 +4,71 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.config.settings import Data
 from lasttoken.errors import DataError
 from lasttoken.wording import counted
 
 if TYPE_CHECKING:
     from lasttoken.check.finding import Finding
 
+UNUSED = ("group", "drop_empty", "valid_share", "test_share", "hierarchy", "split_seed", "train_rows", "folds")
 SHOWN = 3  # rows of a finding on the screen; all are in the file of --out and in --json
 
 
+@o.takes_data(without=UNUSED)
 def check(
-    source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")],
-    text: o.Text = "text",
-    label: o.Label = "label",
+    source: Annotated[
+        str, typer.Argument(callback=o.path, help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")
+    ],
+    *,
+    data: dict[str, Any],
     model: Annotated[
-        str, typer.Option("--model", help="Whose tokenizer counts; it has to be on this machine")
-    ] = "tiny",
-    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens a text may have")] = 512,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV file of every finding's rows")] = None,
+        str | None,
+        typer.Option(
+            "--model",
+            callback=o.path,
+            help="Model whose tokenizer counts tokens, on this machine; default: smollm2 if installed, else tiny",
+        ),
+    ] = None,
+    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Maximum number of tokens per text")] = 512,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", callback=o.path, help="CSV file to write, with the rows of every finding"),
+    ] = None,
     fix: Annotated[
         Path | None,
         typer.Option(
-            "--fix", help="File to write without empty, unlabelled and repeated rows and invisible characters"
+            "--fix",
+            callback=o.path,
+            help="Cleaned copy to write: no empty, unlabelled or repeated rows, no invisible characters",
         ),
     ] = None,
-    separator: o.Separator = None,
-    template: o.Template = None,
-    id: o.Id = None,
-    split: o.Split = None,
-    valid: o.Valid = None,
-    test: o.Test = None,
-    encoding: o.Encoding = "utf-8",
     seed: o.Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out and --fix name")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --fix")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Look for duplicates, mislabelled rows, leaks, and what else makes scores lie; nothing is changed unasked."""
+    """Find duplicates, mislabelled rows, leaks and other problems in a data set; files change only with --fix."""
+    valid, test = data.get("valid"), data.get("test")
     o.check_there(source, valid, test)
-    from lasttoken.check.examine import examine
-    from lasttoken.check.fix import write_fixed
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.data.read import Columns, read_parts
+    from lasttoken.data.load import columns_of
+    from lasttoken.data.read import read_parts
     from lasttoken.data.split import joined
     from lasttoken.data.tables import format_of
     from lasttoken.data.write import check_target
-    from lasttoken.plan.rows import Estimate, tokenizer_here
 
-    columns = Columns(o.listed(text), template, o.listed(label), separator, id, None, split)
+    settings = Data(source=source, **data)
+    o.check_first(settings, keep_empty=True)
+    columns, encoding = columns_of(settings), settings.encoding
     for target in filter(None, (out, fix)):
         check_target(target, overwrite=overwrite)
     if fix is not None:
-        format_of(fix)  # an ending that names no format is told before rows are looked at
+        format_of(fix, write=True)  # reject an unknown ending before reading rows
     if out is not None and out.absolute() in {Path(place).absolute() for place in (fix, source, valid, test) if place}:
         raise DataError(f"--out {out}: that file is named twice; give the findings a file of their own")
     if fix is not None and source.startswith(("hub:", "wipo:")):
@@ -67,12 +76,20 @@ def check(
     if fix is not None and (valid or test):
         raise DataError("--fix writes one file; mend each by itself, and check them together without --fix")
     given = [place for place in (source, valid, test) if place is not None]
-    parts = read_parts(source, valid, test, columns=columns, encoding=encoding, keep_empty=True)
+    parts = read_parts(
+        source, valid, test, columns=columns, encoding=encoding, quoting=settings.quoting, keep_empty=True
+    )
     rows = joined(parts) if len(parts) > 1 else parts["train"]
-    tokenizer = tokenizer_here(model, revision=None, trust_remote_code=False)
-    if isinstance(tokenizer, Estimate):
+    from lasttoken.check.examine import examine
+    from lasttoken.check.fix import write_fixed
+    from lasttoken.model.backbone import tokenizer_here
+    from lasttoken.packages import default_model
+
+    named = model or default_model()
+    tokenizer = tokenizer_here(named)
+    if tokenizer is None:
         raise DataError(
-            f"--model {model}: its tokenizer is not on this machine; name a folder, or a model that was used here"
+            f"--model {named}: its tokenizer is not on this machine; name a folder, or a model that was used here"
         )
     with Screen() as screen:
         findings = examine(
@@ -85,17 +102,25 @@ def check(
     if as_json:
         typer.echo(json.dumps([finding.to_dict() for finding in findings], ensure_ascii=False))
     else:
-        counted_from = "" if id else ", ids counted from 0"
+        counted_from = "" if settings.id else ", ids counted from 0"
         typer.echo(page(", ".join(given), f"{counted(len(rows), 'row', 'rows')}{counted_from}", findings))
     if out is not None:
         write_places(out, findings, overwrite=overwrite)
         say(f"rows of every finding: {out}")
     if fix is not None:
         dropped, cleaned = write_fixed(
-            Path(source), fix, rows, findings, columns=columns, encoding=encoding, overwrite=overwrite
+            Path(source),
+            fix,
+            rows,
+            findings,
+            columns=columns,
+            encoding=encoding,
+            quoting=settings.quoting,
+            overwrite=overwrite,
         )
         left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
         say(f"{fix}: {left_out} left out, invisible characters taken out of {cleared}")
+    say(f"next: {o.command('compare', fix or source, *o.data_words(data))}")
 
 
 def page(source: str, rows: str, findings: list[Finding]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,108 +13,101 @@ from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lasttoken.config import Run
-    from lasttoken.studies import Study
+    from lasttoken.config.run import Run
+    from lasttoken.studies.many import Study
 
 
 QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
 
 
+@o.takes_data()
 def compare(
-    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
-            help="CSV, TSV, JSONL or Parquet file, hub:owner/name[:config], or wipo:FOLDER; default: the recipe's"
+            callback=o.path,
+            help="CSV, TSV, JSONL or Parquet file, hub:owner/name[:config], or wipo:FOLDER; default: the recipe's",
         ),
     ] = "",
-    text: o.Text = "text",
-    label: o.Label = "label",
+    *,
+    data: dict[str, Any],
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names with commas; default: all that can run, the quickest first")
+        str | None, typer.Option("--methods", help="Comma-separated methods; default: all that can run, fastest first")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Causal LM: a hub name, a folder, or tiny (default)", rich_help_panel=o.METHOD),
+        typer.Option(
+            "--model",
+            callback=o.path,
+            help="Causal LM: a hub name, a folder, a GGUF file, smollm2 (default, if installed) or tiny",
+            rich_help_panel=o.METHOD,
+        ),
     ] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", callback=o.path, help="Encoder model: a hub name, a folder, or minilm")
+    ] = None,
     quantize: o.Quantize = None,
+    precision: o.Precision = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="What the comparison is decided on; default: macro_f1, or the recipe's"),
+        typer.Option("--metric", help="Metric that ranks the runs; default: macro_f1, or the recipe's"),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="An experiment written down: paper/ag-news, or a .toml file of your own"),
+        typer.Option("--recipe", callback=o.path, help="Recipe to run: paper/ag-news, or a .toml file of your own"),
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option("--sizes", help="Training rows to learn from, for learning curves: 200,1000,all")
+        str | None, typer.Option("--sizes", help="Training set sizes, for learning curves: 200,1000,all")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fits of each method, a seed each")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds per method; with --folds, repeats")] = 1,
     goal: o.Goal = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; finished runs in it are kept")] = None,
-    separator: o.Separator = None,
-    template: o.Template = None,
-    id: o.Id = None,
-    group: o.Group = None,
-    split: o.Split = None,
-    valid: o.Valid = None,
-    test: o.Test = None,
-    encoding: o.Encoding = "utf-8",
-    drop_empty: o.DropEmpty = False,
-    hierarchy: o.HierarchyOf = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=o.path, help="Folder of the runs; finished runs in it are reused")
+    ] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     settings: o.SetOf = None,
+    time: o.Time = None,
     as_json: o.Json = False,
 ) -> None:
-    """Fit several methods on the same splits and say which is best, and whether that is shown."""
-    o.check_there(source, valid, test)
-    from lasttoken.cli.screen import Screen
+    """Fit several methods on the same splits and report which is best, and whether the difference is significant."""
+    began = monotonic()
+    o.check_there(source, data.get("valid"), data.get("test"))
     from lasttoken.evaluation.metrics import HEADLINE
-    from lasttoken.experiment import leads, load_data
+    from lasttoken.packages import default_model
     from lasttoken.recipe import beside, read_recipe, runs_of
-    from lasttoken.run import check_not_run, write_text
-    from lasttoken.studies import grid, run_cells
+    from lasttoken.record.folder import check_not_run, write_text
 
-    data = o.data_values(
-        source,
-        text,
-        label,
-        separator=separator,
-        template=template,
-        id=id,
-        group=group,
-        split=split,
-        valid=valid,
-        test=test,
-        encoding=encoding,
-        drop_empty=drop_empty,
-        hierarchy=hierarchy,
-    )
+    given = {"source": source, **data} if source else data
     if goal is not None and sizes is None:
         raise ConfigError(["--goal: is asked of learning curves; name sizes too, such as --sizes 200,1000,all"])
     written = None if recipe is None else read_recipe(recipe)
+    told = []
     if written is None:
+        if encoder is None and methods is None:
+            encoder, told = o.encoder_here(settings or [])
         if not source:
             raise ConfigError(["name the file to learn from, or an experiment with --recipe"])
         configs = method_configs(
             chosen(methods),
-            data,
+            given,
             model=model,
             encoder=encoder,
             quantize=quantize,
+            precision=precision,
             seed=seed,
             device=device,
             settings=settings or [],
         )
-        folder = out or o.default_folder(source, model or "tiny")
+        folder = out or o.default_folder(source, model or default_model())
     else:
+        if precision is not None:
+            raise ConfigError(["--precision: a recipe may hold several; set one with --set ENTRY.precision=float32"])
         if encoder is not None:
             raise ConfigError(["--encoder: a recipe names its encoders; set one with --set ENTRY.model=NAME"])
         configs = runs_of(
             written,
-            {name: value for name, value in data.items() if asked_for(context, name)},
+            given,
             None if methods is None else o.listed(methods),
             model=model,
             quantize=quantize,
@@ -125,20 +119,29 @@ def compare(
     metric = metric or (written.metric if written else HEADLINE)
     check_not_run(folder)
     first = next(iter(configs.values()))
+    o.check_first(first.data, [model, encoder])
+    from lasttoken.cli.screen import Screen
+    from lasttoken.studies.many import grid, load_repeats, run_cells
+    from lasttoken.studies.one import leads
+    from lasttoken.studies.timed import limited
+
+    limit = limited(time, began)
     with Screen(loud=leads(first.device)) as screen:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
+        for sentence in [*o.stand_in(model, [] if written else [run.method for run in configs.values()]), *told]:
+            screen.note(sentence)
         whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
-        splits = load_data(whole, seed=first.seed, journal=screen.journal("data"))
+        splits = load_repeats(whole, first.seed, seeds, screen.journal("data"))
         optional = frozenset() if methods or encoder or written else frozenset({"encoder"})
-        cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds)
+        cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds, optional=optional)
         done = run_cells(
             cells,
             splits,
             folder,
             metric=metric,
             goal=goal,
-            optional=optional,
+            limit=limit,
             journal_of=screen.journal,
             tell=screen.note,
         )
@@ -147,12 +150,6 @@ def compare(
             scores = {run["name"]: score_of(run, done.comparison) for run in done.runs}
             write_text(folder / "reproduced.md", beside(written, scores) + "\n")
         show(done, metric=metric, as_json=as_json)
-
-
-def asked_for(context: typer.Context, option: str) -> bool:
-    """Whether an option was given, and does not stand at its default."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name != "DEFAULT"
 
 
 def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:
@@ -177,12 +174,13 @@ def method_configs(
     model: str | None,
     encoder: str | None,
     quantize: str | None,
+    precision: str | None = None,
     seed: int,
     device: str,
     settings: list[str],
 ) -> dict[str, Run]:
     """The Run of each method. A setting is given to all (`seed=1`) or to one (`embedding.lora.r=16`)."""
-    from lasttoken.config import METHOD_CONFIGS
+    from lasttoken.config.methods import METHOD_CONFIGS
     from lasttoken.recipe import called, check_compared
 
     o.check_known(names, "--methods")
@@ -197,11 +195,13 @@ def method_configs(
                 data,
                 model=encoder if name == "encoder" else model if "model" in known else None,
                 quantize=quantize if "quantize" in known else None,
+                precision=precision if "precision" in known else None,
                 seed=seed,
                 device=device,
                 settings=mine,
             )
-    o.check_used(names, [] if quantize is None else ["quantize"])  # the names are known to be methods by now
+    given = {"quantize": quantize, "precision": precision}
+    o.check_used(names, [name for name, value in given.items() if value is not None])  # the names are methods by now
     check_compared(settings, METHOD_CONFIGS, names)
     if encoder is not None and "encoder" not in names:
         raise ConfigError(["--encoder: the encoder is not compared; add encoder to --methods, or leave --encoder out"])
@@ -240,7 +240,7 @@ def show(done: Study, *, metric: str, as_json: bool) -> None:
     best = best_first(done.runs, metric)[0]
     folder = dict(zip((run["name"] for run in done.runs), done.folders, strict=True))[best["name"]]
     say(f"report: {done.report}")
-    say(f"next: lasttoken predict {folder} NEW.csv -o labelled.csv")
+    say(f"next: {o.command('predict', folder, 'NEW.csv', '-o', 'labelled.csv')}")
     if done.failed:
         say("lasttoken: " + "; ".join(done.failed))
         raise typer.Exit(2)

@@ -1,38 +1,43 @@
-"""`lasttoken demo`: the whole job on text that is already on this machine, with the embedded model."""
+"""`lasttoken demo`: the whole job on text that is already on this machine, with the best model that is installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 
 import typer
 
 from lasttoken.cli import options as o
 
-# What fits six minutes on two cores; everything else is a default.
+# Chosen for a model of 135 M parameters on a CPU; everything else is a default. --time shortens what does not fit.
 SETTINGS = [
-    "embedding.train.epochs=2",
-    "embedding.train.batch=16",
-    "embedding.pooling=mean",
-    "embedding.max_length=256",
+    "embedding.train.epochs=5",
+    "embedding.train.batch=4",
+    "embedding.train.lr=0.001",
     "embedding.lora.r=16",
-    "instruction.train.epochs=3",
-    "instruction.train.batch=8",
-    "instruction.train.lr=0.002",
-    "instruction.max_length=320",
-    "probe.max_length=256",
-    "encoder.train.epochs=2",
-    "encoder.max_length=128",
+    "embedding.lora.alpha=32",
+    'embedding.suffix="\\nThis is from the library"',
+    "instruction.train_model=false",
+    "encoder.train.epochs=6",
+    "encoder.train.lr=0.0002",
 ]
+
+TEST = 0.4  # share of the rows: training takes the time, and differences show on test rows
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist")] = Path("demo"),
-    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 1700,
+    out: Annotated[Path, typer.Option("--out", callback=o.path, help="Folder to write; it must not exist")] = Path(
+        "demo"
+    ),
+    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 1400,
     methods: Annotated[
         str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
     ] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Model of the encoder method")] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", callback=o.path, help="Model of the encoder method")
+    ] = None,
+    time: Annotated[str, typer.Option("--time", help="Upper limit; what does not fit is shortened")] = "8m",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
@@ -42,13 +47,16 @@ def demo(
     from lasttoken.data.demo import docstring_rows
     from lasttoken.data.split import make_splits
     from lasttoken.evaluation.metrics import HEADLINE
-    from lasttoken.model.backbone import installed_minilm
-    from lasttoken.run import check_free
-    from lasttoken.studies import grid, run_cells
+    from lasttoken.packages import MINILM, installed_minilm
+    from lasttoken.record.folder import check_free
+    from lasttoken.studies.many import grid, run_cells
+    from lasttoken.studies.timed import limited
 
+    limit = limited(time, monotonic())
     check_free(out)
     names = chosen(methods)
-    found = encoder or (installed_minilm() if "encoder" in names else None)
+    found = encoder or (MINILM if "encoder" in names and installed_minilm() else None)
+    settings = [*SETTINGS, *([f"probe.model={MINILM}"] if installed_minilm() else [])]  # the embeddings that people use
     data = {"source": "docstrings of installed libraries", "group": "module"}
     configs = method_configs(
         names,
@@ -58,20 +66,20 @@ def demo(
         quantize=None,
         seed=seed,
         device="auto",
-        settings=[setting for setting in SETTINGS if setting.partition(".")[0] in names],
+        settings=[setting for setting in settings if setting.partition(".")[0] in names],
     )
     with Screen() as screen:
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
-        splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed)
+        splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed, test=TEST)
         journal.note(splits.summary)
         done = run_cells(
-            grid(configs, [None], 1),
+            grid(configs, [None], 1, optional=() if methods or found else ("encoder",)),
             splits,
             out,
             metric=HEADLINE,
-            optional=frozenset() if methods or found else frozenset({"encoder"}),
             journal_of=screen.journal,
             tell=screen.note,
+            limit=limit,
         )
     show(done, metric=HEADLINE, as_json=as_json)

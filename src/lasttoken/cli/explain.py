@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ WAYS = ("auto", "gradients", "removal")
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(help="Run folder")],
+    run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
     text: Annotated[str, typer.Argument(help="The text, or - for standard input")],
     label: Annotated[
         str | None, typer.Option("--label", help="Label, or several with commas; default: what the run decides")
@@ -32,32 +34,32 @@ def explain(
     as_json: o.Json = False,
 ) -> None:
     """Show what each word of a text adds to the log-odds of a label."""
-    from lasttoken.run import check_run
+    from lasttoken.record.folder import check_run
 
     check_run(run)
     from lasttoken.cli.screen import say
-    from lasttoken.evaluation.policy import read_policy
-    from lasttoken.experiment import load
-    from lasttoken.explain import MISSING
-    from lasttoken.explain import explain as explained
+    from lasttoken.explain.explanation import MISSING
+    from lasttoken.explain.explanation import explain as explained
+    from lasttoken.predictor import Predictor
 
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
     given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else text
     if is_file(given):
-        say(
-            f"note: {given!r} is taken as the text itself, not as a file; for a file: lasttoken explain RUN - < {given}"
-        )
+        meant = f"{o.command('explain', run, '-')} < {shlex.quote(given)}"
+        say(f"note: {given!r} is taken as the text itself, not as a file; for a file: {meant}")
     if not given.strip():
         raise DataError("the text is empty; there is nothing to explain")
-    classifier, policy = load(run, device=device, trust_remote_code=trust_remote_code, model=model), read_policy(run)
-    probs, decisions = policy(classifier.predict_proba([given]), classifier.labels.multi)
-    space = classifier.labels
-    decided = [name for name in (space.decode_sets(decisions)[0] if space.multi else space.decode(decisions)) if name]
+    predictor = Predictor.load(run, device=device, trust_remote_code=trust_remote_code, model=model)
+    answer = predictor([given])
+    probs, space = answer.probs, answer.space
+    decided = (
+        space.decode_sets(answer.decisions)[0] if space.multi else [n for n in space.decode(answer.decisions) if n]
+    )
     asked = decided or [space.names[int(probs[0].argmax())]]
     if label:
         asked = [label] if label in space.names else list(o.listed(label))  # a name may hold a comma
-    found = explained(classifier, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
+    found = explained(predictor, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
     chances = dict(zip(space.names, probs[0].tolist(), strict=True))
     if as_json:
         typer.echo(json.dumps([as_dict(one, chances[one.label], decided) for one in found]))
@@ -83,7 +85,7 @@ def is_file(text: str) -> bool:
         return False
 
 
-def as_dict(one: Any, probability: float, decided: list[str]) -> dict[str, Any]:
+def as_dict(one: Any, probability: float, decided: Sequence[str]) -> dict[str, Any]:
     """For JSON; a word that was not read has no score."""
     words = [
         {"word": one.text[a:b], "start": a, "end": b, "score": None if score != score else score}

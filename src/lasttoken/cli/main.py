@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -15,10 +17,12 @@ from lasttoken.cli.explain import explain
 from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.report import report
+from lasttoken.cli.screen import say
 from lasttoken.cli.train import train
 from lasttoken.errors import UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+BROKEN_PIPE = 141  # how a shell tells that a tool was ended by SIGPIPE
 
 app = typer.Typer(
     name="lasttoken",
@@ -46,16 +50,68 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for library in ("bitsandbytes", "huggingface_hub"):  # their remarks would land between our lines
         logging.getLogger(library).setLevel(logging.ERROR)
+    prepare_streams()
+    try:
+        code = exit_code()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone, as in `| head -1`
+        discard_output()
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        if not discard_output():
+            raise
+        say(f"lasttoken: standard output could not be written ({error.strerror}); send it elsewhere and run again")
+        sys.exit(2)
+    sys.exit(code)
+
+
+def exit_code() -> int:
+    """Run the verb; 0, or 2 after the user's mistake, which is told. Raises BrokenPipeError where nobody reads any more."""
     try:
         app()
     except UserError as error:
-        typer.echo(f"lasttoken: {error}", err=True)
-        sys.exit(2)
+        say(f"lasttoken: {error}")
+        return 2
     except SystemExit as end:
-        if end.code != INTERRUPTED:
-            raise
-        typer.echo("lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left", err=True)
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1
+            raise end.__context__ from None
+        if end.code == INTERRUPTED:
+            say(
+                "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
+                "to go on give the same command again"
+            )
+            return 2
+        return int(end.code or 0)
+    return 0
+
+
+def prepare_streams() -> None:
+    """Make the three streams fit to use: what their encoding lacks is escaped, a closed one reads or writes nothing.
+
+    Exit with 2 where standard output is closed: the next file that is opened would get its number, and what is printed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - open as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        say("lasttoken: standard output is closed; send it to a file, or to /dev/null")
         sys.exit(2)
+
+
+def discard_output() -> bool:
+    """Whether standard output cannot be written; what it still holds is then dropped, or Python complains at its end."""
+    try:
+        sys.stdout.write("\n")  # an error leaves nothing behind by which a flush alone would fail again
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

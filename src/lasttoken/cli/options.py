@@ -1,96 +1,213 @@
-"""The options that verbs share, and how they become a config."""
+"""Options shared by several commands, and the Run config made from them."""
 
 from __future__ import annotations
 
-import difflib
+import functools
+import inspect
+import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from lasttoken.errors import ConfigError
+from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.config.run import Run
+from lasttoken.config.settings import Data
+from lasttoken.errors import ConfigError, DataError, MissingColumn
+from lasttoken.paths import local, local_text
+from lasttoken.wording import closest, did_you_mean, quoted
 
-if TYPE_CHECKING:
-    from lasttoken.config import Run  # what reads settings is imported once there are some: --help need not wait
-
-DATA = "Data"
+LISTS = {"text", "label"}  # settings of Data that take several names
+FILES = ("valid", "test")  # those that name files
+COLUMNS = ("text", "label", "id", "group", "split")  # those that name columns
+NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"\s*|([^,]*))(?:,|$)')  # one of several names
+SEVERAL = """ (several: a,b; a name with a comma: '"a, b",c')"""
 METHOD = "Method"
 
-Text = Annotated[str, typer.Option("--text", help="Text column, or several: title,body", rich_help_panel=DATA)]
-Label = Annotated[
-    str, typer.Option("--label", help="Label column; or several columns of 0 and 1, with commas", rich_help_panel=DATA)
-]
-Separator = Annotated[
-    str | None,
-    typer.Option("--separator", help='Splits a label such as "A;C" into several labels', rich_help_panel=DATA),
-]
-Template = Annotated[
-    str | None, typer.Option("--template", help='Joins text columns: "{title}. {body}"', rich_help_panel=DATA)
-]
-HierarchyOf = Annotated[
-    str | None,
-    typer.Option(
-        "--hierarchy", help='Separator of levels in labels ("A/A61"), or a CSV of label,parent', rich_help_panel=DATA
-    ),
-]
-Id = Annotated[str | None, typer.Option("--id", help="Column of unique row ids", rich_help_panel=DATA)]
-Group = Annotated[
-    str | None, typer.Option("--group", help="Rows of one group never cross a split", rich_help_panel=DATA)
-]
-Split = Annotated[
-    str | None, typer.Option("--split", help="Column that says train, valid or test", rich_help_panel=DATA)
-]
-Valid = Annotated[str | None, typer.Option("--valid", help="File of validation rows", rich_help_panel=DATA)]
-Test = Annotated[str | None, typer.Option("--test", help="File of test rows", rich_help_panel=DATA)]
-Encoding = Annotated[str, typer.Option("--encoding", help="Of CSV, TSV and JSONL files", rich_help_panel=DATA)]
-DropEmpty = Annotated[
-    bool,
-    typer.Option(
-        "--drop-empty",
-        help="Leave out rows without text, or without their only label",
-        rich_help_panel=DATA,
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of splits, weights and order")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")]
+
+def path(given: Any) -> Any:
+    """Callback for options that take paths: expands ~ and refuses URLs such as s3://."""
+    if isinstance(given, list | tuple):
+        return [path(one) for one in given]
+    return local_text(given) if isinstance(given, str) else local(given)
+
+
+Encoding = Annotated[str, typer.Option("--encoding", help=Data.model_fields["encoding"].description)]
+Quoting = Annotated[str | None, typer.Option("--quoting", help=Data.model_fields["quoting"].description)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed of splits, weights and row order")]
+Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or mps")]
 Model = Annotated[
-    str | None, typer.Option("--model", help="Hub name, folder, or tiny; default: the method's", rich_help_panel=METHOD)
+    str | None,
+    typer.Option(
+        "--model",
+        callback=path,
+        help="Model: hub name, folder, GGUF file, smollm2, minilm or tiny; default: the method's",
+        rich_help_panel=METHOD,
+    ),
 ]
-Quantize = Annotated[str | None, typer.Option("--quantize", help="none, or nf4 for 4 bits", rich_help_panel=METHOD)]
+Quantize = Annotated[
+    str | None, typer.Option("--quantize", help="Quantization: none, or nf4 (4 bits)", rich_help_panel=METHOD)
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="Of weights and arithmetic: float32, bfloat16, or auto (the faster one here, measured)",
+        rich_help_panel=METHOD,
+    ),
+]
 Checkpointing = Annotated[
     str | None,
     typer.Option(
-        "--checkpointing", help="Of activations: on, off, or auto, when memory is short", rich_help_panel=METHOD
+        "--checkpointing",
+        help="Activation checkpointing: on, off, or auto (if memory is short)",
+        rich_help_panel=METHOD,
     ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting: method.lora.r=16", rich_help_panel=METHOD)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting to override: method.lora.r=16", rich_help_panel=METHOD)
+]
 SetOf = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="A setting of one method: embedding.lora.r=16; or of all: seed=1", rich_help_panel=METHOD
+        "--set",
+        help="Setting to override, for one method: embedding.lora.r=16; for all: seed=1",
+        rich_help_panel=METHOD,
     ),
 ]
 Goal = Annotated[
     float | None,
+    typer.Option("--goal", min=0, max=1, help="Target score from 0 to 1, for the learning curves"),
+]
+Time = Annotated[
+    str | None,
     typer.Option(
-        "--goal", min=0, max=1, help="Score from 0 to 1 that more labels should bring, asked of learning curves"
+        "--time",
+        help="Time to end in, such as 10m or 1h30m: epochs, frozen blocks and training rows are chosen to fit",
+        rich_help_panel=METHOD,
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Allow the run's base model to bring its own code")
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the base model")
 ]
 Base = Annotated[
-    str | None, typer.Option("--model", help="Folder of the run's base model, where it is another than in training")
+    str | None,
+    typer.Option(
+        "--model", callback=path, help="Folder or GGUF file of the run's base model, if it has moved since training"
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; it must not exist")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
+Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write, which must not exist")]
+
+
+def takes_data(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator that replaces a command's parameter `data` by one option per setting of `Data`.
+
+    The command gets a dict of the settings that were given, keyed as in the config. without: settings to leave out.
+    An error about a missing column names the option to use.
+    """
+    names = [name for name in Data.model_fields if name not in ("source", *without)]
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(verb, eval_str=True)
+        parameters = list(signature.parameters.values())
+        place = list(signature.parameters).index("data")
+        parameters[place : place + 1] = [data_option(name) for name in names]
+
+        @functools.wraps(verb)
+        def called(**given: Any) -> None:  # whatever typer has parsed
+            parsed = {name: given.pop(name) for name in names}
+            data = {name: value for name, value in parsed.items() if value is not None and value is not False}
+            for name in LISTS & data.keys():
+                data[name] = listed(data[name])
+            with naming_options(data, names):
+                verb(**given, data=data)
+
+        called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return called
+
+    return decorate
+
+
+def data_option(name: str) -> inspect.Parameter:
+    """The typer option of one setting of `Data`; its value is None (False for a flag) if not given."""
+    field = Data.model_fields[name]
+    help = f"{field.description}{SEVERAL if name in LISTS else ''}"
+    if field.default is not None and field.default is not False:
+        shown = ",".join(field.default) if name in LISTS else field.default
+        help += f"  [default: {shown}]"
+    kind = plain_type(field.annotation)
+    expand = path if name in FILES else None
+    option = typer.Option(
+        f"--{name.replace('_', '-')}", callback=expand, help=help, show_default=False, rich_help_panel="Data"
+    )
+    annotation = Annotated[bool if kind is bool else kind | None, option]
+    default = False if kind is bool else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def plain_type(annotation: Any) -> type:
+    """The command-line type of a setting: bool, int, float or str."""
+    if annotation in (bool, int, float):
+        return annotation
+    return next((kind for part in get_args(annotation) if (kind := plain_type(part)) is not str), str)
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Comma-separated names, stripped; double quotes keep commas and outer spaces."""
+    names = (quoted.replace('""', '"') if quoted else bare.strip() for quoted, bare in NAME.findall(text))
+    return tuple(name for name in names if name)
+
+
+@contextmanager
+def naming_options(data: Mapping[str, Any], options: Sequence[str] = ("text",)) -> Iterator[None]:
+    """Add to MissingColumn errors which of the `options` names the column.
+
+    data: the given settings of `Data`; the others have their defaults.
+    """
+    try:
+        yield
+    except MissingColumn as error:
+        whole = {**Data().model_dump(), **data}
+        for name in COLUMNS:
+            given = whole[name] if name in LISTS else (whole[name],)
+            if name in options and error.column in given:
+                raise DataError(f"{error}{option_for(name, given, error)}") from error
+        raise
+
+
+def option_for(name: str, given: Sequence[str], error: MissingColumn) -> str:
+    """`; name the text column: --text message`: the corrected option."""
+    whole = next(
+        (c for c in error.found if "," in c and error.column in (parts := listed(c)) and {*parts} <= {*given}), ""
+    )
+    others = [column for column in error.found if column not in given]
+    meant = whole or closest(error.column, others) or next(reversed(others), "")
+    if not meant:
+        return ""
+    gone = {*listed(whole)} if whole else {error.column}
+    columns = list(dict.fromkeys(meant if column in gone else column for column in given))
+    return f"; name the {name} column: --{name} {shlex.quote(','.join(map(quoted, columns)))}"
+
+
+def data_words(data: Mapping[str, Any]) -> list[str]:
+    """Command-line arguments for these settings of `Data`, without its source."""
+    words = []
+    for name, value in data.items():
+        shown = ",".join(map(quoted, value)) if name in LISTS else str(value)
+        if name != "source":
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [shown])]
+    return words
+
+
+def command(*words: object) -> str:
+    """A shell-quoted `lasttoken` command line."""
+    return shlex.join(["lasttoken", *map(str, words)])
 
 
 def default_folder(source: str, what: str) -> Path:
@@ -99,42 +216,8 @@ def default_folder(source: str, what: str) -> Path:
     return Path("runs") / f"{stem}-{what.rstrip('/').rpartition('/')[2]}"
 
 
-def data_values(
-    source: str,
-    text: str,
-    label: str,
-    *,
-    separator: str | None,
-    template: str | None,
-    id: str | None,
-    group: str | None,
-    split: str | None,
-    valid: str | None,
-    test: str | None,
-    encoding: str,
-    drop_empty: bool,
-    hierarchy: str | None = None,
-) -> dict[str, Any]:
-    """The [data] table of a config."""
-    return {
-        "source": source,
-        "text": listed(text),
-        "label": listed(label),
-        "separator": separator,
-        "template": template,
-        "id": id,
-        "group": group,
-        "split": split,
-        "valid": valid,
-        "test": test,
-        "encoding": encoding,
-        "drop_empty": drop_empty,
-        "hierarchy": hierarchy,
-    }
-
-
 def check_there(*sources: str | None) -> None:
-    """Raises DataError where a file of rows is not there: before what reads it is imported, which takes seconds."""
+    """Raises DataError if a data file is missing, before the slow imports of its readers."""
     from lasttoken.data.tables import check_file
 
     for source in sources:
@@ -142,21 +225,64 @@ def check_there(*sources: str | None) -> None:
             check_file(Path(source))
 
 
-def check_known(methods: Iterable[str], option: str) -> None:
-    """Raises ConfigError on the first name, given by `option`, that is of no method."""
-    from lasttoken.config import METHOD_CONFIGS
+def check_first(data: Data, models: Iterable[str | None] = (), *, keep_empty: bool = False) -> None:
+    """Raises DataError if a file lacks a column, ModelError if a model is missing, before torch is imported.
 
+    keep_empty: rows of JSON may lack a text or a label, as with drop_empty.
+    """
+    from lasttoken.data.load import columns_of
+    from lasttoken.data.read import check_header
+    from lasttoken.model.files import check_model
+
+    for source in (data.source, data.valid, data.test):
+        if source:
+            options = {"encoding": data.encoding, "quoting": data.quoting}
+            check_header(source, columns_of(data), **options, keep_empty=data.drop_empty or keep_empty)
+    for model in models:
+        if model:
+            check_model(model)
+
+
+def stand_in(named: str | None, configs: Iterable[Any]) -> list[str]:
+    """What is said where no model was named and none of the real ones is installed: nothing, or one sentence.
+
+    configs: of the methods that will run. LASTTOKEN_MODEL = tiny asks for it, and is not told.
+    """
+    from lasttoken.packages import ASKED, INSTALL, SMOLLM2
+
+    if named is not None or ASKED in os.environ or not any(getattr(c, "model", None) == "tiny" for c in configs):
+        return []
+    return [
+        "no --model: using tiny (6.9 M parameters), which is for trying things out; a real language model scores far "
+        f"higher: {INSTALL[SMOLLM2]}; or --model NAME of the hub"
+    ]
+
+
+def encoder_here(settings: Iterable[str]) -> tuple[str | None, list[str]]:
+    """(an encoder in the place of the default one, what is said): MiniLM where it is installed and the default is not here.
+
+    (None, nothing) where the default can be loaded, one of the settings names an encoder, or MiniLM is not installed.
+    """
+    from lasttoken.model.files import on_this_machine
+    from lasttoken.packages import MINILM, installed_minilm
+
+    default = METHOD_CONFIGS["encoder"].model_fields["model"].default
+    named = any(setting.startswith("encoder.model=") for setting in settings)
+    if named or not installed_minilm() or on_this_machine(default):
+        return None, []
+    return MINILM, [f"encoder: {default} is not on this machine, so minilm is taken; --encoder NAME asks for another"]
+
+
+def check_known(methods: Iterable[str], option: str) -> None:
+    """Raises ConfigError on the first name, given with `option`, that is not a method."""
     for method in methods:
         if method not in METHOD_CONFIGS:
-            near = difflib.get_close_matches(method, METHOD_CONFIGS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(method, METHOD_CONFIGS)
             raise ConfigError([f"{option}: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
 
 
 def check_used(methods: Iterable[str], chosen: Iterable[str]) -> None:
-    """Raises ConfigError where an option sets what none of the methods has."""
-    from lasttoken.config import METHOD_CONFIGS
-
+    """Raises ConfigError if none of the methods has a setting named in `chosen`."""
     for name in chosen:
         if not any(name in METHOD_CONFIGS[method].model_fields for method in methods):
             having = [method for method, kind in METHOD_CONFIGS.items() if name in kind.model_fields]
@@ -173,12 +299,13 @@ def run_config(
     device: str,
     settings: list[str],
     checkpointing: str | None = None,
+    precision: str | None = None,
 ) -> Run:
     """The Run of one method; None leaves a setting to the method. Raises ConfigError."""
-    from lasttoken.config import METHOD_CONFIGS, Run, override, parse
+    from lasttoken.config.parse import configured
 
     check_known([method], "--method")
-    named = {"model": model, "quantize": quantize}
+    named = {"model": model, "quantize": quantize, "precision": precision}
     chosen: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     check_used([method], chosen)
     settings = [re.sub(rf"^{method}\.", "method.", assigned) for assigned in settings]
@@ -191,4 +318,4 @@ def run_config(
             raise ConfigError([f"--checkpointing: {checkpointing!r} is not among on, off, auto"])
         chosen["train"] = {"checkpointing": checkpointing}
     values = {"seed": seed, "device": device, "data": data, "method": {"method": method, **chosen}}
-    return parse(Run, override(values, settings))
+    return configured(values, settings)

@@ -1,89 +1,168 @@
-"""`lasttoken predict`: labels for a file, by a finished run."""
+"""`lasttoken predict`: labels for a file, a pipe or one text, by a finished run."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, cast
 
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.config.settings import Data
+from lasttoken.errors import ConfigError, DataError
+from lasttoken.wording import counted, did_you_mean
+
+EMPTY = {"blank": "given no label", "label": "labelled all the same", "refuse": "refused"}  # what --empty does
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder")],
-    source: Annotated[str, typer.Argument(help="File to label, or - for standard input")],
-    out: Annotated[str, typer.Option("--out", "-o", help="File to write, or - for standard output")] = "-",
-    text: Annotated[str | None, typer.Option("--text", help="Text column(s); default: those of the run")] = None,
+    run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
+    source: Annotated[
+        str | None, typer.Argument(callback=o.path, help="File to label, or - for standard input")
+    ] = None,
+    text_is: Annotated[str | None, typer.Option("--text-is", help="One text to label, in the place of a file")] = None,
+    out: Annotated[
+        str, typer.Option("--out", "-o", callback=o.path, help="File to write, or - for standard output")
+    ] = "-",
+    text: Annotated[
+        str | None, typer.Option("--text", help=f"Text column; default: that of the run{o.SEVERAL}")
+    ] = None,
     probs: Annotated[bool, typer.Option("--probs", help="One column a label with its probability")] = False,
+    empty: Annotated[
+        str,
+        typer.Option(
+            "--empty",
+            help="Texts without a letter, digit or emoji: blank (no label), label them all the same, or refuse",
+        ),
+    ] = "blank",
     format: Annotated[
-        str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet; default: the file's ending")
+        str | None,
+        typer.Option(
+            "--format", help="csv, tsv, jsonl or parquet; default: the file's ending; of a pipe: JSON, or a text a line"
+        ),
     ] = None,
     out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
     encoding: o.Encoding = "utf-8",
+    quoting: o.Quoting = None,
     model: o.Base = None,
     trust_remote_code: o.TrustRemoteCode = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Probabilities and decisions without the run's calibration and thresholds")
     ] = False,
-    compile: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile the model first: ten seconds or more, then faster; for large files"),
-    ] = False,
     merge: Annotated[
         str | None,
         typer.Option("--merge", help="auto, or off to keep 4-bit weights: less memory, slower; default: the run's"),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="auto, float32 or bfloat16; default: what the run was computed in")
     ] = None,
     separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Label the rows of a file; every column passes through, the prediction is added."""
-    from lasttoken.run import check_run
+    """Label the rows of a file, the lines of a pipe or one text; every column passes through, the prediction is added."""
+    from lasttoken.record.folder import check_run
 
     check_run(run)
+    if (source is None) == (text_is is None):
+        raise ConfigError(["name one thing to label: a file, - for standard input, or a text with --text-is"])
+    if empty not in EMPTY:
+        raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
     o.check_there(source)
-    from lasttoken.cli.screen import Screen, say
-    from lasttoken.config import read_run
-    from lasttoken.evaluation.policy import read_policy
-    from lasttoken.experiment import columns_of, compile_classifier, load
-    from lasttoken.predict import predict_file
+    from lasttoken.config.parse import read_run
+    from lasttoken.data.load import columns_of
+    from lasttoken.data.read import check_header
 
-    classifier = load(run, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge)
     data = read_run(run / "config.toml").data
     if text is not None:
         data = data.model_copy(update={"text": o.listed(text), "template": None})
+    place: str | Lines = source or "-"
+    if text_is is not None:
+        place, data = lone_texts(iter([text_is]), "--text-is", data)
+    elif source == "-" and format is None:
+        place, data = piped(encoding, data)
+    format = "jsonl" if isinstance(place, Lines) else format
+    columns, quoting = columns_of(data, labels=False), quoting or data.quoting
+    if isinstance(place, str) and place != "-":
+        with o.naming_options({"text": data.text}):
+            check_header(place, columns, encoding=encoding, format=format, quoting=quoting)
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.evaluation.policy import Policy
+    from lasttoken.predict.file import Input, Output, predict_file
+    from lasttoken.predictor import Predictor
 
-    def compiled() -> None:
-        say("compiling the model: ten seconds or more")
-        say(f"compiled in {compile_classifier(classifier):.1f} s")
-
-    with Screen() as screen:
+    with Screen() as screen, o.naming_options({"text": data.text}):
+        screen.progress("predict", "loading the model", 0, 0)
+        predictor = Predictor.load(
+            run, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge, precision=precision
+        )
+        predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
+        screen.progress("predict", "rows", 0, 0)
         summary = predict_file(
-            classifier,
-            source,
+            predictor,
+            place if isinstance(place, str) else cast("IO[str]", place),
             out,
-            columns=columns_of(data, labels=False),
-            policy=None if raw else read_policy(run),
-            encoding=encoding,
-            format_in=format,
-            format_out=out_format,
-            probs=probs,
-            separator=separator or data.separator or ";",
-            overwrite=overwrite,
-            ready=compiled if compile else None,
+            reads=Input(columns, format, encoding, quoting),
+            writes=Output(out_format, probs, separator or data.separator or ";", empty, overwrite),
             progress=lambda done: screen.progress("predict", "rows", done, 0),
         )
     if as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None
         typer.echo(json.dumps(vars(summary)), file=target)
+    for sentence in summary.told:
+        say(sentence)
     if summary.truncated:
         say(summary.truncated)
     say(
-        f"{summary.rows} rows labelled in {summary.seconds:.1f} s"
-        + (f", {summary.empty} of them without text" if summary.empty else "")
+        f"{counted(summary.rows, 'row', 'rows')} labelled in {summary.seconds:.1f} s"
+        + (f", {summary.empty} of them without a letter, digit or emoji ({EMPTY[empty]})" if summary.empty else "")
         + (f", {summary.abstained} of them left to a person" if summary.abstained else "")
         + (f", {summary.without} of them given no label" if summary.without else "")
     )
+
+
+class Lines(io.TextIOBase):
+    """A text stream of lines as they come, so that a long pipe is never in memory whole."""
+
+    def __init__(self, lines: Iterator[str], name: str):
+        self.lines, self.name = lines, name
+
+    def readline(self, size: int | None = -1, /) -> str:
+        """The next line, "" at the end; lines are never cut."""
+        return next(self.lines, "")
+
+
+def piped(encoding: str, data: Data) -> tuple[Lines, Data]:
+    """Standard input whose format is not named: JSON, one object a line, if its first line is one, else one text a line.
+
+    And the data settings that it is read by. Raises DataError where the first line holds the text columns of a CSV file.
+    """
+    from lasttoken.cli.screen import say
+    from lasttoken.data.tables import decoded_lines
+
+    lines = decoded_lines(sys.stdin.buffer, "<stdin>", encoding)
+    begin = next(lines, "")
+    lines = itertools.chain([begin] if begin else [], lines)
+    if begin.lstrip().startswith("{"):
+        return Lines(lines, "<stdin>"), data
+    for format, delimiter in (("csv", ","), ("tsv", "\t")):
+        cells = next(csv.reader([begin], delimiter=delimiter), [])
+        if len(cells) > 1 and {name.strip() for name in data.text} <= {cell.strip() for cell in cells}:
+            raise DataError(f"<stdin>: its first line names columns; name its format: --format {format}")
+    say("<stdin>: read as one text a line; where lines have columns, name the format: --format csv")
+    return lone_texts((line.rstrip("\r\n") for line in lines), "<stdin>", data)
+
+
+def lone_texts(texts: Iterator[str], name: str, data: Data) -> tuple[Lines, Data]:
+    """Texts as JSON lines, and the data settings that they are read by: a text stands for all text columns of a run."""
+    several = len(data.text) > 1
+    column = "text" if several else data.text[0]
+    data = data.model_copy(update={"text": ("text",), "template": None}) if several else data
+    return Lines((json.dumps({column: text}) + "\n" for text in texts), name), data

@@ -9,26 +9,28 @@ from typing import Annotated
 import typer
 
 from lasttoken.cli import options as o
-from lasttoken.errors import ArtifactError
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them, judged on the same rows")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write")] = Path("report.html"),
-    metric: Annotated[str, typer.Option("--metric", help="What the comparison is decided on")] = "macro_f1",
+    runs: Annotated[
+        list[Path], typer.Argument(callback=o.path, help="Run folders, or folders of runs, with the same test rows")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=o.path, help="HTML file to write")] = Path("report.html"),
+    metric: Annotated[str, typer.Option("--metric", help="Metric that ranks the runs")] = "macro_f1",
     goal: o.Goal = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Put one or several runs on one self-contained page."""
+    """Write a self-contained HTML report of one or more runs."""
     from lasttoken.cli.screen import say
     from lasttoken.cli.show import verdicts
+    from lasttoken.data.write import check_target
+    from lasttoken.record.folder import runs_in
     from lasttoken.report.compose import write_report
-    from lasttoken.run import runs_in
 
-    if not out.absolute().parent.is_dir():
-        raise ArtifactError(f"{out}: no folder {out.parent}; make it first, or check the path")
+    check_target(out, overwrite)
     folders = [run for folder in runs for run in runs_in(folder)]
-    comparison = write_report(folders, out, metric=metric, goal=goal).comparison
+    comparison = write_report(folders, out, metric=metric, goal=goal, overwrite=overwrite).comparison
     if as_json:
         typer.echo(json.dumps(comparison, allow_nan=False, default=str))
     else:

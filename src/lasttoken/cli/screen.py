@@ -1,50 +1,120 @@
-"""What a person sees while a verb works: notes as lines, progress as a bar on a terminal and as few plain lines elsewhere."""
+"""Notes and progress of a command on stderr: a progress bar on a terminal, occasional plain lines elsewhere.
+
+A stage that lasts is named within a second or two, also where it reports nothing before its end.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lasttoken.journal import Journal
+from lasttoken.journal import LOGGER
+from lasttoken.wording import duration
 
-EVERY = 15.0  # seconds between two lines of progress where there is no terminal
+if TYPE_CHECKING:
+    from lasttoken.journal import Journal
+
+EVERY = 15.0  # seconds between progress lines without a terminal
+SOON = 1.0  # seconds after which a stage is named that has said nothing yet
+TICK = 0.5  # seconds between looks at the clock
 
 
 def say(sentence: str) -> None:
-    """One line of words, on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
+    """Print one line on stderr. A full disk does not stop the command."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return
+
+
+@dataclass
+class Stage:
+    """What is being done, as far as it was reported."""
+
+    name: str  # of the journal
+    what: str  # the task; behind a comma what changes in it, such as a score
+    done: int
+    total: int  # 0: not known
+    began: float  # seconds, when `first` were done
+    first: int
+    entered: float  # when it was last returned to
+    told: bool = False  # since then
+
+    @property
+    def title(self) -> str:
+        """The task's name."""
+        return f"{self.name}: {self.what.split(',')[0]}"
+
+    def line(self, now: float) -> str:
+        """One line: the task, how much is done, and the time left, or where that is not known the time spent."""
+        spent, made, left = now - self.began, self.done - self.first, self.total - self.done
+        words = f"{self.name}: {self.what}"
+        words += f", {self.done:,} of {self.total:,}" if self.total else f", {self.done:,}" if self.done else ""
+        if self.total and made and left:
+            return f"{words}, about {rough(spent / made * left)} left"
+        return f"{words}, {rough(spent)} so far" if spent >= EVERY else words
 
 
 class Screen:
-    """A context that shows the journals of one verb. Silent in every process but the first."""
+    """Context manager that shows the journals of one command, and what the package logs.
 
-    def __init__(self, *, loud: bool = True):
-        self.loud = loud
+    loud: False in all processes but the first. clock: seconds.
+    """
+
+    def __init__(self, *, loud: bool = True, clock: Callable[[], float] = time.monotonic):
+        self.loud, self.clock = loud, clock
         self.bar: Any = None
-        self.task: Any = None
-        self.title = self.what = ""
-        self.began = self.last = time.monotonic()
+        self.tasks: dict[str, Any] = {}  # title -> task of the bar
+        self.stages: dict[str, Stage] = {}  # title -> its latest report
+        self.stage: Stage | None = None
+        self.last = clock()  # of the latest line
+        self.lock = threading.RLock()
+        self.over = threading.Event()
+        self.watch = threading.Thread(target=self.look, daemon=True)
+        self.logged = Logged(self)
+        self.level = LOGGER.level
 
     def __enter__(self) -> Screen:
-        if self.loud and sys.stderr.isatty():
+        if not self.loud:
+            return self
+        self.level = LOGGER.level
+        LOGGER.addHandler(self.logged)
+        LOGGER.setLevel(logging.INFO)
+        if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
+        else:
+            self.watch.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over.set()
+        LOGGER.removeHandler(self.logged)
+        LOGGER.setLevel(self.level)
         if self.bar is not None:
             self.bar.stop()
+        elif self.watch.is_alive():
+            self.watch.join()
 
     def journal(self, name: str) -> Journal:
-        """A journal whose notes and progress are shown here, under the name of a method."""
+        """A journal whose notes and progress are shown here, prefixed with `name`."""
+        from lasttoken.journal import Journal
+
         return Journal(
             tell=lambda sentence: self.note(f"{name}: {sentence}"), progress=lambda *seen: self.progress(name, *seen)
         )
@@ -53,31 +123,90 @@ class Screen:
         """Show one line."""
         if not self.loud:
             return
-        if self.bar is None:
-            say(sentence)
-        else:
-            self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        with self.lock:
+            if self.bar is None:
+                say(sentence)
+            else:
+                self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, name: str, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, and on a plain stream when the rest should be; total 0: nobody knows.
+        """Show that `done` of `total` steps are done, with the time left on a plain stream. total 0: unknown.
 
-        A plain stream gets a line every EVERY seconds at most, and one whenever `what` says more than before behind its
-        comma, which is how a validation score comes.
+        A plain stream gets a line at most every EVERY seconds, and one whenever `what` changes after its comma (a new
+        validation score). A task that is returned to, as training is after validation, goes on with its own clock.
         """
-        title = f"{name}: {what.split(',')[0]}"
-        now = time.monotonic()
-        if self.bar is not None:
-            if title != self.title:
-                if self.task is not None:
-                    self.bar.remove_task(self.task)
-                self.task = self.bar.add_task(title, total=total or None)
-            self.bar.update(self.task, completed=done, total=total or None, description=f"{name}: {what}")
-        elif self.loud:
-            if title != self.title:
-                self.began = self.last = now
-            elif (now - self.last >= EVERY or what != self.what) and done > 0 and (done < total or not total):
-                spent = now - self.began
-                rest = f"of {total}, about {spent / done * (total - done):.0f} s left" if total else f"in {spent:.0f} s"
-                say(f"{name}: {what}, {done} {rest}")
-                self.last = now
-        self.title, self.what = title, what
+        if not self.loud:
+            return
+        with self.lock:
+            now, known = self.clock(), self.stages.get(f"{name}: {what.split(',')[0]}")
+            stage = Stage(name, what, done, total, now, done, now)
+            again = known is not None and known is self.stage and known.done == done
+            if known is not None and known.total == total and (again or 0 < done >= known.done):  # it goes on
+                stage.began, stage.first = known.began, known.first
+                if known is self.stage:
+                    stage.entered, stage.told = known.entered, known.told
+            self.stage = self.stages[stage.title] = stage
+            if self.bar is not None:
+                self.move_bar(stage)
+            elif known is not None and done and (done < total or not total):
+                self.tell_now_and_then(now, news=what != known.what)
+
+    def tell_now_and_then(self, now: float, *, news: bool) -> None:
+        """Print the stage's line where there is news, or where nothing was printed for long."""
+        if news or self.quiet(now) >= EVERY:
+            self.tell(now)
+
+    def quiet(self, now: float) -> float:
+        """Seconds since the latest line, or since the stage was entered."""
+        assert self.stage is not None
+        return now - max(self.last, self.stage.entered)
+
+    def move_bar(self, stage: Stage) -> None:
+        """Show this stage's bar, and no other."""
+        for title, task in self.tasks.items():
+            self.bar.update(task, visible=title == stage.title)
+        if stage.title not in self.tasks:
+            self.tasks[stage.title] = self.bar.add_task(stage.title, total=stage.total or None)
+        task = self.tasks[stage.title]
+        if stage.done == stage.first:
+            self.bar.reset(task)
+        self.bar.update(
+            task, completed=stage.done, total=stage.total or None, description=f"{stage.name}: {stage.what}"
+        )
+
+    def tell(self, now: float) -> None:
+        """Print the stage's line."""
+        assert self.stage is not None
+        say(self.stage.line(now))
+        self.last, self.stage.told = now, True
+
+    def tick(self) -> None:
+        """Print the stage's line where it has said nothing for too long."""
+        with self.lock:
+            stage, now = self.stage, self.clock()
+            if stage is None or (stage.total and stage.done >= stage.total):
+                return
+            if self.quiet(now) >= EVERY or (not stage.told and now - stage.entered >= SOON):
+                self.tell(now)
+
+    def look(self) -> None:
+        """Tick until the command is over."""
+        with suppress(BrokenPipeError):  # the command meets it too, and ends by it
+            while not self.over.wait(TICK):
+                self.tick()
+
+
+class Logged(logging.Handler):
+    """Shows what the package logs as notes."""
+
+    def __init__(self, screen: Screen):
+        super().__init__(logging.INFO)
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.screen.note(record.getMessage())
+
+
+def rough(seconds: float) -> str:
+    """45 s; 12 min 40 s."""
+    return f"{seconds:.0f} s" if seconds < 100 else duration(seconds)

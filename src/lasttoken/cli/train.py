@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Any
 
 import typer
 
@@ -11,84 +12,79 @@ from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
 
 
+@o.takes_data()
 def train(
-    source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")],
-    method: Annotated[str, typer.Option("--method", help="embedding, instruction, encoder, probe or linear")],
-    text: o.Text = "text",
-    label: o.Label = "label",
+    source: Annotated[
+        str, typer.Argument(callback=o.path, help="CSV, TSV, JSONL or Parquet file, or hub:owner/name[:config]")
+    ],
+    method: Annotated[str, typer.Option("--method", help="Method: embedding, instruction, encoder, probe or linear")],
+    *,
+    data: dict[str, Any],
     model: o.Model = None,
     quantize: o.Quantize = None,
-    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="instruction: do not train")] = False,
+    precision: o.Precision = None,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Do not train (instruction only)")] = False,
     out: o.Out = None,
-    separator: o.Separator = None,
-    template: o.Template = None,
-    id: o.Id = None,
-    group: o.Group = None,
-    split: o.Split = None,
-    valid: o.Valid = None,
-    test: o.Test = None,
-    encoding: o.Encoding = "utf-8",
-    drop_empty: o.DropEmpty = False,
-    hierarchy: o.HierarchyOf = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     checkpointing: o.Checkpointing = None,
+    time: o.Time = None,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
     """Train one method and write its run folder."""
-    o.check_there(source, valid, test)
-    from lasttoken.cli.screen import Screen, say
-    from lasttoken.cli.show import brief
-    from lasttoken.config import settings_line
-    from lasttoken.experiment import leads, load_data, run_method
-    from lasttoken.run import check_free
+    began = monotonic()
+    o.check_there(source, data.get("valid"), data.get("test"))
+    from lasttoken.record.folder import INTERRUPTED, check_new, cut_short, plain
 
     folder = out or o.default_folder(source, method)
-    data = o.data_values(
-        source,
-        text,
-        label,
-        separator=separator,
-        template=template,
-        id=id,
-        group=group,
-        split=split,
-        valid=valid,
-        test=test,
-        encoding=encoding,
-        drop_empty=drop_empty,
-        hierarchy=hierarchy,
-    )
     if zero_shot and method != "instruction":
         raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])
     assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
     config = o.run_config(
         method,
-        data,
+        {"source": source, **data},
         model=model,
         quantize=quantize,
         seed=seed,
         device=device,
         settings=assigned,
         checkpointing=checkpointing,
+        precision=precision,
     )
-    check_free(folder)
-    with Screen(loud=leads(config.device)) as screen:
+    check_new(folder)
+    o.check_first(config.data, [getattr(config.method, "model", None)])
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.cli.show import brief
+    from lasttoken.config.parse import settings_line
+    from lasttoken.data.load import load_data
+    from lasttoken.record.atomic import claimed
+    from lasttoken.studies.one import finished, in_step, leads, run_method
+    from lasttoken.studies.timed import as_kept, limited, of_rows, within
+
+    limit = limited(time, began)
+    first = leads(config.device)
+    with claimed(folder, here=first), Screen(loud=first) as screen:
         journal = screen.journal(method)
-        splits = load_data(config.data, seed=config.seed, journal=journal)
-        screen.note(f"{method}: {settings_line(config)}")  # kept in config.toml
-        outcome = run_method(config, splits, folder, name=folder.name, journal=journal)
-    if leads(config.device):
-        typer.echo(json.dumps(outcome.metrics, allow_nan=False) if as_json else brief(outcome.metrics))
-        say(
-            f"next: lasttoken predict {outcome.folder} NEW.csv -o labelled.csv   (report: {outcome.folder / 'report.html'})"
-        )
-    if outcome.failure is not None:
-        say(f"lasttoken: {end_of(journal.notes)}")
+        for sentence in o.stand_in(model, [config.method]):
+            screen.note(sentence)
+        every = config.data if limit is None else config.data.model_copy(update={"train_rows": None})
+        whole = load_data(every, seed=config.seed, journal=journal)
+        if cut_short(folder):
+            kept = as_kept(config, folder, limit)
+            finished(
+                kept, whole if limit is None else of_rows(whole, kept), folder
+            )  # makes room, if it is the same run
+        in_step(config.device)
+        made = within(config, whole, limit, journal=journal)
+        screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
+        outcome = run_method(made.run, made.splits, folder, name=folder.name, journal=journal, until=made.until)
+    metrics = plain(outcome.measures.model_dump())
+    if first:
+        typer.echo(json.dumps(metrics, allow_nan=False) if as_json else brief(metrics))
+        say(f"report: {outcome.folder / 'report.html'}")
+        say(f"next: {o.command('predict', outcome.folder, 'NEW.csv', '-o', 'labelled.csv')}")
+    if (end := outcome.measures.end).how in ("interrupted", "diverged"):
+        again = f"; to train it anew give the same command again, which keeps this run as {outcome.folder}{INTERRUPTED}"
+        say(f"lasttoken: {end.told}" + (again if end.how == "interrupted" else ""))
         raise typer.Exit(2)
-
-
-def end_of(notes: list[str]) -> str:
-    """The note that tells how training ended."""
-    return next(note for note in reversed(notes) if note.startswith("training ") and "kept;" in note)

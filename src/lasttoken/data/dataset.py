@@ -1,4 +1,4 @@
-"""Rows with their truth, as values: what every method trains on and every judgement is made against."""
+"""Texts with their targets: what methods train on and metrics compare with."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class Dataset:
         return Dataset(ids, texts, self.targets[rows], self.labels)
 
 
+UNLABELLED = ("",)  # labels of a multi-label row whose cell is missing (an empty set is ())
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """What a source holds, before it is split and before a label space exists."""
@@ -41,6 +44,7 @@ class Rows:
     multi: bool  # a row may hold any number of labels
     groups: list[str] | None = None  # (N,) rows of one group never cross a split
     splits: list[str] | None = None  # (N,) "train", "valid" or "test", from a split column
+    told: tuple[str, ...] = ()  # warnings from reading the source
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,8 +54,10 @@ class Rows:
         return bool(self.texts[i].strip())
 
     def has_label(self, i: int) -> bool:
-        """Whether row i has the label that it should have; rows of several labels may have none."""
-        return self.multi or self.labels is None or bool(self.labels[i])
+        """Whether row i is labelled. A multi-label row may have the empty set, but not a missing cell."""
+        if self.labels is None:
+            return True
+        return self.labels[i] != UNLABELLED if self.multi else bool(self.labels[i])
 
     def take(self, kept: Sequence[int]) -> Rows:
         """The rows at these places, in that order."""
@@ -61,19 +67,29 @@ class Rows:
 
         columns = (self.labels, self.groups, self.splits)
         labels, groups, splits = (None if column is None else of(column) for column in columns)
-        return Rows(of(self.ids), of(self.texts), labels, self.multi, groups, splits)
+        return Rows(of(self.ids), of(self.texts), labels, self.multi, groups, splits, self.told)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a problem. The label space is that of train; valid and test live inside it."""
+    """The three parts of a problem. The label space is that of train; valid and test live inside it.
+
+    With folds (data/folds.py) train and valid are all rows, and test are those that the folds judge, one fold each.
+    """
 
     train: Dataset
     valid: Dataset
     test: Dataset
     origin: str  # one sentence: how the parts were made, seed included
-    doubts: tuple[str, ...] = ()  # sentences about what looks wrong in them
+    doubts: tuple[str, ...] = ()  # warnings of quick_checks
     hierarchy: Hierarchy | None = None  # of the labels
+    folds: tuple[Splits, ...] = ()  # of a cross-validation; empty where test is a part of its own
+
+    @property
+    def fold_of(self) -> np.ndarray | None:
+        """The fold that judges each row of test, from 0: (N,) int64; None without folds."""
+        place = {row: number for number, fold in enumerate(self.folds) for row in fold.test.ids}
+        return np.array([place[row] for row in self.test.ids], dtype=np.int64) if self.folds else None
 
     @property
     def labels(self) -> LabelSpace:
@@ -87,4 +103,6 @@ class Splits:
     @property
     def summary(self) -> str:
         """Rows of each part and how the parts were made, in a sentence."""
+        if self.folds:
+            return f"{len(self.test)} rows, each judged once; {self.origin}"
         return f"{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test rows; {self.origin}"

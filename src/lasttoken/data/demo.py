@@ -34,7 +34,7 @@ LIBRARIES = {  # label -> import name; the standard library has none of its own
     "torch": "torch",
 }
 FEWEST_LABELS = 4
-SHORTEST, LONGEST = 100, 1200  # characters of a text
+SHORTEST, LONGEST = 100, 300  # characters of a text
 PER_MODULE = 12  # at most so many texts of one module, lest a few large ones be the whole library
 SPARE = 1.5  # texts collected for each one wanted: some libraries have too few, some texts are near-duplicates
 ALIKE = 0.4  # Jaccard similarity of word pairs from which two texts count as one

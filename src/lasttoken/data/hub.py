@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lasttoken.data.records import check_columns
 from lasttoken.data.split import PARTS
-from lasttoken.data.tables import Table, check_columns
+from lasttoken.data.tables import Table
 from lasttoken.errors import DataError
 
 if TYPE_CHECKING:

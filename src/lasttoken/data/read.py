@@ -12,18 +12,18 @@ import os
 import string
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from lasttoken.data.dataset import Rows
 from lasttoken.data.hub import dataset_table, hub_table, parts_table
+from lasttoken.data.label_cells import Places, is_missing, label_names, name_of, present
 from lasttoken.data.split import canonical
 from lasttoken.data.tables import Table, file_table, frame_table, stream_table
-from lasttoken.data.truth import Places, is_missing, label_names, name_of, present
 from lasttoken.data.wipo import PREFIX, wipo_table
 from lasttoken.errors import DataError
+from lasttoken.paths import local
 from lasttoken.wording import counted
 
 if TYPE_CHECKING:
@@ -98,11 +98,28 @@ class Columns:
         return [(use, column) for use, column in uses if column is not None]
 
 
+def check_header(
+    source: Source,
+    columns: Columns,
+    *,
+    encoding: str = "utf-8",
+    format: str | None = None,
+    quoting: str = "auto",
+    keep_empty: bool = False,
+) -> None:
+    """Raise DataError where a file lacks one of the columns, which its first record tells; other sources are not looked at."""
+    optional = {*columns.text, *(columns.label or ())} if keep_empty else set[str]()
+    if isinstance(source, str | os.PathLike) and not str(source).startswith(("hub:", PREFIX)):
+        table = table_of(source, columns.wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
+        next(table.records, None)
+
+
 def read_rows(
     source: Source,
     *,
     columns: Columns,
     encoding: str = "utf-8",
+    quoting: str = "auto",
     format: str | None = None,
     prefix: str = "",
     keep_empty: bool = False,
@@ -112,9 +129,11 @@ def read_rows(
     `format` (csv, tsv, jsonl or parquet) overrides the file's ending and has to be given with a stream. `prefix` goes
     before row numbers that serve as ids, so that the rows of several files differ ("test:17"). The parts of a hub data
     set become `Rows.splits` unless `columns.split` is named. `keep_empty` keeps rows without text, and such without the
-    one label that they should have, whose tuple is empty. Raises DataError.
+    one label that they should have, whose tuple is empty; of those of several labels it is `UNLABELLED` where the cell is
+    missing. `quoting` "none" takes quotation marks in CSV and TSV as characters. Raises DataError.
     """
-    table = table_of(source, columns.wanted, format=format, encoding=encoding)
+    optional = {*columns.text, *(columns.label or ())} if keep_empty else set[str]()
+    table = table_of(source, columns.wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
     rows = gathered(table, columns, prefix, keep_empty=keep_empty)
     if not keep_empty:
         try:
@@ -131,6 +150,7 @@ def read_parts(
     *,
     columns: Columns,
     encoding: str = "utf-8",
+    quoting: str = "auto",
     keep_empty: bool = False,
 ) -> dict[str, Rows]:
     """The rows of each part that has a source, by its name. Row numbers that serve as ids begin with it, but train's."""
@@ -140,6 +160,7 @@ def read_parts(
             source,
             columns=columns,
             encoding=encoding,
+            quoting=quoting,
             prefix="" if name == "train" else f"{name}:",
             keep_empty=keep_empty,
         )
@@ -174,16 +195,26 @@ def check_texts(rows: Rows) -> None:
         raise DataError(f"{count} an empty text, id {shown}; mend them, or drop them with --drop-empty")
 
 
-def table_of(source: Source, wanted: Sequence[str], *, format: str | None, encoding: str) -> Table:
+def table_of(
+    source: Source,
+    wanted: Sequence[str],
+    *,
+    format: str | None,
+    encoding: str,
+    quoting: str = "auto",
+    optional: Collection[str] = (),
+) -> Table:
     """The records of a source of any kind."""
     if isinstance(source, str) and source.startswith("hub:"):
         return hub_table(source, wanted)
     if isinstance(source, str) and source.startswith(PREFIX):
         return wipo_table(source, wanted)
     if isinstance(source, str | os.PathLike):
-        return file_table(Path(source), wanted, format=format, encoding=encoding)
+        path = local(source)
+        return file_table(path, wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
     if isinstance(source, io.IOBase):
-        return stream_table(cast("IO[Any]", source), wanted, format=format, encoding=encoding)
+        stream = cast("IO[Any]", source)
+        return stream_table(stream, wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
     import pandas
 
     if isinstance(source, pandas.DataFrame):
@@ -233,7 +264,7 @@ def gathered(table: Table, columns: Columns, prefix: str, *, keep_empty: bool) -
     ids = keys.get("id") or table.row_names(len(texts), prefix)
     check_ids(ids, table.name)
     splits = parts_named(keys["split"], table.name) if "split" in keys else table.part_of_rows()
-    return Rows(ids, texts, labels, multi, keys.get("group"), splits)
+    return Rows(ids, texts, labels, multi, keys.get("group"), splits, tuple(table.told))
 
 
 def composer(columns: Columns) -> Callable[[Sequence[Any]], str]:

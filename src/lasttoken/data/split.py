@@ -6,25 +6,28 @@ Groups never cross a line; labels are balanced as well as groups allow. One seed
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from lasttoken.data.dataset import Dataset, Rows, Splits
+from lasttoken.data.quick_checks import bare
 from lasttoken.data.stratify import grouped, iterative, stratified
 from lasttoken.errors import DataError
 from lasttoken.labels import LabelSpace
 from lasttoken.seed import generator
-from lasttoken.wording import counted
+from lasttoken.wording import closest, counted
 
 PARTS = {"train": "train", "validation": "valid", "valid": "valid", "dev": "valid", "val": "valid", "test": "test"}
 ORDER = ("train", "valid", "test")
 
 
 def make_splits(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
-    """The three parts of one source, in the label space of its train. Raises DataError on a label that train lacks."""
+    """The three parts of one source, in the label space of its train. Raises DataError on a label that train lacks.
+
+    For cross-validation see `make_folds`.
+    """
     parts, origin = divided(rows, seed=seed, valid=valid, test=test)
     return assembled(rows, parts, origin)
 
@@ -72,7 +75,7 @@ def divided(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> 
     check_apart(rows, parts)
     if not missing:
         return parts, "given: train, valid and test"
-    check_singles(rows, named_rows)
+    check_singles(rows, named_rows, parts)
     pool = np.flatnonzero(parts == "train")
     shares = (1 - sum(missing.values()), *missing.values())
     groups = None if rows.groups is None else [rows.groups[i] for i in pool]
@@ -92,29 +95,34 @@ def shared_out(
     *,
     multi: bool,
     rng: np.random.Generator,
+    train: bool = True,
 ) -> np.ndarray:
-    """Part numbers (N,), 0 for train, by the way that fits rows of this kind."""
+    """Part numbers (N,), by the way that fits rows of this kind. train: part 0 is train, which gets every label."""
     column = {name: j for j, name in enumerate(sorted({name for names in truth for name in names}))}
     memberships = [[column[name] for name in names] for names in truth]
     if groups is not None:
         number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        return grouped(memberships, np.array([number[group] for group in groups]), shares, rng)
+        return grouped(memberships, np.array([number[group] for group in groups]), shares, rng, train=train)
     if multi:
-        return iterative(memberships, shares, rng)
-    return stratified(np.array([row[0] for row in memberships]), shares, rng)
+        return iterative(memberships, shares, rng, train=train)
+    return stratified(np.array([row[0] for row in memberships]), shares, rng, train=train)
 
 
 def origin_of(rows: Rows, given: Sequence[str], missing: dict[str, float], seed: int) -> str:
     """One sentence: which parts were given and how the others were made."""
-    if rows.groups is not None:
-        way = "by group, balanced by label"
-    else:
-        way = "by iterative stratification over labels" if rows.multi else "stratified by label"
+    way = way_of(rows)
     if len(given) == 1 and rows.splits is None:
         shares = "/".join(f"{100 * share:g}" for share in (1 - sum(missing.values()), *missing.values()))
         return f"made here: {shares} {way}, seed {seed}"
     made = " and ".join(f"{name} made here: {100 * share:g}% of train" for name, share in missing.items())
     return f"given: {' and '.join(given)}; {made} {way}, seed {seed}"
+
+
+def way_of(rows: Rows) -> str:
+    """How `shared_out` divides these rows, in words."""
+    if rows.groups is not None:
+        return "by group, balanced by label"
+    return "by iterative stratification over labels" if rows.multi else "stratified by label"
 
 
 def assembled(rows: Rows, parts: np.ndarray, origin: str) -> Splits:
@@ -130,13 +138,16 @@ def assembled(rows: Rows, parts: np.ndarray, origin: str) -> Splits:
             f"the {counted(len(taken['train']), 'row', 'rows')} of train hold {held}; two labels or more are needed"
         )
     space = LabelSpace.of(known, rows.multi)
+    train, valid, test = (dataset_of(rows, taken[name], space) for name in ORDER)
+    return Splits(train, valid, test, origin)
 
-    def dataset(chosen: list[int]) -> Dataset:
-        truth = [named_rows[i] for i in chosen]
-        targets = space.encode_sets(truth) if rows.multi else space.encode([names[0] for names in truth])
-        return Dataset([rows.ids[i] for i in chosen], [rows.texts[i] for i in chosen], targets, space)
 
-    return Splits(dataset(taken["train"]), dataset(taken["valid"]), dataset(taken["test"]), origin)
+def dataset_of(rows: Rows, chosen: Sequence[int], space: LabelSpace) -> Dataset:
+    """The chosen rows, in that order, with their targets in `space`."""
+    named_rows = truths(rows)
+    truth = [named_rows[i] for i in chosen]
+    targets = space.encode_sets(truth) if rows.multi else space.encode([names[0] for names in truth])
+    return Dataset([rows.ids[i] for i in chosen], [rows.texts[i] for i in chosen], targets, space)
 
 
 def joined(given: dict[str, Rows]) -> Rows:
@@ -165,6 +176,7 @@ def joined(given: dict[str, Rows]) -> Rows:
         multi=train.multi,
         groups=None if train.groups is None else [group for rows in given.values() for group in rows.groups or ()],
         splits=[name for name, rows in given.items() for _ in range(len(rows))],
+        told=tuple(sentence for rows in given.values() for sentence in rows.told),
     )
 
 
@@ -204,15 +216,18 @@ def check_apart(rows: Rows, parts: np.ndarray) -> None:
         )
 
 
-def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]]) -> None:
-    """Raise DataError when a class has one row in all, which cannot be both learnt and tested.
+def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]], parts: np.ndarray) -> None:
+    """Raise DataError when a class has one row in all, of train, which cannot be both learnt and tested.
 
+    One whose row is in valid or test is refused by `check_known`, which says so.
     Not so where a row may hold any number of labels: there rare labels are the rule, and their row stays in train.
     """
     if rows.multi:
         return
     counts = Counter(names[0] for names in named_rows)
-    single = sorted(name for name, count in counts.items() if count == 1)
+    single = sorted(
+        names[0] for names, part in zip(named_rows, parts, strict=True) if counts[names[0]] == 1 and part == "train"
+    )
     if len(single) > max(10, len(counts) / 2):
         raise DataError(
             f"{len(single)} of {len(counts)} labels have one row only, such as {single[0]!r}: numbers or ids are no classes; "
@@ -242,14 +257,17 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
 
 def misspelt(name: str, known: Iterable[str]) -> str:
     """Words on the label that a misspelt one may be; empty where none is near."""
+    known = list(known)
+    alike = [other for other in known if bare(other) == bare(name) and other != name]
+    if alike:
+        return f" ({name!r} may be {alike[0]!r} written otherwise)"
     meant = nearest(name, known)
     return f" ({name!r} may be {meant!r} misspelt)" if meant else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The label that a misspelt one may be; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75) if len(name) > 5 else []  # G06F is no G06T
-    return near[0] if near else ""
+    return closest(name, known, cutoff=0.75) if len(name) > 5 else ""  # G06F is no G06T
 
 
 def too_few(rows: Rows, count: int) -> str:

@@ -3,7 +3,7 @@
 Three ways, by what the rows are. Without groups, one label each: every class is shared out by itself and is at most
 one row per part off its share. Without groups, any number of labels: iterative stratification. With groups: whole
 groups, large ones first, each to the part that lacks most of what it holds. All give part numbers (N,). Part 0 is
-train, and every label that any row has is found in it.
+train, and every label that any row has is found in it; with train=False all parts are alike (folds.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 Memberships = Sequence[Sequence[int]]  # (N,) the label columns of each row
 
 
-def stratified(columns: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def stratified(
+    columns: np.ndarray, shares: Sequence[float], rng: np.random.Generator, *, train: bool = True
+) -> np.ndarray:
     """Parts (N,) for rows of one class each, `columns` (N,): each class holds floor or ceil of its share in each part.
 
     What rounding leaves over goes where the parts so far are furthest below their shares, so that sizes come out too.
@@ -35,7 +37,7 @@ def stratified(columns: np.ndarray, shares: Sequence[float], rng: np.random.Gene
                 counts[part] += 1
                 lacking[part] -= 1
                 spare -= 1
-        if counts[0] == 0:
+        if train and counts[0] == 0:
             giver = int(counts.argmax())
             counts[[0, giver]] += 1, -1
             lacking[[0, giver]] += -1, 1
@@ -43,7 +45,9 @@ def stratified(columns: np.ndarray, shares: Sequence[float], rng: np.random.Gene
     return parts
 
 
-def iterative(memberships: Memberships, shares: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def iterative(
+    memberships: Memberships, shares: Sequence[float], rng: np.random.Generator, *, train: bool = True
+) -> np.ndarray:
     """Parts (N,) for rows of any number of labels: the rarest label first, each row to the part that lacks it most.
 
     Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of Multi-label Data", algorithm 1. Rows that hold no
@@ -73,11 +77,16 @@ def iterative(memberships: Memberships, shares: Sequence[float], rng: np.random.
     for row in order:
         if parts[row] < 0:
             place(row, rows_lacking)
-    return labels_in_train(memberships, np.arange(len(memberships)), parts)
+    return labels_in_train(memberships, np.arange(len(memberships)), parts) if train else parts
 
 
 def grouped(
-    memberships: Memberships, groups: np.ndarray, shares: Sequence[float], rng: np.random.Generator
+    memberships: Memberships,
+    groups: np.ndarray,
+    shares: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    train: bool = True,
 ) -> np.ndarray:
     """Parts (N,) for rows in `groups` (N,) int from 0, of any number of labels: no group is in two parts.
 
@@ -106,7 +115,8 @@ def grouped(
         part_of[group] = part = int(gain.argmax())
         used[part] = True
         lacking[columns, part] -= counts[:, 0]
-    return labels_in_train(memberships, groups, part_of[groups])
+    parts = part_of[groups]
+    return labels_in_train(memberships, groups, parts) if train else parts
 
 
 def rows_of_labels(memberships: Memberships, order: Sequence[int]) -> list[list[int]]:

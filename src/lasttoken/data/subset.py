@@ -13,6 +13,8 @@ from lasttoken.seed import generator
 
 def with_fewer(splits: Splits, rows: int, *, seed: int) -> Splits:
     """`splits` with `rows` of its training rows; validation and test rows stay. Raises DataError on too many or too few."""
+    if splits.folds:
+        raise DataError("a cross-validation trains on all rows; leave the number of training rows out, or the folds")
     train = splits.train
     if rows > len(train):
         raise DataError(f"{rows:,} training rows are asked for, there are {len(train):,}; ask for fewer")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasttoken.data.tables import Table, check_columns
 from lasttoken.errors import DataError
+from lasttoken.paths import local
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -34,7 +35,7 @@ def wipo_table(source: str, wanted: Sequence[str]) -> Table:
 
     Raises DataError on a file that is no such record, naming it.
     """
-    path = Path(source.removeprefix(PREFIX))
+    path = local(source.removeprefix(PREFIX))
     if not path.exists():
         raise DataError(f"{source}: no such folder or ZIP file; write {PREFIX}FOLDER")
     check_columns(wanted, COLUMNS, source)

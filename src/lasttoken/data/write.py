@@ -1,6 +1,6 @@
 """Files of rows, written as they were read: CSV, TSV, JSONL and Parquet, from the records of a `Table` and what is added.
 
-A file is written as NAME.part and renamed when it is whole; whatever goes wrong, nothing half-written is left.
+Whatever goes wrong, nothing half-written is left.
 """
 
 # pyarrow has no type stubs, so whatever it returns is unknown here
@@ -22,10 +22,12 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from lasttoken.data.label_cells import is_missing
 from lasttoken.data.tables import Table
-from lasttoken.data.truth import is_missing
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.run import plain
+from lasttoken.paths import local
+from lasttoken.record.atomic import claimed, writing_file
+from lasttoken.record.folder import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +65,7 @@ def opened(target: Place, overwrite: bool) -> Iterator[IO[bytes]]:
     Raises ArtifactError where it cannot be written. A pipe whose reader has gone is a BrokenPipeError, as everywhere.
     """
     if isinstance(target, str | os.PathLike) and not is_standard(target):
-        with opened_file(Path(target), overwrite) as stream:
+        with opened_file(local(target), overwrite) as stream:
             yield stream
         return
     stream = sys.stdout.buffer if isinstance(target, str | os.PathLike) else target
@@ -78,23 +80,20 @@ def opened(target: Place, overwrite: bool) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def opened_file(path: Path, overwrite: bool) -> Iterator[IO[bytes]]:
-    """The stream of PATH.part, which is flushed to disk and renamed at the end, or deleted."""
+    """A stream whose bytes are the file `path` once the block has ended well. No other process can have the name meanwhile.
+
+    Raises ArtifactError where the file cannot be written, or another process is writing it.
+    """
     check_target(path, overwrite)
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as stream:
+        with claimed(path), writing_file(path, replace=overwrite) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
+    except BrokenPipeError:  # of standard output, not of this file
+        raise
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ArtifactError(
             f"{path} could not be written ({error.strerror or error}); nothing was kept of it"
         ) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -1,8 +1,8 @@
-"""Probabilities corrected on validation rows, so that of the claims made at .8 eight in ten come true.
+"""Calibration of probabilities on validation rows: of the predictions made at .8, 80 % are right.
 
-A calibration is a method and its parameters; it maps the probabilities of any rows to better ones and knows nothing of
-how they were made. All methods see log-probabilities or log-odds, so what a softmax or a sigmoid left out is not missed.
-Which method serves is decided by cross-validated log-loss, doing nothing being one of the choices.
+A calibration is a method and its fitted parameters. It needs only probabilities, whatever model made them: all methods
+work on log-probabilities or log-odds, which equal the logits up to a constant. The method is chosen by cross-validated
+log-loss, with no calibration among the choices.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from scipy.special import softmax as softmax_over
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.metrics import METRICS
+from lasttoken.labels import is_indicator
 from lasttoken.wording import counted
 
 FOLDS = 5
 TINIEST = 1e-12  # a probability of 0 has no logarithm
-PULL = 2.0  # rows that doing nothing weighs against what the validation rows say
-SHRINK = 5.0  # rows that the fit of all labels weighs against a label's own
-CLAIMS = 2_000_000  # of rows and labels that one fit looks at
-FEW = 20  # rows of either kind below which a label has no isotonic curve of its own
+IDENTITY_ROWS = 2.0  # strength of the L2 penalty towards no calibration, in validation rows
+POOLED_ROWS = 5.0  # strength of the L2 penalty on a label's parameters towards the pooled fit, in validation rows
+CLAIMS = 2_000_000  # (row, label) probabilities that one fit uses at most
+FEW = 20  # positive or negative rows below which a label gets no isotonic curve of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Calibration:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # arrays, or lists of arrays
 
     def __call__(self, probs: np.ndarray) -> np.ndarray:
-        """The calibrated probabilities, rows summing to one where a row has one label; of 0, which say nothing, still 0."""
+        """Calibrated probabilities (N, C). With one label a row, rows sum to one, but a row of zeros stays zeros."""
         return probs if self.method == "none" else KINDS[self.multi][self.method](self.parameters, probs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class Calibration:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Calibration:
-        """What `to_dict` gave. Raises DataError on a method that this version does not know."""
+        """The calibration that `to_dict` stored. Raises DataError on a method that this version does not know."""
         method, multi = stored["method"], stored["multi"]
         if method != "none" and method not in KINDS[multi]:
             raise DataError(f"calibration {method!r} is not known to this version; update lasttoken")
@@ -55,28 +56,28 @@ class Calibration:
 
 
 NONE = Calibration("none")
-MORE_ROWS = "give more with --valid, or a larger data.valid_share"
+MORE_ROWS = "give more with --valid or a larger --valid-share"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to calibrate."""
+    """A calibration method."""
 
-    needed: Callable[[int], int]  # labels -> validation rows below which it is not tried
+    needed: Callable[[int], int]  # number of labels -> fewest validation rows
     fit: Callable[[np.ndarray, np.ndarray], dict[str, Any]]  # (probs (N, C), y) -> parameters
     apply: Callable[[Mapping[str, Any], np.ndarray], np.ndarray]
     normed: bool = False  # whether rows sum to one
-    alone: bool = False  # whether each of the row's possible labels is moved by itself, which takes rows of it
+    per_class: bool = False  # has parameters for each class, so every class needs validation rows
 
     def __call__(self, parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
-        """Probabilities (N, C) as the parameters have them."""
+        """Calibrated probabilities (N, C)."""
         found = self.apply(parameters, probs)
         return found * probs.any(axis=1, keepdims=True) if self.normed else found
 
 
 def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
-    """Raises DataError where the method that is named cannot be fitted on validation rows of the truth y: before training."""
-    multi = y.ndim == 2
+    """Raises DataError, before training, where `method` cannot be fitted on validation rows with targets y."""
+    multi = is_indicator(y)
     kinds = KINDS[multi]
     if method in ("auto", "off"):
         return
@@ -84,7 +85,7 @@ def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
         raise DataError(f"calibration {method!r} is none of {', '.join(['auto', 'off', *kinds])}")
     if len(y) < kinds[method].needed(classes):
         raise DataError(f"{too_few(method, multi, classes, len(y))}; use another method, or calibration = off")
-    if kinds[method].alone and (lacking := classes - len(np.unique(y))):
+    if kinds[method].per_class and (lacking := classes - len(np.unique(y))):
         raise DataError(
             f"calibration: {method} needs validation rows of every label, {counted(lacking, 'label has', 'labels have')} "
             "none; use temperature, or calibration = off"
@@ -92,32 +93,31 @@ def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
 
 
 def too_few(method: str, multi: bool, classes: int, rows: int) -> str:
-    """How many validation rows are missing."""
+    """The message that a method needs more validation rows than there are."""
     return f"calibration: {method} needs {KINDS[multi][method].needed(classes)} validation rows, there are {rows} ({MORE_ROWS})"
 
 
 def fit_calibration(
     probs: np.ndarray, y: np.ndarray, *, method: str = "auto", seed: int = 0
 ) -> tuple[Calibration, np.ndarray, str]:
-    """(the calibration fitted on validation rows, their probabilities as it gives them to rows that it was not fitted
-    on (N, C), a sentence that says how it was chosen).
+    """(calibration fitted on validation rows, their cross-fitted probabilities (N, C), a sentence on how it was chosen).
 
-    probs (N, C), y (N,) int64 or (N, C) bool. `auto` takes the method with the lowest cross-validated log-loss, and none
-    where that is not lower by a standard error at least, or there are too few rows. What moves each class by itself is
-    not tried where a class has no row, which would take all there is from it. Raises DataError where a method that was
-    named cannot be fitted.
+    probs (N, C), y (N,) int64 or (N, C) bool. `auto` takes the method with the lowest cross-validated log-loss, or none
+    where that is not lower by at least a standard error, or there are too few rows. A method with parameters for each
+    class is skipped where a class has no validation row: it would give that class a probability near 0. Raises DataError
+    where the chosen method cannot be fitted.
     """
-    multi, (n, classes) = y.ndim == 2, probs.shape
+    multi, (n, classes) = is_indicator(y), probs.shape
     check_calibration(method, y, classes)
     if method == "off":
         return NONE, probs, "calibration: off"
     kinds = KINDS[multi]
     lacking = 0 if multi else classes - len(np.unique(y))
     tried = [name for name in (kinds if method == "auto" else [method]) if n >= kinds[name].needed(classes)]
-    left = [name for name in tried if lacking and kinds[name].alone]
+    left = [name for name in tried if lacking and kinds[name].per_class]
     tried = [name for name in tried if name not in left]
     if not tried:
-        return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities are left as they are"
+        return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities stay uncalibrated"
     held = {"none": probs} | {name: cross_fitted(kinds[name], probs, y, seed) for name in tried}
     losses = {name: METRICS["log_loss"](y, calibrated) for name, calibrated in held.items()}
     best = min(losses, key=losses.__getitem__)
@@ -125,17 +125,18 @@ def fit_calibration(
         best = method
     elif not clearly_better(held[best], probs, y):
         best = "none"
-    told = "cross-validated log-loss " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    losses_text = "cross-validated log-loss " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     if left:
-        told += f"; {', '.join(left)} not tried, as {counted(lacking, 'label has', 'labels have')} no validation row"
+        rowless = counted(lacking, "label has", "labels have")
+        losses_text += f"; {', '.join(left)} not tried, as {rowless} no validation row"
     if best == "none":
         return (
             NONE,
             probs,
-            f"calibration: left as it is, nothing tried on {n} validation rows is clearly better; {told}",
+            f"calibration: none, as no method is clearly better on {n} validation rows; {losses_text}",
         )
     fitted = Calibration(best, multi, kinds[best].fit(probs, y))
-    return fitted, held[best], f"calibration: {best}, from {n} validation rows; {told}"
+    return fitted, held[best], f"calibration: {best}, from {n} validation rows; {losses_text}"
 
 
 def clearly_better(calibrated: np.ndarray, probs: np.ndarray, y: np.ndarray) -> bool:
@@ -146,12 +147,12 @@ def clearly_better(calibrated: np.ndarray, probs: np.ndarray, y: np.ndarray) -> 
 
 
 def folds_of(n: int, seed: int) -> np.ndarray:
-    """The fold of each row (N,), the same for whatever is chosen on the same rows."""
+    """The cross-validation fold of each row (N,), by n and seed alone: calibration and thresholds share folds."""
     return np.random.default_rng(seed).permutation(n) % FOLDS
 
 
 def cross_fitted(kind: Kind, probs: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
-    """The probabilities (N, C) of each row by a calibration that was not fitted on it."""
+    """Cross-fitted probabilities (N, C): the calibration of each row is fitted on the other folds."""
     folds = folds_of(len(y), seed)
     calibrated = np.empty_like(probs)
     for fold in range(FOLDS):
@@ -180,8 +181,8 @@ def cross_entropy(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]
 
 
 def fit_temperature(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """One number that all log-probabilities are divided by (Guo et al. 2017, arXiv:1706.04599), which keeps their order."""
-    scores, ridge = log(probs), PULL / len(y)
+    """A temperature that divides all log-probabilities (Guo et al. 2017, arXiv:1706.04599); it keeps their order."""
+    scores, ridge = log(probs), IDENTITY_ROWS / len(y)
     found = minimize_scalar(
         lambda t: cross_entropy(scores / np.exp(t), y)[0] + ridge * t**2, bounds=(-3, 3), method="bounded"
     )
@@ -193,8 +194,8 @@ def apply_temperature(parameters: Mapping[str, Any], probs: np.ndarray) -> np.nd
 
 
 def fit_vector(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A factor and a shift for each class (Guo et al. 2017), held near 1 and 0."""
-    scores, classes, ridge = log(probs), probs.shape[1], PULL / len(y)
+    """A scale and a shift for each class (Guo et al. 2017), with an L2 penalty towards 1 and 0."""
+    scores, classes, ridge = log(probs), probs.shape[1], IDENTITY_ROWS / len(y)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         scale, shift = flat[:classes], flat[classes:]
@@ -211,8 +212,8 @@ def apply_vector(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
 
 
 def fit_dirichlet(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A linear map of log-probabilities, what leaves its diagonal and its shift held near 0 (Kull 2019, arXiv:1910.12656)."""
-    scores, classes, ridge = log(probs), probs.shape[1], PULL / len(y)
+    """A linear map of log-probabilities, L2 penalty on its off-diagonal and its shift (Kull 2019, arXiv:1910.12656)."""
+    scores, classes, ridge = log(probs), probs.shape[1], IDENTITY_ROWS / len(y)
     off = 1 - np.eye(classes)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -231,16 +232,16 @@ def apply_dirichlet(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndar
 
 
 def curve(probs: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rising curve (x, y) of how often claims come true (Zadrozny & Elkan 2002), never quite 0 or 1."""
-    x, place, count = np.unique(probs, return_inverse=True, return_counts=True)  # equal claims are one
+    """Isotonic regression of truth on probability as (x, y) (Zadrozny & Elkan 2002), kept off 0 and 1."""
+    x, place, count = np.unique(probs, return_inverse=True, return_counts=True)  # ties share one point
     risen = isotonic_regression(np.bincount(place, true.astype(float)) / count, weights=count.astype(float)).x
     risen = np.clip(risen, 1 / (len(true) + 2), 1 - 1 / (len(true) + 2))
-    corner = np.r_[True, np.diff(risen) > 0] | np.r_[np.diff(risen) > 0, True]  # between corners it is straight
+    corner = np.r_[True, np.diff(risen) > 0] | np.r_[np.diff(risen) > 0, True]  # piecewise linear between corners
     return x[corner], risen[corner]
 
 
 def fit_one_against_rest(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A curve for each class against the rest; rows are brought back to a sum of one (Zadrozny & Elkan 2002)."""
+    """An isotonic curve for each class against the rest; rows are then normalised (Zadrozny & Elkan 2002)."""
     curves = [curve(probs[:, j], y == j) for j in range(probs.shape[1])]
     return {"x": [x for x, _ in curves], "y": [y for _, y in curves]}
 
@@ -260,19 +261,19 @@ def odds(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def logistic(features: np.ndarray, true: np.ndarray, towards: np.ndarray, weight: float) -> np.ndarray:
-    """Coefficients (C, F) of C logistic regressions at once, by Newton's method with halved steps.
+    """Coefficients (C, F) of C logistic regressions, by Newton's method with step halving.
 
-    features (N, C, F), true (N, C). Each is drawn to `towards` (F,), which weighs as much as `weight` rows.
+    features (N, C, F), true (N, C). The L2 penalty is towards `towards` (F,), as strong as `weight` rows.
     """
     n, classes, _ = features.shape
-    pull = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
+    penalty = weight * np.maximum((features**2).mean(axis=(0, 1)), 1e-6)  # (F,), so that it does not depend on units
     size = max(1, CLAIMS // max(1, n))  # labels at once, so that memory stays bounded
     parts = [slice(start, start + size) for start in range(0, classes, size)]
-    return np.concatenate([newton(features[:, part], true[:, part], towards, pull) for part in parts])
+    return np.concatenate([newton(features[:, part], true[:, part], towards, penalty) for part in parts])
 
 
-def newton(features: np.ndarray, true: np.ndarray, towards: np.ndarray, pull: np.ndarray) -> np.ndarray:
-    """Coefficients (C, F) of some of the labels, drawn to `towards` (F,) with the forces `pull` (F,)."""
+def newton(features: np.ndarray, true: np.ndarray, towards: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    """Coefficients (C, F) of some of the labels, with the L2 penalties `penalty` (F,) towards `towards` (F,)."""
     classes, width = features.shape[1:]
     x = np.ascontiguousarray(features.transpose(1, 2, 0))  # (C, F, N)
     said = true.T.astype(np.float64)  # (C, N)
@@ -283,14 +284,14 @@ def newton(features: np.ndarray, true: np.ndarray, towards: np.ndarray, pull: np
 
     def loss(coefficients: np.ndarray) -> np.ndarray:  # (C,)
         claims = scores(coefficients)
-        away = (pull * (coefficients - towards) ** 2).sum(axis=1) / 2
+        away = (penalty * (coefficients - towards) ** 2).sum(axis=1) / 2
         return (np.logaddexp(0, claims) - said * claims).sum(axis=1) + away
 
     now = loss(found)
     for _ in range(100):
         probs = sigmoid(scores(found))
-        gradient = (x @ (probs - said)[..., None])[..., 0] + pull * (found - towards)
-        curvature = (x * (probs * (1 - probs))[:, None]) @ x.transpose(0, 2, 1) + pull * np.eye(width)
+        gradient = (x @ (probs - said)[..., None])[..., 0] + penalty * (found - towards)
+        curvature = (x * (probs * (1 - probs))[:, None]) @ x.transpose(0, 2, 1) + penalty * np.eye(width)
         step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
         size, moved, after = np.ones(classes), found - step, loss(found - step)
         for _ in range(40):  # far from its optimum a full step overshoots
@@ -309,12 +310,12 @@ def newton(features: np.ndarray, true: np.ndarray, towards: np.ndarray, pull: np
 
 
 def pooled(features: np.ndarray, true: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Coefficients (F,) of all labels together, drawn a little to `start`; of CLAIMS draws of their claims, where these are more."""
+    """Coefficients (F,) of one fit to all labels, L2 penalty towards `start`; a sample of CLAIMS where N * C is larger."""
     claims, said = features.reshape(-1, 1, features.shape[2]), true.reshape(-1, 1)
     if len(claims) > CLAIMS:
         drawn = np.random.default_rng(0).integers(len(claims), size=CLAIMS)
         claims, said = claims[drawn], said[drawn]
-    return logistic(claims, said, start, PULL)[0]
+    return logistic(claims, said, start, IDENTITY_ROWS)[0]
 
 
 def platt_features(probs: np.ndarray) -> np.ndarray:
@@ -323,9 +324,9 @@ def platt_features(probs: np.ndarray) -> np.ndarray:
 
 
 def fit_platt(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A factor and a shift of each label's log-odds (Platt 1999)."""
+    """A scale and a shift of each label's log-odds (Platt 1999)."""
     features = platt_features(probs)
-    return {"coefficients": logistic(features, y, pooled(features, y, np.array([1.0, 0.0])), SHRINK)}
+    return {"coefficients": logistic(features, y, pooled(features, y, np.array([1.0, 0.0])), POOLED_ROWS)}
 
 
 def apply_platt(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
@@ -338,14 +339,14 @@ def beta_features(probs: np.ndarray) -> np.ndarray:
 
 
 def fit_beta(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Factors of log p and of -log (1 - p), and a shift (Kull 2017, AISTATS); a factor below 0 is taken out."""
+    """Factors of log p and of -log (1 - p), and a shift (Kull 2017, AISTATS); negative factors are set to 0."""
     features = beta_features(probs)
     towards = pooled(features, y, np.array([1.0, 1.0, 0.0])).clip(min=[0, 0, -np.inf])
-    found = logistic(features, y, towards, SHRINK)
+    found = logistic(features, y, towards, POOLED_ROWS)
     wrong = np.flatnonzero((found[:, :2] < 0).any(axis=1))
     if len(wrong):
         kept = np.c_[found[wrong, :2] >= 0, np.ones(len(wrong), dtype=bool)]  # (labels, F)
-        again = logistic(features[:, wrong] * kept, y[:, wrong], towards, SHRINK)
+        again = logistic(features[:, wrong] * kept, y[:, wrong], towards, POOLED_ROWS)
         found[wrong] = np.where(kept, again, 0).clip(min=[0, 0, -np.inf])
     return {"coefficients": found}
 
@@ -355,7 +356,7 @@ def apply_beta(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
 
 
 def fit_curves(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A curve for each label; Platt's for labels with few rows of either kind."""
+    """An isotonic curve for each label; Platt's for labels with few positive or few negative rows."""
     counts = y.sum(axis=0)
     enough = np.minimum(counts, len(y) - counts) >= FEW
     grid = sigmoid(np.linspace(-12, 12, 97))
@@ -369,20 +370,20 @@ def apply_curves(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray
     return np.stack([np.interp(column, x, y) for column, x, y in columns], axis=1)
 
 
-# -- the tables, simple before flexible; the rows needed grow with the parameters
+# -- the methods, simple ones first; the rows needed grow with the number of parameters
 
 SINGLE = {
     "temperature": Kind(lambda classes: 100, fit_temperature, apply_temperature, normed=True),
-    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector, normed=True, alone=True),
+    "vector": Kind(lambda classes: max(200, 20 * classes), fit_vector, apply_vector, normed=True, per_class=True),
     "dirichlet": Kind(
-        lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet, normed=True, alone=True
+        lambda classes: max(200, 10 * classes**2), fit_dirichlet, apply_dirichlet, normed=True, per_class=True
     ),
     "isotonic": Kind(
         lambda classes: max(1000, 50 * classes),
         fit_one_against_rest,
         apply_one_against_rest,
         normed=True,
-        alone=True,
+        per_class=True,
     ),
 }
 MULTI = {
@@ -390,7 +391,7 @@ MULTI = {
     "beta": Kind(lambda classes: 200, fit_beta, apply_beta),
     "isotonic": Kind(lambda classes: 1000, fit_curves, apply_curves),
 }
-KINDS: dict[bool, dict[str, Kind]] = {False: SINGLE, True: MULTI}  # any number of labels a row -> name -> kind
+KINDS: dict[bool, dict[str, Kind]] = {False: SINGLE, True: MULTI}  # multi-label or not -> name -> method
 
 
 def as_lists(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Which run is best, and is it so? Every pair of runs judged on the same rows, with the verdict in words.
+"""Pairwise comparison of runs on the same test rows, with the verdict in words.
 
 A difference is claimed only where two things agree: the test, after Holm's adjustment over all pairs, gives p <= .05,
-and the interval of the difference excludes 0. Two single runs meet in a randomisation test and a bootstrap of rows;
-where one is several fits, a seed each, both come from seeds.py, which counts seeds and rows.
+and the interval of the difference excludes 0. Two single fits are compared by a randomisation test and
+`bootstrap_difference`; with several seeds, test and interval come from seeds.py, which counts seeds and rows; after a
+cross-validation from folds.py, which knows that folds share rows.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from lasttoken.errors import DataError
+from lasttoken.evaluation.folds import compare_folds, freedom_of, judged_by_folds, measure_folds, paired
+from lasttoken.evaluation.intervals import Interval
 from lasttoken.evaluation.metrics import HEADLINE, METRICS, Metric, named
 from lasttoken.evaluation.predictions import Predictions
 from lasttoken.evaluation.seeds import Repeats, compare_means, measure_mean, right_share, values
 from lasttoken.evaluation.significance import (
     DRAWS,
-    Interval,
     bootstrap_difference,
     holm,
     mcnemar,
@@ -29,8 +31,8 @@ from lasttoken.evaluation.significance import (
     randomisation,
 )
 from lasttoken.evaluation.summary import measure
-from lasttoken.evaluation.wording import figure, listed, p_value, span
 from lasttoken.seed import generator
+from lasttoken.wording import counted, figure, listed, p_value, span
 
 ALPHA = 0.05
 
@@ -45,14 +47,15 @@ class Pair:
     n: int
     family: int  # how many pairs were tested together
     difference: Interval
-    p: float  # randomisation test; Student's t where there are several seeds
-    p_mcnemar: float  # of being right; with many labels, of the whole set; nan with several seeds
+    p: float  # randomisation test; Student's t where there are several seeds or folds
+    p_mcnemar: float  # of exactly right rows (with many labels the whole set); nan with several seeds or folds
     p_mcnemar_holm: float  # adjusted for all pairs
     p_holm: float  # p, adjusted over the family
-    mde: float  # the true difference that would be shown with 80 % power, the family accounted for; nan where N < 2
-    only_a: int = 0  # rows that only a has exactly right; with several seeds, more of its seeds: McNemar's effect size
+    mde: float  # true difference detected with 80 % power, adjusted for the family; nan where N < 2
+    only_a: int = 0  # rows that only a has exactly right, or more of its seeds than of b's: McNemar's effect size
     only_b: int = 0
     seeds: tuple[int, int] = (1, 1)
+    folds: int = 0  # of the cross-validation that judged them; 0: a test part did
 
     @property
     def shown(self) -> bool:
@@ -61,7 +64,7 @@ class Pair:
 
     @property
     def winner(self) -> str | None:
-        """The run that is shown to be better, None where neither is."""
+        """The run shown to be better, None where neither is."""
         a_is_better = (self.difference.estimate > 0) == METRICS[self.metric].higher_is_better
         return (self.a if a_is_better else self.b) if self.shown else None
 
@@ -72,25 +75,36 @@ class Pair:
         if math.isnan(found.estimate):
             return f"no difference can be shown between {self.a} and {self.b}: {words} is undefined on these rows"
         if math.isnan(found.low):
-            return f"no difference can be shown between {self.a} and {self.b} on {self.n} row"
-        if found.estimate == found.low == found.high == 0:
+            rows = counted(self.n, "row is", "rows are")
+            return (
+                f"no difference can be shown between {self.a} and {self.b}: {rows} too few for an interval of {words}"
+            )
+        if found.estimate == found.standard_error == 0:
             return f"{self.a} and {self.b} are the same on these {self.n:,} rows by {words}"
         p = p_value(self.p_holm) + (" (Holm)" if self.family > 1 else "")
         if self.winner is None:
             return (
                 f"no difference shown between {self.a} and {self.b} ({figure(found.estimate)} "
-                f"{span(found.low, found.high)}, {p}); this test set would show one of {figure(self.mde)} or more"
+                f"{span(found.low, found.high)}, {p}); {'these rows' if self.folds else 'this test set'} would show one of "
+                f"{figure(self.mde)} or more"
             )
         ends = sorted((abs(found.low), abs(found.high)))
         loser = self.b if self.winner == self.a else self.a
         return f"{self.winner} beats {loser} by {figure(abs(found.estimate))} {words} {span(*ends)}, {p}"
+
+    @property
+    def test(self) -> str:
+        """The test that gave p."""
+        if self.folds:
+            return "corrected t over folds"
+        return "randomisation" if max(self.seeds) == 1 else "t over rows and seeds"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "a": self.a,
             "b": self.b,
             "difference": self.difference.to_dict(),
-            "test": "randomisation" if max(self.seeds) == 1 else "t over rows and seeds",
+            "test": self.test,
             "p": self.p,
             "p_mcnemar": None if math.isnan(self.p_mcnemar) else self.p_mcnemar,
             "p_mcnemar_holm": None if math.isnan(self.p_mcnemar_holm) else self.p_mcnemar_holm,
@@ -113,17 +127,18 @@ class Comparison:
     level: float
     draws: int
     seed: int
-    reference: str | None  # the run that all pairs hold; None: all pairs of runs
+    reference: str | None  # the run that every pair contains; None: all pairs of runs
     scores: dict[str, Interval]
     by_seed: dict[str, list[float]]  # the score of each seed
     pairs: list[Pair]
+    folds: int = 0  # of the cross-validation that judged every run; 0: a test part did
 
     def score(self, name: str) -> str:
         """linear (.705)."""
         return f"{name} ({figure(self.scores[name].estimate)})"
 
     def summary(self) -> str:
-        """The best run, and which others are not shown to differ from it."""
+        """The best run, and how it compares with the others."""
         metric = METRICS[self.metric]
         known = {name: found.estimate for name, found in self.scores.items() if not math.isnan(found.estimate)}
         if not known:
@@ -133,12 +148,14 @@ class Comparison:
         if len(self.scores) == 1:
             return f"{best} scores {figure(known[best])} {metric.words}; there is no other run to compare it with."
         seeds = len(self.by_seed[best])
-        mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+        repeats = f"{seeds} {'repeats' if self.folds else 'seeds'}"
+        mean = f", mean of {repeats}" if seeds > 1 else ""
+        mean += f"{' of' if seeds > 1 else ','} {self.folds}-fold cross-validation" if self.folds else ""
         said = f"{best} scores {how} ({figure(known[best])} {metric.words}{mean})"
         return said + self.standing(best if self.reference is None else self.reference) + "."
 
     def standing(self, name: str) -> str:
-        """How one run stands to those that it was paired with, as the rest of a sentence."""
+        """How one run compares with those it was paired with, as the rest of a sentence."""
         pairs = [(pair, pair.b if pair.a == name else pair.a) for pair in self.pairs if name in (pair.a, pair.b)]
         level = [self.score(other) for pair, other in pairs if pair.winner is None]
         worse = [self.score(other) for pair, other in pairs if pair.winner == name]
@@ -152,14 +169,15 @@ class Comparison:
         return "".join(parts)
 
     def spread(self, name: str) -> dict[str, float | None]:
-        """The standard deviation of a run's score between seeds, and between test sets of as many rows were seeds the same."""
+        """Standard deviations of a run's score: between seeds, and between test sets of this size with the seeds fixed."""
         found, error = np.array(self.by_seed[name]), self.scores[name].standard_error
         seeds = float(found.std(ddof=1))
-        rows = math.sqrt(max(0.0, error**2 - seeds**2 / len(found)))  # nan where there is no standard error
+        # nan where there is no standard error, or where folds make up for both
+        rows = math.nan if self.folds else math.sqrt(max(0.0, error**2 - seeds**2 / len(found)))
         return {of: None if math.isnan(value) else value for of, value in (("seeds", seeds), ("rows", rows))}
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; None stands for what is undefined."""
+        """For JSON; undefined values are None."""
         return {
             "metric": self.metric,
             "n": self.n,
@@ -167,6 +185,7 @@ class Comparison:
             "draws": self.draws,
             "seed": self.seed,
             "reference": self.reference,
+            "folds": self.folds,
             "scores": {name: found.to_dict() for name, found in self.scores.items()},
             "by_seed": {name: [None if math.isnan(x) else x for x in found] for name, found in self.by_seed.items()},
             "spread": {name: self.spread(name) for name, found in self.by_seed.items() if len(found) > 1},
@@ -186,14 +205,14 @@ def compare(
 ) -> Comparison:
     """Every pair of runs by `metric`, or with `reference` every run against that one.
 
-    A run may be several fits, one a seed. Fewer pairs are adjusted for less, so name a reference where only it matters.
-    Rows may come in another order.
+    A run may be several fits, one for each seed, or the repeats of a cross-validation, where Predictions have folds. The
+    adjustment grows with the number of pairs, so name a reference where only it matters. Rows may be in any order.
     Raises DataError where the runs were not judged on the same rows, targets and labels.
     """
     if not isinstance(runs, Mapping):
         raise DataError(
-            f"runs is a {type(runs).__name__}; give the Predictions of each by its name: {{'a': ..., 'b': ...}} (run folders are "
-            "compared by `lasttoken report A B`)"
+            f"runs is a {type(runs).__name__}; give the Predictions of each by its name: {{'a': ..., 'b': ...}} (to compare "
+            "run folders use `lasttoken report A B`)"
         )
     if not runs:
         raise DataError("there are no runs to compare; name one or more")
@@ -212,18 +231,24 @@ def compare(
     fits = align(lists)
     first = next(iter(fits.values()))[0]
     chosen = named(metric, first.labels.multi)
+    crossed = judged_by_folds([fit for one in fits.values() for fit in one])
+    folds = int(first.fold.max()) + 1 if crossed and first.fold is not None else 0
     scores = {name: score(chosen, one, seed=seed, draws=draws, level=level) for name, one in fits.items()}
-    order = sorted(scores, key=lambda name: (chosen.place(scores[name].estimate), name))  # however they were given
+    order = sorted(
+        scores, key=lambda name: (chosen.place(scores[name].estimate), name)
+    )  # independent of the order given
     names = [pair for pair in itertools.combinations(order, 2) if reference is None or reference in pair]
     pairs = [tested(chosen, fits, pair, family=len(names), seed=seed, draws=draws, level=level) for pair in names]
     adjusted = zip(holm([pair.p for pair in pairs]), holm([pair.p_mcnemar for pair in pairs]), strict=True)
     pairs = [replace(pair, p_holm=p, p_mcnemar_holm=q) for pair, (p, q) in zip(pairs, adjusted, strict=True)]
     by_seed = {name: values(chosen, one).tolist() for name, one in fits.items()}
-    return Comparison(metric, len(first), level, draws, seed, reference, scores, by_seed, pairs)
+    return Comparison(metric, len(first), level, draws, seed, reference, scores, by_seed, pairs, folds)
 
 
 def score(metric: Metric, repeats: Repeats, *, seed: int, draws: int = DRAWS, level: float = 0.95) -> Interval:
     """The metric of one run, or its mean over seeds, with its interval."""
+    if len(repeats) > 1 and repeats[0].fold is not None:
+        return measure_folds(metric, repeats, rng=generator(seed, "intervals"), draws=draws, level=level)
     if len(repeats) == 1:
         return measure(repeats[0], metric.name, seed=seed, draws=draws, level=level)
     return measure_mean(metric, repeats, rng=generator(seed, "intervals"), draws=draws, level=level)
@@ -239,7 +264,7 @@ def tested(
     draws: int,
     level: float,
 ) -> Pair:
-    """One pair, not yet adjusted. Its random numbers depend on its names, not on which other pairs there are.
+    """One pair, before Holm's adjustment. Its random numbers depend on its two names, not on the other pairs.
 
     The detectable effect is at alpha / family, the strictest of Holm's levels.
     """
@@ -247,7 +272,12 @@ def tested(
     a, b = of_a[0], of_b[0]
     y, of = a.targets, f"{metric.name} of {names[0]} and {names[1]}"
     rng = generator(seed, f"difference in {of}")
-    if len(of_a) == len(of_b) == 1:
+    freedom, one_fit = math.inf, len(of_a) == len(of_b) == 1 and a.fold is None
+    if a.fold is not None:
+        of_a, of_b = paired(of_a, of_b, names)
+        difference, p = compare_folds(metric, of_a, of_b, rng=rng, draws=draws, level=level)
+        freedom = freedom_of(of_a)
+    elif one_fit:
         chosen = a.chosen, b.chosen
         difference = bootstrap_difference(metric, y, a.probs, b.probs, chosen=chosen, rng=rng, draws=draws, level=level)
         swaps = generator(seed, f"swaps in {of}")
@@ -255,8 +285,8 @@ def tested(
     else:
         difference, p = compare_means(metric, of_a, of_b, rng=rng, draws=draws, level=level)
     gain = right_share(of_a) - right_share(of_b)
-    # one fit of each on the same rows: of several seeds it would count the rows alone, and claim far too much
-    p_mcnemar = mcnemar(gain > 0, gain < 0) if len(of_a) == len(of_b) == 1 else math.nan
+    # for single fits only: it ignores the variance between seeds and between training sets, and claims too much
+    p_mcnemar = mcnemar(gain > 0, gain < 0) if one_fit else math.nan
     return Pair(
         *names,
         metric=metric.name,
@@ -267,15 +297,16 @@ def tested(
         p_mcnemar=p_mcnemar,
         p_mcnemar_holm=p_mcnemar,
         p_holm=p,
-        mde=minimum_detectable_effect(difference.standard_error or math.nan, alpha=ALPHA / family),
+        mde=minimum_detectable_effect(difference.standard_error or math.nan, alpha=ALPHA / family, freedom=freedom),
         only_a=int((gain > 0).sum()),
         only_b=int((gain < 0).sum()),
         seeds=(len(of_a), len(of_b)),
+        folds=0 if a.fold is None else int(a.fold.max()) + 1,
     )
 
 
 def align(runs: Mapping[str, Repeats]) -> dict[str, list[Predictions]]:
-    """The runs with their rows in the order of the first. Raises DataError where a run was judged on others."""
+    """The runs with their rows in the order of the first. Raises DataError where their rows differ."""
     first, (base, *_) = next(iter(runs.items()))
     return {name: [aligned(name, one, first, base) for one in repeats] for name, repeats in runs.items()}
 

@@ -1,7 +1,7 @@
-"""Sets of labels that hold the truth as often as was promised, whatever the probabilities are worth.
+"""Conformal sets: sets of labels that contain the truth with a guaranteed frequency, however good the model is.
 
-They are made of raw probabilities: a calibration fitted on the same validation rows would break the promise, which is
-over draws of validation and new rows alike (exchangeable), not for each row or each class.
+They use raw probabilities: a calibration fitted on the same validation rows would break the guarantee. It holds on
+average over exchangeable validation and new rows, not for each row or each class.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import math
 
 import numpy as np
 
+from lasttoken.labels import is_indicator
+
 
 def fit_sets(probs: np.ndarray, y: np.ndarray, coverage: float) -> float:
-    """The probability from which a label joins a row's set, from validation rows. 0 takes every label: too few rows.
+    """The raw probability from which a label joins a row's set; 0, which takes every label, where rows are too few.
 
-    y (N,): split conformal prediction (Sadinle 2019, LAC; Vovk 2005): sets hold the true label in a share `coverage` of
-    rows. y (N, C): conformal risk control (Angelopoulos 2022, arXiv:2208.02814): sets hold that share of a row's labels
-    on average.
+    probs (N, C) and y are those of validation rows. y (N,): split conformal prediction (Sadinle 2019, LAC; Vovk 2005):
+    sets contain the true label in a share `coverage` of rows. y (N, C): conformal risk control (Angelopoulos 2022, arXiv:2208.02814):
+    sets contain that share of a row's labels on average.
     """
     n = len(y)
-    if y.ndim == 1:
+    if not is_indicator(y):
         claims = np.sort(probs[np.arange(n), y])[::-1]
         place = math.ceil((n + 1) * coverage)
         return float(claims[place - 1]) if place <= n else 0.0
@@ -35,7 +37,7 @@ def fit_sets(probs: np.ndarray, y: np.ndarray, coverage: float) -> float:
 
 
 def rows_needed(coverage: float) -> int:
-    """Validation rows from which sets can promise `coverage` and still leave a label out."""
+    """Fewest validation rows for which sets that guarantee `coverage` can leave a label out."""
     return math.ceil(round(coverage / (1 - coverage), 9))
 
 
@@ -45,8 +47,8 @@ def sets_of(probs: np.ndarray, limit: float) -> np.ndarray:
 
 
 def covered(sets: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of each row's truth its set holds (N,): 0 or 1 with one label a row, the share of its labels with many."""
-    if y.ndim == 1:
+    """Share of each row's true labels in its set (N,): 0 or 1 with one label a row; 1 for a row without labels."""
+    if not is_indicator(y):
         return sets[np.arange(len(y)), y].astype(np.float64)
     count = y.sum(axis=1)
     return np.where(count == 0, 1.0, (sets & y).sum(axis=1) / np.maximum(count, 1))

@@ -1,7 +1,7 @@
-"""What mistakes cost, and the decisions that cost least.
+"""Costs of mistakes, and the decisions with the least expected cost.
 
-Costs are given by name, `{true label: {decided label: cost}}` where a row has one label and `{label: {"false": cost,
-"missed": cost}}` where it may have several; what is not given costs 1, and what is right costs nothing.
+Costs are given by name: `{true label: {decided label: cost}}` with one label a row, `{label: {"false": cost,
+"missed": cost}}` with any number. Costs that are not given are 1; a right decision costs nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from lasttoken.errors import DataError
 from lasttoken.labels import NOTHING, LabelSpace
 
 Costs = Mapping[str, Mapping[str, float]]
-ROUNDING = 1e-12  # within which two expected costs are one
-MISTAKES = ("false", "missed")  # of a label given wrongly, and of one left out
+ROUNDING = 1e-12  # expected costs closer than this are equal
+MISTAKES = ("false", "missed")  # a label that was given but does not apply, and one that applies but was not given
 
 
 def cost_matrix(costs: Costs, labels: LabelSpace) -> np.ndarray:
-    """What each decision costs (C, C), true label by decided one. Raises DataError on names that are no labels."""
+    """Costs (C, C) of decisions, true label by decided label. Raises DataError on names that are no labels."""
     names = [*costs, *(name for row in costs.values() for name in row)]
     column = dict(zip(names, checked(names, labels), strict=True))
     matrix = 1.0 - np.eye(len(labels))
@@ -34,7 +34,7 @@ def cost_matrix(costs: Costs, labels: LabelSpace) -> np.ndarray:
 
 
 def label_costs(costs: Costs, labels: LabelSpace, *, false: float, missed: float) -> np.ndarray:
-    """What it costs to give each label wrongly and to leave it out (2, C), `false` and `missed` where nothing is said.
+    """Costs (2, C) of giving each label wrongly and of missing it; by default `false` and `missed`.
 
     Raises DataError on names that are no labels, and on anything but "false" and "missed".
     """
@@ -53,7 +53,7 @@ def label_costs(costs: Costs, labels: LabelSpace, *, false: float, missed: float
 
 
 def checked(names: list[str], labels: LabelSpace) -> list[int]:
-    """The columns of names. Raises DataError where one is no label."""
+    """The columns of `names`. Raises DataError on a name that is no label."""
     try:
         return labels.encode(names).tolist()
     except DataError as error:
@@ -61,9 +61,9 @@ def checked(names: list[str], labels: LabelSpace) -> list[int]:
 
 
 def cheapest(probs: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """The column (N,) int64 whose expected cost is least (Elkan 2001), NOTHING where all of probs (N, C) are 0.
+    """The column (N,) int64 with the least expected cost (Elkan 2001), NOTHING where all of probs (N, C) are 0.
 
-    costs (C, C), true label by decided one. Of columns that cost alike the most probable one.
+    costs (C, C), true label by decided label. Ties go to the most probable column.
     """
     expected = probs @ costs
     least = expected <= expected.min(axis=1, keepdims=True) + ROUNDING
@@ -71,5 +71,5 @@ def cheapest(probs: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 def paid(costs: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """What each row's decision cost (N,). y (N,) and chosen (N,) int64; no label costs as much as the dearest mistake."""
+    """Cost of each row's decision (N,). y (N,) and chosen (N,) int64; NOTHING costs as much as the dearest mistake."""
     return np.where(chosen == NOTHING, costs[y].max(axis=1), costs[y, chosen])

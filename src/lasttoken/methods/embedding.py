@@ -10,27 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import PeftModel
 
-from lasttoken.config import Embedding
+from lasttoken.config.methods import Embedding
 from lasttoken.data.dataset import Dataset
-from lasttoken.journal import Journal
+from lasttoken.fitting.head import fit_head
+from lasttoken.infer.differentiable import Differentiable
+from lasttoken.infer.head import differentiable_head, head_probs, load_head, save_head
+from lasttoken.infer.reading import read_texts
+from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.head import fit_head, head_probs
-from lasttoken.methods.pretrained import describe_base, on_base
-from lasttoken.methods.reading import read_texts
+from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, quantisation
+from lasttoken.model.backbone import Backbone, Source, quantisation
 from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
 from lasttoken.model.lora import Merge
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.pooling import Head
+from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
-from lasttoken.train.world import join
+from lasttoken.train.state import TrainState
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,58 +45,69 @@ class EmbeddingModel:
     adapter: PeftModel | None
     head: Head
 
-    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept."""
-        encoded = read_texts(self.backbone, self.config, texts, journal)
-        return head_probs(self.backbone, self.head, encoded, self.labels, budget=self.config.train.budget)
+        encoded = read_texts(self.backbone, self.config, texts)
+        budget = self.config.train.budget
+        probs = head_probs(self.backbone, self.head, encoded, self.labels, budget=budget, progress=progress)
+        return Said.of(probs, encoded)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the tokenizer gives the character offsets of its tokens."""
+        return bool(self.backbone.tokenizer.is_fast)
+
+    def differentiable(self, text: str) -> Differentiable:
+        """The logits of one text as a function of its embeddings."""
+        encoded = read_texts(self.backbone, self.config, [text])
+        return differentiable_head(self.backbone, self.head, encoded, text, self.config.long)
 
     def save(self, folder: Path) -> None:
         """method.json, head.safetensors, and adapter/ in PEFT's format."""
-        c = self.config
+        c = self.config.model_copy(update={"precision": self.backbone.precision})
         write_settings(folder, c, self.labels, base=describe_base(c.model, c.revision, c.trust_remote_code))
-        write_tensors(folder / "head.safetensors", self.head.state_dict())
+        save_head(self.head, folder)
         if self.adapter is not None:
             save_adapter(self.adapter, folder / "adapter")
 
 
 def fit(
-    config: Embedding, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal
-) -> EmbeddingModel:
+    config: Embedding,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    seed: int,
+    device: str,
+    journal: Journal,
+    state: TrainState | None = None,
+) -> Fitted:
     """The model trained on `train`, with the weights that were best on `valid`."""
-    place = choose_device(device)
-    world = join(place)
-    backbone, head = build(config, train.labels, place, seed)
+    backbone, head = build(config, train.labels, choose_device(device), seed)
     for sentence in advice(config, backbone):
         journal.note(sentence)
     adapter = None
     if config.lora.r:
         adapter = adapt(backbone, **config.lora.model_dump(), from_block=config.trunk, seed=derive(seed, "adapter"))
-    fit_head(
-        backbone,
-        head,
-        train,
-        valid,
-        config=config,
-        trunk=config.trunk,
-        merge=config.merge,
-        seed=seed,
-        world=world,
-        journal=journal,
-    )
+    trained = fit_head(backbone, head, (train, valid), config, seed=seed, journal=journal, state=state)
     merge_adapter(backbone.whole, config.merge)
-    return EmbeddingModel(config, train.labels, backbone, adapter, head)
+    model = EmbeddingModel(config, train.labels, backbone, adapter, head)
+    return Fitted(model, trained.cost, trained.steps, trained.end)
 
 
-def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> EmbeddingModel:
+def load(
+    folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None, precision: str | None = None
+) -> EmbeddingModel:
     """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given.
 
-    Unless `merge` is given it predicts bit for bit what the fitted one did on the same device.
+    Unless `merge` or `precision` is given it predicts bit for bit what the fitted one did on the same device.
     """
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model=model, merge=merge)
-    backbone, head = build(config, labels, choose_device(device), seed=0)
+    place = choose_device(device)
+    config = in_precision(on_base(config, folder, rest, model=model, merge=merge), precision, place)
+    backbone, head = build(config, labels, place, seed=0)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
+    tell_if_slower(backbone, precision)
     merge_adapter(backbone.whole, config.merge)
     return EmbeddingModel(config, labels, backbone, adapter, head)
 
@@ -102,12 +115,11 @@ def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | 
 def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int) -> tuple[Backbone, Head]:
     """The frozen backbone and a fresh head, drawn from the seed."""
     backbone = load_backbone(
-        config.model,
+        Source(config.model, config.revision, config.trust_remote_code),
         kind="decoder",
         device=device,
+        precision=config.precision,
         quantize=config.quantize,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
     )
     torch.manual_seed(derive(seed, "head"))
     head = (
@@ -120,7 +132,7 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
 
 def advice(config: Embedding, backbone: Backbone) -> list[str]:
     """What the user should know of the loaded model."""
-    said = []
+    said = [backbone.told] if backbone.told else []
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     base = "base" in Path(config.model).name.lower()  # some base models carry a template

@@ -6,22 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lasttoken.config import Encoder
+from lasttoken.config.methods import Encoder
 from lasttoken.data.dataset import Dataset
-from lasttoken.journal import Journal
+from lasttoken.fitting.head import fit_head
+from lasttoken.infer.differentiable import Differentiable
+from lasttoken.infer.head import differentiable_head, head_probs, load_head, save_head
+from lasttoken.infer.reading import read_texts
+from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import load_head, read_settings, write_settings, write_tensors
-from lasttoken.methods.head import fit_head, head_probs
-from lasttoken.methods.reading import read_texts
-from lasttoken.model.backbone import Backbone
+from lasttoken.methods.classifier import Fitted, Said
+from lasttoken.model.backbone import Backbone, Source
 from lasttoken.model.backbone import load as load_backbone
-from lasttoken.model.device import choose_device, choose_dtype
+from lasttoken.model.base_model import in_precision, tell_if_slower
+from lasttoken.model.device import choose_device
 from lasttoken.model.pooling import Head
+from lasttoken.model.quiet import quiet
+from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
-from lasttoken.train.world import join
+from lasttoken.train.state import TrainState
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,48 +37,71 @@ class EncoderModel:
     backbone: Backbone
     head: Head
 
-    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept."""
-        encoded = read_texts(self.backbone, self.config, texts, journal)
-        return head_probs(self.backbone, self.head, encoded, self.labels, budget=self.config.train.budget)
+        encoded = read_texts(self.backbone, self.config, texts)
+        budget = self.config.train.budget
+        probs = head_probs(self.backbone, self.head, encoded, self.labels, budget=budget, progress=progress)
+        return Said.of(probs, encoded)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the tokenizer gives the character offsets of its tokens."""
+        return bool(self.backbone.tokenizer.is_fast)
+
+    def differentiable(self, text: str) -> Differentiable:
+        """The logits of one text as a function of its embeddings."""
+        encoded = read_texts(self.backbone, self.config, [text])
+        return differentiable_head(self.backbone, self.head, encoded, text, self.config.long)
 
     def save(self, folder: Path) -> None:
         """method.json, head.safetensors, and encoder/ with weights, config and tokenizer, as transformers writes them."""
-        write_settings(folder, self.config, self.labels)
-        write_tensors(folder / "head.safetensors", self.head.state_dict())
-        self.backbone.whole.save_pretrained(folder / "encoder")
+        write_settings(folder, self.config.model_copy(update={"precision": self.backbone.precision}), self.labels)
+        save_head(self.head, folder)
+        with quiet():
+            self.backbone.whole.save_pretrained(folder / "encoder")
         self.backbone.tokenizer.save_pretrained(folder / "encoder")
 
 
-def fit(config: Encoder, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal) -> EncoderModel:
+def fit(
+    config: Encoder,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    seed: int,
+    device: str,
+    journal: Journal,
+    state: TrainState | None = None,
+) -> Fitted:
     """The encoder trained on `train`, with the weights that were best on `valid`."""
-    place = choose_device(device)
-    world = join(place)
-    backbone, head = build(config, config.model, train.labels, place, seed)
+    backbone, head = build(config, config.model, train.labels, choose_device(device), seed)
+    if backbone.told:
+        journal.note(backbone.told)
     backbone.whole.requires_grad_(True)
-    fit_head(backbone, head, train, valid, config=config, seed=seed, world=world, journal=journal)
-    return EncoderModel(config, train.labels, backbone, head)
+    trained = fit_head(backbone, head, (train, valid), config, seed=seed, journal=journal, state=state)
+    return Fitted(EncoderModel(config, train.labels, backbone, head), trained.cost, trained.steps, trained.end)
 
 
-def load(folder: Path, *, device: str) -> EncoderModel:
+def load(folder: Path, *, device: str, precision: str | None = None) -> EncoderModel:
     """The model that `save` wrote."""
     config, labels, _ = read_settings(folder)
-    backbone, head = build(config, str(folder / "encoder"), labels, choose_device(device), seed=0)
+    place = choose_device(device)
+    config = in_precision(config, precision, place)
+    backbone, head = build(config, str(folder / "encoder"), labels, place, seed=0)
+    tell_if_slower(backbone, precision)
     load_head(head, folder)
     return EncoderModel(config, labels, backbone, head)
 
 
 def build(config: Encoder, model: str, labels: LabelSpace, device: torch.device, seed: int) -> tuple[Backbone, Head]:
     """The encoder, weights in float32 (a sum of many small updates is lost in bfloat16), and a fresh head."""
-    fast = choose_dtype(device) if config.precision == "auto" else getattr(torch, config.precision)
+    revision = config.revision if model == config.model else None
     backbone = load_backbone(
-        model,
+        Source(model, revision, config.trust_remote_code),
         kind="encoder",
         device=device,
-        dtype=torch.float32,
-        compute=fast,
-        revision=config.revision if model == config.model else None,
-        trust_remote_code=config.trust_remote_code,
+        precision=config.precision,
+        weights=torch.float32,
     )
     torch.manual_seed(derive(seed, "head"))
     return backbone, Head(backbone.width, len(labels), pooling=config.pooling, windows=config.long.combine).to(

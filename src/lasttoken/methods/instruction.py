@@ -20,35 +20,39 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from lasttoken.config import Instruction
+from lasttoken.config.methods import Instruction
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, ModelError
-from lasttoken.journal import Journal
+from lasttoken.fitting.fit import Learner, Trained, cost_of, fit_weights
+from lasttoken.infer.batches import in_batches
+from lasttoken.infer.differentiable import Differentiable, embedding_of, flat, spans
+from lasttoken.infer.generation import generated_probs
+from lasttoken.infer.scoring import TreeBatch, lay_out_trees, score
+from lasttoken.infer.tolerance import bounded_probs, index_tree
+from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import read_settings, write_settings
-from lasttoken.methods.bounded import bounded_probs, walk_of
-from lasttoken.methods.fitting import fit_weights, no_training
-from lasttoken.methods.generation import generated_probs
-from lasttoken.methods.packed import in_batches
-from lasttoken.methods.pretrained import describe_base, on_base
-from lasttoken.methods.scoring import Scored, lay_out_trees, score
+from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, quantisation
+from lasttoken.model.backbone import Backbone, Source, quantisation
 from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
+from lasttoken.model.kv_cache import prefill
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.lora import merge as merge_adapter
-from lasttoken.model.recall import remember
+from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive, generator
+from lasttoken.text.answer_tree import MOST, Tree, common_prefix_length, grow, in_groups
+from lasttoken.text.answer_tree import Path as TreePath
+from lasttoken.text.batch import MicroBatch
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
-from lasttoken.text.tree import MOST, Tree, alike, grow, in_groups
-from lasttoken.text.tree import Path as TreePath
-from lasttoken.train.world import ALONE, World, join
+from lasttoken.train.distributed import ALONE, World, join
+from lasttoken.train.state import TrainState
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
 TINIEST = 1e-12
-MANY = 4  # times the tokens of a text that answers may take before a faster way is named
+MANY = 4  # answers longer than this many times the text: recommend method.tolerance
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,28 +64,61 @@ class InstructionModel:
     backbone: Backbone
     adapter: PeftModel | None
     prompt: Prompt
-    prior: np.ndarray | None = None  # (C,) what texts without content are said to be; None: not taken out
+    prior: np.ndarray | None = None  # (C,) mean probabilities of content-free texts; None: no contextual calibration
 
-    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
-        """Probabilities (N, C) float64, row order kept. With decode = "generate" they are 0 and 1; see `answer`."""
+    def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
+        """Probabilities (N, C) float64, row order kept.
+
+        With decode = "generate" they are 0 and 1: greedy answers, parsed as in the paper.
+        """
+        encoded, budget = encode_texts(self.backbone, self.prompt, texts, self.config), self.config.train.budget
         if self.config.decode == "generate":
-            probs, wrong = self.answer(texts, journal)
-            if journal is not None:
-                journal.invalid = (journal.invalid or 0) + int(wrong.sum())
-            return probs
-        encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
-        budget, tolerance = self.config.train.budget, self.config.tolerance
-        probs = label_probs(self.backbone, self.prompt, encoded, self.labels, budget=budget, tolerance=tolerance)
-        return probs if self.prior is None else without_prior(probs, self.prior, multi=self.labels.multi)
+            probs, invalid = generated_probs(
+                self.backbone, self.prompt, encoded, self.labels, budget=budget, progress=progress
+            )
+            return Said.of(probs, encoded, invalid)
+        tolerance = self.config.tolerance
+        probs = label_probs(
+            self.backbone, self.prompt, encoded, self.labels, budget=budget, tolerance=tolerance, progress=progress
+        )
+        return Said.of(
+            probs if self.prior is None else without_prior(probs, self.prior, multi=self.labels.multi), encoded
+        )
 
-    def answer(self, texts: Sequence[str], journal: Journal | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy answers, parsed as in the paper: (0 / 1 probabilities (N, C), invalid (N,) bool: no label was named)."""
-        encoded = encode_texts(self.backbone, self.prompt, texts, self.config, journal)
-        return generated_probs(self.backbone, self.prompt, encoded, self.labels)
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the tokenizer gives the character offsets of its tokens."""
+        return bool(self.backbone.tokenizer.is_fast)
+
+    def differentiable(self, text: str) -> Differentiable:
+        """Log-probability of each label (multi-label: log-odds of yes against no) as a function of the text's embeddings."""
+        backbone, trees = self.backbone, answer_trees(self.prompt, self.labels)
+        encoded = encode_texts(backbone, self.prompt, [text], self.config)
+        ids, header = encoded.ids[0], len(self.prompt.header)
+        order = np.argsort(np.concatenate([numbers for numbers, _ in trees]))
+        prior = None if self.prior is None else torch.from_numpy(prior_logits(self.prior, self.labels.multi))
+
+        def paths(embeddings: Tensor, tree: Tree) -> Tensor:
+            count = len(embeddings)
+            batch = lay_out_trees(backbone, self.prompt.header, [ids] * count, [tree] * count)
+            starts = header + torch.arange(count, device=backbone.device) * (len(ids) + len(tree.tokens))
+            places = (starts[:, None] + torch.arange(len(ids), device=backbone.device)).reshape(-1)
+            packed = embedding_of(backbone)(batch.tokens).index_copy(0, places, flat(embeddings, backbone))
+            with backbone.autocast():
+                return torch.stack(score(backbone, batch, packed))  # (B, paths of the tree)
+
+        def forward(embeddings: Tensor) -> Tensor:
+            scores = torch.cat([paths(embeddings, tree) for _, tree in trees], dim=1)[:, order]  # (B, paths)
+            odds = scores[:, 0::2] - scores[:, 1::2] if self.labels.multi else scores
+            return odds if prior is None else odds - prior.to(odds)
+
+        characters = spans(backbone, text, encoded, keep=self.config.long.keep, special=False)
+        behind = sum(len(tree.tokens) for _, tree in trees)
+        return Differentiable(backbone, ids, characters, forward, behind + len(trees) * len(ids))
 
     def save(self, folder: Path) -> None:
         """method.json, and adapter/ in PEFT's format."""
-        c = self.config
+        c = self.config.model_copy(update={"precision": self.backbone.precision})
         base = describe_base(c.model, c.revision, c.trust_remote_code)
         # the prompt itself, because a chat template may hold today's date
         prior = None if self.prior is None else self.prior.tolist()
@@ -91,74 +128,113 @@ class InstructionModel:
 
 
 def fit(
-    config: Instruction, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal
-) -> InstructionModel:
+    config: Instruction,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    seed: int,
+    device: str,
+    journal: Journal,
+    state: TrainState | None = None,
+) -> Fitted:
     """The model trained on `train`, with the weights that were best on `valid`; zero-shot with train_model = false."""
-    place = choose_device(device)
-    world = join(place)
-    backbone, prompt = build(config, train.labels, place)
-    if config.quantize == "nf4":
-        journal.note(quantisation(backbone))
-    around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
-    journal.note(f"prompt {'...'.join(around)!r}")
-    if not prompt.listed:
-        journal.note(
-            f"the prompt does not list its {len(train.labels)} labels, which would fill half of max_length or more"
-        )
-    if config.tolerance and train.labels.multi:
-        raise ConfigError(
-            ["tolerance: with several labels a row each is asked by itself and scored exactly; leave it at 0"]
-        )
-    if advice := many_labels(config, backbone, prompt, train):
-        journal.note(advice)
+    backbone, prompt = build(config, train.labels, choose_device(device))
+    for sentence in advice(config, backbone, prompt, train):
+        journal.note(sentence)
     if not config.train_model:
-        no_training([backbone.whole], journal)
-        return with_prior(InstructionModel(config, train.labels, backbone, None, prompt))
+        journal.note("nothing was trained (zero-shot)")
+        model = with_prior(InstructionModel(config, train.labels, backbone, None, prompt))
+        return Fitted(model, cost_of([backbone.whole]))
     if not config.lora.r:
         raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
     adapter = adapt(backbone, **config.lora.model_dump(), seed=derive(seed, "adapter"))
-    rows = encode_texts(backbone, prompt, train.texts, config)
-    asked = encode_texts(backbone, prompt, valid.texts, config)
-    if cut := rows.truncation():
-        journal.note(f"train: {cut}")
-    pick = generator(seed, "labels asked about")
+    trained = fit_answers(backbone, prompt, (train, valid), config, seed=seed, journal=journal, state=state)
+    merge_adapter(backbone.whole, config.merge)
+    model = with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
+    return Fitted(model, trained.cost, trained.steps, trained.end)
 
-    def loss_and_count(chosen: np.ndarray) -> tuple[Tensor, float]:
-        taught = [lesson(prompt, backbone, train, int(i), config.questions, pick) for i in chosen]
-        batch = lay_out_trees(backbone, prompt.header, [rows.ids[i] for i in chosen], [tree for tree, _ in taught])
+
+def fit_answers(
+    backbone: Backbone,
+    prompt: Prompt,
+    data: tuple[Dataset, Dataset],
+    config: Instruction,
+    *,
+    seed: int,
+    journal: Journal,
+    state: TrainState | None,
+) -> Trained:
+    """Train the adapter, in place, on the correct answers of the training texts."""
+    (train, valid), world = data, join(backbone.device)
+    journal.progress("reading the texts", 0, 0)
+    train_rows, valid_rows = (encode_texts(backbone, prompt, part.texts, config) for part in data)
+    if cut := train_rows.truncation():
+        journal.note(f"train: {cut}")
+
+    def loss_and_count(micro: MicroBatch) -> tuple[Tensor, float]:
+        chosen, picks = micro.rows.tolist(), f"labels asked about in update {micro.update}, row"
+        trees = [
+            training_tree(prompt, backbone, train, i, config.questions, generator(seed, f"{picks} {i}")) for i in chosen
+        ]
+        batch = lay_out_trees(backbone, prompt.header, [train_rows.ids[i] for i in chosen], [tree for tree, _ in trees])
         with backbone.autocast():
             scores = score(backbone, batch)
-        weights = torch.from_numpy(np.concatenate([weight for _, weight in taught])).float().to(place)
-        tokens = torch.from_numpy(np.concatenate([np.bincount(t.path, minlength=t.paths) for t, _ in taught])).to(place)
+        weights = torch.from_numpy(np.concatenate([weight for _, weight in trees])).float().to(backbone.device)
+        lengths = [np.bincount(tree.path, minlength=tree.paths) for tree, _ in trees]
+        tokens = torch.from_numpy(np.concatenate(lengths)).to(backbone.device)
         return -(torch.cat(scores) * weights).sum(), float((tokens * weights).sum())
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, config.merge):
             budget, tolerance = config.train.budget, config.tolerance
-            return label_probs(backbone, prompt, asked, train.labels, budget=budget, tolerance=tolerance, world=world)
+            return label_probs(
+                backbone,
+                prompt,
+                valid_rows,
+                train.labels,
+                budget=budget,
+                tolerance=tolerance,
+                world=world,
+                progress=journal.task("validating"),
+            )
 
-    fit_weights(
-        [backbone.whole],
-        loss_and_count,
-        rows.lengths + answer_tokens(prompt, train, questions=config.questions),
-        valid,
-        predict,
-        settings=config.train,
-        width=backbone.width,
+    lengths = train_rows.lengths + answer_tokens(prompt, train, questions=config.questions)
+    return fit_weights(
+        Learner([backbone.whole], loss_and_count, lengths, valid, predict, backbone.width),
+        config.train,
         seed=seed,
         world=world,
         journal=journal,
+        state=state,
     )
-    merge_adapter(backbone.whole, config.merge)
-    return with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
 
 
-def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None) -> InstructionModel:
-    """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given."""
+def advice(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> list[str]:
+    """Notes for the user before training. Raises ConfigError on a tolerance with several labels per row."""
+    said = [backbone.told] if backbone.told else []
+    if config.quantize == "nf4":
+        said.append(quantisation(backbone))
+    around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
+    said.append(f"prompt {'...'.join(around)!r}")
+    if not prompt.listed:
+        count = len(train.labels)
+        said.append(f"the prompt does not list its {count} labels, which would fill half of max_length or more")
+    if config.tolerance and train.labels.multi:
+        raise ConfigError(["tolerance: with several labels per row every label is scored exactly; leave it at 0"])
+    expensive = many_labels(config, backbone, prompt, train)
+    return said if expensive is None else [*said, expensive]
+
+
+def load(
+    folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None, precision: str | None = None
+) -> InstructionModel:
+    """The model that `save` wrote. model: another folder of its base model. merge, precision: override what is stored."""
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model=model, merge=merge)
-    backbone, _ = build(config, labels, choose_device(device))
+    place = choose_device(device)
+    config = in_precision(on_base(config, folder, rest, model=model, merge=merge), precision, place)
+    backbone, _ = build(config, labels, place)
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
+    tell_if_slower(backbone, precision)
     merge_adapter(backbone.whole, config.merge)
     prior = None if rest.get("prior") is None else np.array(rest["prior"])
     return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
@@ -167,13 +243,12 @@ def load(folder: Path, *, device: str, model: str | None = None, merge: Merge | 
 def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tuple[Backbone, Prompt]:
     """The frozen backbone with its vocabulary head, and the prompt for its tokenizer."""
     backbone = load_backbone(
-        config.model,
+        Source(config.model, config.revision, config.trust_remote_code),
         kind="decoder",
         device=device,
+        precision=config.precision,
         quantize=config.quantize,
         vocabulary=True,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
     )
     prompt = make_prompt(
         backbone.tokenizer,
@@ -187,16 +262,14 @@ def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tupl
     return backbone, prompt
 
 
-def encode_texts(
-    backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction, journal: Journal | None = None
-) -> Encoded:
-    """Token ids of the texts alone, cut so that header, text, footer and the longest answer fit the limit."""
+def encode_texts(backbone: Backbone, prompt: Prompt, texts: Sequence[str], config: Instruction) -> Encoded:
+    """Token ids of the texts alone, truncated so that header, text, footer and the longest answer fit the limit."""
     limit = room_for_text(backbone, prompt, config)
-    return encode(backbone.tokenizer, texts, limit=limit, special=False, keep=config.long.keep, journal=journal)
+    return encode(backbone.tokenizer, texts, limit=limit, special=False, keep=config.long.keep)
 
 
 def room_for_text(backbone: Backbone, prompt: Prompt, config: Instruction) -> int:
-    """Tokens that header, footer and the longest answer leave of the limit. Raises ModelError where they leave none."""
+    """Tokens of the limit left for the text after header, footer and the longest answer. Raises ModelError if none."""
     around = len(prompt.header) + max(len(context) + len(answer) for context, answer in longest_paths(prompt, backbone))
     whole = min(config.max_length, backbone.window)
     if whole > around:
@@ -209,7 +282,7 @@ def room_for_text(backbone: Backbone, prompt: Prompt, config: Instruction) -> in
 
 
 def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> str | None:
-    """The sentence for labels whose scoring costs several times what the texts do; None where it does not, or is bounded."""
+    """A note that scoring the labels costs over MANY times as much as the texts; None where it does not."""
     if train.labels.multi or config.tolerance or config.decode == "generate":
         return None
     some = encode_texts(backbone, prompt, train.texts[:100], config)
@@ -218,13 +291,13 @@ def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: 
     if answers < MANY * text:
         return None
     return (
-        f"scoring {len(train.labels)} labels to their end takes {answers:,.0f} tokens a row beside {text:.0f} of its text; "
-        "method.tolerance = 0.001 follows only what can change a probability by that much"
+        f"scoring all {len(train.labels)} labels takes {answers:,.0f} tokens per row, its text {text:.0f}; "
+        "method.tolerance = 0.001 skips labels that change no probability by more than that"
     )
 
 
 def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:
-    """The paths that may follow a text and be its longest: (footer, answer)."""
+    """Candidates for the longest path after a text: (footer, answer)."""
     columns = range(len(prompt.answers))
     if not prompt.questions:
         return [prompt.answer_path(j) for j in columns]
@@ -232,13 +305,13 @@ def longest_paths(prompt: Prompt, backbone: Backbone) -> list[TreePath]:
     return whole + [prompt.question_path(j, applies) for j in columns for applies in (True, False)]
 
 
-def lesson(
+def training_tree(
     prompt: Prompt, backbone: Backbone, train: Dataset, row: int, questions: int, rng: np.random.Generator
 ) -> tuple[Tree, np.ndarray]:
-    """What one row teaches: a tree of right answers, and the weight (paths,) of each.
+    """Training targets of one row: a tree of its correct answers, and the weight (paths,) of each.
 
-    With more labels than `questions`, those that apply are all asked and others are drawn; a drawn one stands for
-    all that were not, so that the expected loss is that of asking every label.
+    With more labels than `questions`, all true labels are kept and false ones are sampled. Sampled labels are weighted
+    up, so that the expected loss equals that over every label.
     """
     if not train.labels.multi:
         return grow([prompt.answer_path(int(train.targets[row]))]), np.ones(1)
@@ -252,40 +325,40 @@ def lesson(
     paths = [prompt.set_path(true.tolist(), backbone.tokenizer)]
     paths += [prompt.question_path(int(j), True) for j in true]
     paths += [prompt.question_path(int(j), False) for j in drawn]
-    stands_for = len(false) / max(1, len(drawn))
-    return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), stands_for)]
+    false_weight = len(false) / max(1, len(drawn))
+    return grow(paths), np.r_[1.0, np.ones(len(true)), np.full(len(drawn), false_weight)]
 
 
 def answer_tokens(prompt: Prompt, train: Dataset, *, questions: int) -> np.ndarray:
-    """Tokens of the answers that stand behind each row in training, (N,) int64; with several labels about so many.
+    """Answer tokens after each training row, (N,) int64; an estimate with several labels per row.
 
-    Of several labels, names that begin alike are counted twice, and those that are drawn with the mean of all.
+    The estimate counts shared prefixes of label names twice, and gives sampled labels the mean length.
     """
     if not train.labels.multi:
         return np.array([len(prompt.footer) + len(answer) - 1 for answer in prompt.answers])[train.targets]
-    opening = alike(prompt.questions)
-    asked = np.array([len(question) - opening + len(prompt.yes) - 1 for question in prompt.questions])
-    named = np.array([len(answer) for answer in prompt.answers])
+    opening = common_prefix_length(prompt.questions)
+    question_tokens = np.array([len(question) - opening + len(prompt.yes) - 1 for question in prompt.questions])
+    name_tokens = np.array([len(answer) for answer in prompt.answers])
     true = train.targets.astype(np.int64)  # (N, C)
     applying = true.sum(axis=1)
-    others = len(asked) - applying
-    drawn = others if len(asked) <= questions else np.minimum(others, np.maximum(1, questions - applying))
-    together = len(prompt.footer) + opening - alike([prompt.footer, *prompt.questions])
-    joined = np.where(applying > 0, true @ named, len(prompt.none)) - 1
-    return together + joined + true @ asked + np.rint(drawn * asked.mean()).astype(np.int64)
+    others = len(question_tokens) - applying
+    drawn = others if len(question_tokens) <= questions else np.minimum(others, np.maximum(1, questions - applying))
+    shared = len(prompt.footer) + opening - common_prefix_length([prompt.footer, *prompt.questions])
+    joined = np.where(applying > 0, true @ name_tokens, len(prompt.none)) - 1
+    return shared + joined + true @ question_tokens + np.rint(drawn * question_tokens.mean()).astype(np.int64)
 
 
 def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:
-    """The paths that every row is scored on: all labels, or for every label yes (path 2j) and no (path 2j + 1)."""
+    """The paths scored for every row: one per label, or with several labels yes (path 2j) and no (path 2j + 1)."""
     if not labels.multi:
         return [prompt.answer_path(j) for j in range(len(labels))]
     return [prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)]
 
 
 def answer_trees(prompt: Prompt, labels: LabelSpace) -> list[tuple[np.ndarray, Tree]]:
-    """The trees that every row is scored with: the numbers of their paths (n,), and the tree.
+    """The trees scored for every row, each as (path numbers (n,), tree).
 
-    One for all labels as long as it has MOST nodes or fewer; with more, the text is read again for every further one.
+    One tree has MOST nodes at most; labels that need more are split over several, and the text runs once per tree.
     """
     paths = answer_paths(prompt, labels)
     return [(group, grow([paths[i] for i in group])) for group in in_groups(paths, MOST)]
@@ -300,23 +373,26 @@ def label_probs(
     budget: int,
     tolerance: float = 0.0,
     world: World = ALONE,
+    progress: Progress = unheard,
 ) -> np.ndarray:
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
     if tolerance and not labels.multi:
-        return tolerated_probs(backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world)
+        return tolerated_probs(
+            backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world, progress=progress
+        )
     trees, count = answer_trees(prompt, labels), len(encoded)
     lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
-    several = lengths.sum() > budget  # batches; of one alone, the header is best run in its row
-    header = remember(backbone, prompt.header) if several else prompt.header
+    several = lengths.sum() > budget  # batches: only then does caching the header pay
+    header = prefill(backbone, prompt.header) if several else prompt.header
     scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
 
     def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count
-        texts, asked = [encoded.ids[k % count] for k in jobs], [trees[k // count][1] for k in jobs]
-        batch: Scored = lay_out_trees(backbone, header, texts, asked)
+        texts, job_trees = [encoded.ids[k % count] for k in jobs], [trees[k // count][1] for k in jobs]
+        batch: TreeBatch = lay_out_trees(backbone, header, texts, job_trees)
         with backbone.autocast():
             return list(torch.cat(score(backbone, batch)).cpu().double().split(batch.paths))
 
-    for jobs, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
+    for jobs, found in in_batches(lengths, compute, backbone, budget=budget, world=world, progress=progress):
         for k, one in zip(jobs, found, strict=True):
             scores[k % count, trees[k // count][0]] = one
     world.add([scores])
@@ -326,35 +402,42 @@ def label_probs(
 
 
 def tolerated_probs(
-    backbone: Backbone, prompt: Prompt, encoded: Encoded, *, budget: int, tolerance: float, world: World
+    backbone: Backbone,
+    prompt: Prompt,
+    encoded: Encoded,
+    *,
+    budget: int,
+    tolerance: float,
+    world: World,
+    progress: Progress,
 ) -> np.ndarray:
-    """Probabilities (N, C) float64 of one label a row, each within `tolerance` of the exact one (methods/bounded.py)."""
-    walk = walk_of(grow([((), answer) for answer in prompt.answers]))
-    header, footer = remember(backbone, prompt.header), np.array(prompt.footer, dtype=np.int64)
+    """Probabilities (N, C) float64 of one label a row, each within `tolerance` of the exact one (infer/tolerance.py)."""
+    index = index_tree(grow([((), answer) for answer in prompt.answers]))
+    header, footer = prefill(backbone, prompt.header), np.array(prompt.footer, dtype=np.int64)
     probs = torch.zeros(len(encoded), len(prompt.answers), dtype=torch.float64)
 
     def compute(rows: np.ndarray) -> np.ndarray:
         texts = [np.concatenate([encoded.ids[i], footer]) for i in rows]
-        return bounded_probs(backbone, walk, header, texts, tolerance=tolerance, budget=budget)
+        return bounded_probs(backbone, index, header, texts, tolerance=tolerance, budget=budget)
 
     lengths = encoded.lengths + len(footer)
-    for rows, found in in_batches(lengths, compute, budget=budget, device=backbone.device, world=world):
+    for rows, found in in_batches(lengths, compute, backbone, budget=budget, world=world, progress=progress):
         probs[torch.from_numpy(rows)] = torch.from_numpy(found)
     world.add([probs])
     return probs.numpy()
 
 
 def with_prior(model: InstructionModel) -> InstructionModel:
-    """The model with what it says of texts without content, where its config asks for that to be taken out."""
+    """The model with its prior from content-free texts, where config.contextual is set."""
     if not model.config.contextual:
         return model
-    return replace(model, prior=model.predict_proba(WITHOUT_CONTENT).mean(axis=0))
+    return replace(model, prior=model.predict_proba(WITHOUT_CONTENT).probs.mean(axis=0))
 
 
 def without_prior(probs: np.ndarray, prior: np.ndarray, *, multi: bool) -> np.ndarray:
-    """Probabilities (N, C) under which a text without content would favour no label: contextual calibration.
+    """Contextual calibration: probabilities (N, C) under which a content-free text favours no label.
 
-    p / prior, brought back to a sum of one (Zhao 2021, arXiv:2102.09690); with several labels the same of yes and no.
+    p / prior, normalised (Zhao 2021, arXiv:2102.09690); with several labels, over yes and no of each.
     """
     held = np.clip(prior, TINIEST, 1 - TINIEST)
     yes = probs / held
@@ -362,6 +445,6 @@ def without_prior(probs: np.ndarray, prior: np.ndarray, *, multi: bool) -> np.nd
 
 
 def prior_logits(prior: np.ndarray, multi: bool) -> np.ndarray:
-    """What `without_prior` takes off the logits of a softmax, or with `multi` of a sigmoid, (C,) float64."""
+    """`without_prior` as an offset subtracted from the softmax logits (multi: sigmoid logits), (C,) float64."""
     held = np.clip(prior, TINIEST, 1 - TINIEST)
     return np.log(held) - (np.log1p(-held) if multi else 0.0)

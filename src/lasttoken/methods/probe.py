@@ -1,11 +1,13 @@
-"""A frozen model, read at one layer: pooled hidden states under logistic regression.
+"""Probe: logistic regression on the pooled hidden states of one layer of a frozen model.
 
-Features of every layer are computed in one pass and kept in a cache by the digest of what they depend on, so that
-choosing the layer, and every later fit on the same texts, costs no second pass.
+One forward pass computes the features of every layer. They are cached on disk under a digest of all they depend on, so
+choosing a layer, or fitting again on the same texts, needs no further pass. The last layer of a sentence encoder is
+read as its embedding: pooled and normalised as the files beside the model say.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,177 +15,314 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lasttoken.config import Probe
+from lasttoken.config.methods import Probe
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ConfigError
-from lasttoken.evaluation.metrics import METRICS
-from lasttoken.journal import LOGGER, Journal
+from lasttoken.errors import ArtifactError, ConfigError
+from lasttoken.fitting.layer_choice import best_layer
+from lasttoken.fitting.regression import Regression, best_strength, fold_of, held_out_losses, solve
+from lasttoken.infer.batches import in_batches, pack
+from lasttoken.infer.differentiable import Differentiable, copies, flat, spans
+from lasttoken.infer.disk_cache import cached_array, digest
+from lasttoken.infer.reading import read_texts
+from lasttoken.journal import LOGGER, Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.artifact import read_settings, read_tensors, write_settings, write_tensors
-from lasttoken.methods.packed import in_batches, pack
-from lasttoken.methods.pretrained import describe_base, on_base
-from lasttoken.methods.reading import read_texts
-from lasttoken.methods.regression import Regression, fit_regression
-from lasttoken.methods.store import digest, stored
+from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import parameter_bytes, total_parameters
-from lasttoken.model.backbone import Backbone, quantisation
+from lasttoken.model.backbone import Backbone, Source, quantisation
 from lasttoken.model.backbone import load as load_backbone
-from lasttoken.model.depth import depth_of, tapped
+from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
-from lasttoken.model.pooling import Pool
+from lasttoken.model.pooling import Pool, Pooling
+from lasttoken.model.sentence import SentenceEncoder, sentence_encoder
+from lasttoken.model.static import is_static, load_static, static_encoder
+from lasttoken.record.artifact import read_settings, read_tensors, write_settings, write_tensors
+from lasttoken.seed import generator
 from lasttoken.text.tokenizer import Encoded
+from lasttoken.train.outcome import Cost
+from lasttoken.train.state import TrainState
+
+FOLDS = 3  # of the comparison of layers
+COMPARED = 3000  # training rows that layers are compared on, at most
+CLEAR = 3.0  # standard errors by which a layer has to beat the own embedding: the best of several is compared with it
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A frozen model, and how texts become vectors at its layers."""
+
+    config: Probe  # its pooling and max_length are those that are used
+    backbone: Backbone
+    encoder: SentenceEncoder | None  # how the model's own files make an embedding; None: they do not say
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of the texts."""
+        prompt = "" if self.encoder is None else self.encoder.prompt
+        return read_texts(self.backbone, self.config, [prompt + text for text in texts] if prompt else texts)
+
+    def own(self, layer: int) -> bool:
+        """Whether that layer is read as the encoder's own embedding."""
+        return self.encoder is not None and layer == self.backbone.depth
+
+    def vectors(self, pooled: np.ndarray, layer: int) -> np.ndarray:
+        """What the regression reads (N, H') of pooled hidden states (N, H)."""
+        pooled = np.array(pooled)  # memory-mapped so far
+        return self.encoder.finish(pooled) if self.encoder is not None and self.own(layer) else pooled
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeModel:
-    """A frozen backbone, the layer it is read at, and the regression on top: texts -> probabilities."""
+    """A frozen model, the layer it is read at, and the regression on top: texts -> probabilities."""
 
     config: Probe
     labels: LabelSpace
     backbone: Backbone
+    encoder: SentenceEncoder | None
     layer: int
-    mean: np.ndarray  # (H,) float32, of the training features
-    scale: np.ndarray  # (H,) float32, their standard deviation
+    mean: np.ndarray  # (H',) float32, of the training features
+    scale: np.ndarray  # (H',) float32, their standard deviation
     regression: Regression
 
-    def predict_proba(self, texts: Sequence[str], journal: Journal | None = None) -> np.ndarray:
+    @property
+    def reader(self) -> Reader:
+        """How it reads texts."""
+        return Reader(self.config, self.backbone, self.encoder)
+
+    def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept."""
-        features = pooled(self.backbone, texts, self.config, [self.layer], journal)[0]
-        return self.regression((features - self.mean) / self.scale)
+        encoded = self.reader.encode(texts)
+        features = np.zeros((1, len(texts), self.backbone.width), dtype=np.float32)
+        watched = Journal(LOGGER.warning, lambda _, *seen: progress(*seen))
+        fill_pooled(features, self.backbone, encoded, self.config, [self.layer], watched)
+        vectors = self.reader.vectors(features[0], self.layer)
+        return Said.of(self.regression((vectors - self.mean) / self.scale), encoded)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether every token that is read has a place in the text: none of a prompt, and none left out."""
+        prompt = self.encoder is not None and self.encoder.prompt
+        return bool(self.backbone.tokenizer.is_fast) and not prompt and self.backbone.depth > 0
+
+    def differentiable(self, text: str) -> Differentiable:
+        """The logits of one text as a function of its embeddings, through the backbone and the regression."""
+        backbone, config = self.backbone, self.config
+        encoder = self.encoder if self.reader.own(self.layer) else None
+        finish = torch.nn.Identity() if encoder is None else encoder.layers_on(backbone.device)
+        encoded = self.reader.encode([text])
+        pool, windows = Pool(named(config), backbone.width), Pool(config.long.combine, backbone.width)
+        mean, scale, weight, bias = (
+            torch.from_numpy(np.asarray(part, dtype=np.float32)).to(backbone.device)
+            for part in (self.mean, self.scale, self.regression.weight, self.regression.bias)
+        )
+
+        def forward(embeddings: Tensor) -> Tensor:
+            causal = backbone.causal and not config.bidirectional
+            layout, last = copies(backbone, encoded, len(embeddings), causal=causal)
+            with backbone.autocast():
+                states = backbone.hidden_at([self.layer], flat(embeddings, backbone), layout)[0]
+            vectors = pool(states, layout.ends)
+            vectors = finish(vectors if last is None else windows(vectors, last))
+            return (vectors - mean) / scale @ weight.T + bias
+
+        characters = spans(backbone, text, encoded, keep=config.long.keep, overlap=config.long.overlap)
+        return Differentiable(backbone, encoded.ids[0], characters, forward, len(encoded.ids[0]))
 
     def save(self, folder: Path) -> None:
-        """method.json and the tensors of the regression; the backbone is named, not copied."""
-        c = self.config
+        """Write method.json and the regression's tensors; the backbone is referenced by name, not copied."""
+        c = self.config.model_copy(update={"precision": self.backbone.precision})
         base = describe_base(c.model, c.revision, c.trust_remote_code)
-        write_settings(folder, c, self.labels, base=base, layer=self.layer)
-        moments = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
+        encoder = None if self.encoder is None else self.encoder.digest
+        write_settings(folder, c, self.labels, base=base, layer=self.layer, encoder=encoder)
+        moments = {"mean": self.mean, "scale": self.scale}
         write_tensors(folder / "head.safetensors", {**self.regression.tensors(), **moments})
 
 
-def fit(config: Probe, train: Dataset, valid: Dataset, *, seed: int, device: str, journal: Journal) -> ProbeModel:
-    """The regression on the layer that is asked for, or with `auto` on the one with the best macro-F1 on `valid`."""
-    backbone = build(config, device, blocks=None if config.layer == "auto" else config.layer + 1)
+def fit(
+    config: Probe,
+    train: Dataset,
+    valid: Dataset,
+    *,
+    seed: int,
+    device: str,
+    journal: Journal,
+    state: TrainState | None = None,
+) -> Fitted:
+    """The regression on layer `config.layer`, or on that of `choose_layer`. `valid` and `state` are unused."""
+    config, encoder = settle(config)
+    place = config.layer if isinstance(config.layer, int) else None
+    reader = Reader(config, build(config, device, blocks=None if place is None else place + 1), encoder)
+    if reader.backbone.told:
+        journal.note(reader.backbone.told)
     if config.quantize == "nf4":
-        journal.note(quantisation(backbone))
-    depth = check_layer(config, backbone)
-    layers = list(range(depth + 1)) if config.layer == "auto" else [config.layer]
-    seen, spent = cached("train", backbone, train.texts, config, layers, journal)  # (layers, N, H)
-    asked, _ = cached("valid", backbone, valid.texts, config, layers, journal)
+        journal.note(quantisation(reader.backbone))
+    depth = check_layer(config, reader.backbone)
+    layers = list(range(depth + 1)) if config.layer == "auto" else [depth if place is None else place]
+    features, spent = cached("train", reader, train.texts, layers, journal)  # (layers, N, H)
     began = time.perf_counter()
-    model = choose_layer(config, backbone, layers, (seen, asked), (train, valid), seed, journal)
-    journal.facts |= {
-        "trainable_parameters": model.regression.weight.size + model.regression.bias.size,
-        "total_parameters": total_parameters(backbone.module),
-        "model_bytes": parameter_bytes(backbone.module),
-        "train_seconds": spent + time.perf_counter() - began,
-        "train_rows": len(train),
-        "train_rows_per_second": None,
-    }
-    place = f"layer {model.layer} of {depth}" if config.layer == "auto" else f"layer {model.layer}"
-    journal.note(f"{place}, {config.pooling} pooling, the backbone not trained")
-    return model
+    model = fit_layers(reader, layers, features, train, seed, journal)
+    cost = Cost(
+        model.regression.weight.size + model.regression.bias.size,
+        total_parameters(reader.backbone.module),
+        parameter_bytes(reader.backbone.module),
+        spent + time.perf_counter() - began,
+    )
+    journal.note(f"{told(reader, model.layer)}, {reader.config.pooling} pooling, the backbone not trained")
+    return Fitted(model, cost)
+
+
+def settle(config: Probe) -> tuple[Probe, SentenceEncoder | None]:
+    """(the config with the pooling and the limit that are used; the model's own way to an embedding, if it has one).
+
+    The model's files are asked where the pooling is left to them. Raises ModelError if they say what is not supported.
+    """
+    if config.pooling != "auto":
+        return config, None
+    source = source_of(config)
+    encoder = static_encoder(source) if is_static(source) else sentence_encoder(source)
+    if encoder is None or config.bidirectional:
+        return config.model_copy(update={"pooling": "mean"}), None
+    limit = min(config.max_length, encoder.limit or config.max_length)
+    return config.model_copy(update={"pooling": encoder.pooling, "max_length": limit}), encoder
 
 
 def check_layer(config: Probe, backbone: Backbone) -> int:
-    """The blocks that are loaded. Raises ConfigError where the layer that is asked for is not among them."""
-    depth = depth_of(backbone)  # no fewer than there are, or than the layer needs
-    if config.layer != "auto" and config.layer > depth:
-        raise ConfigError([f"layer: {config.layer} asked for, but {config.model} has layers 0 to {depth}"])
+    """The number of blocks loaded. Raises ConfigError where the model has no layer `config.layer`."""
+    depth = backbone.depth
+    if isinstance(config.layer, int) and config.layer > depth:
+        raise ConfigError([f"layer: {config.layer} was chosen, but {config.model} has layers 0 to {depth}"])
     return depth
 
 
-def choose_layer(
-    config: Probe,
-    backbone: Backbone,
-    layers: Sequence[int],
-    features: tuple[np.ndarray, np.ndarray],
-    parts: tuple[Dataset, Dataset],
-    seed: int,
-    journal: Journal,
-) -> ProbeModel:
-    """The model on the best of `layers`: each is tried at the middle C, and C is tuned on the best only.
+def told(reader: Reader, layer: int) -> str:
+    """The layer in words."""
+    depth = reader.backbone.depth
+    if reader.own(layer):
+        return "the encoder's own embedding"
+    return f"layer {layer}" if isinstance(reader.config.layer, int) else f"layer {layer} of {depth}"
 
-    features: (layers, N, H) of train and of validation.
-    """
-    (seen, asked), (train, valid) = features, parts
-    best = 0
+
+def fit_layers(
+    reader: Reader, layers: Sequence[int], features: np.ndarray, train: Dataset, seed: int, journal: Journal
+) -> ProbeModel:
+    """The model on the best of `layers`, its C chosen by cross-validation. features: (layers, N, H)."""
+    classes, balanced = len(train.labels), reader.config.class_weights == "balanced"
+
+    def tuned(place: int) -> float:
+        vectors = standardised(reader.vectors(features[place], layers[place]))[0]
+        return best_strength(
+            vectors,
+            train.targets,
+            classes,
+            strengths=reader.config.regularisation,
+            balanced=balanced,
+            seed=seed,
+            journal=journal,
+        )
+
+    best = last = len(layers) - 1
+    strength = tuned(last)
     if len(layers) > 1:
-        middle = (sorted(config.regularisation)[len(config.regularisation) // 2],)
-        scores = []
-        for place, layer in enumerate(layers):
-            journal.progress("trying layers", place, len(layers))
-            model = fit_layer(config, backbone, seen[place], layer, train, middle, seed, journal)
-            probs = model.regression((asked[place] - model.mean) / model.scale)
-            scores.append(METRICS["macro_f1"](valid.targets, probs))
-        best = int(np.argmax(scores))
-        tried = ", ".join(f"{layer}: {score:.3f}" for layer, score in zip(layers, scores, strict=True))
-        journal.note(f"macro-F1 of validation by layer {tried}")
-    return fit_layer(config, backbone, seen[best], layers[best], train, config.regularisation, seed, journal)
+        best = choose_layer(reader, layers, features, train, strength, seed, journal)
+        strength = strength if best == last else tuned(best)
+    vectors, mean, scale = standardised(reader.vectors(features[best], layers[best]))
+    regression = solve(vectors, train.targets, classes, strength, balanced, seed)
+    return ProbeModel(
+        reader.config, train.labels, reader.backbone, reader.encoder, layers[best], mean, scale, regression
+    )
 
 
-def fit_layer(
-    config: Probe,
-    backbone: Backbone,
+def choose_layer(
+    reader: Reader,
+    layers: Sequence[int],
     features: np.ndarray,
-    layer: int,
     train: Dataset,
-    strengths: Sequence[float],
+    strength: float,
     seed: int,
     journal: Journal,
-) -> ProbeModel:
-    """The model on the features (N, H) of one layer, standardised by their own mean and deviation."""
-    features = np.array(features)  # from disk
-    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
-    regression = fit_regression(
-        (features - mean) / scale,
-        train.targets,
-        len(train.labels),
-        strengths=strengths,
-        balanced=config.class_weights == "balanced",
-        seed=seed,
-        journal=journal,
-    )
-    return ProbeModel(config, train.labels, backbone, layer, mean, scale, regression)
+) -> int:
+    """The place in `layers` of the lowest cross-validated log-loss, at the C that is best for the last of them.
+
+    Not every layer of a deep model is tried, and many rows are a sample (fitting/layer_choice.py).
+    An encoder's own embedding is left only for a layer that is better by more than CLEAR standard errors of the rows'
+    differences: it is what the model was trained for.
+    """
+    rows = np.sort(generator(seed, "rows that layers are compared on").permutation(len(train))[:COMPARED])
+    targets, balanced = train.targets[rows], reader.config.class_weights == "balanced"
+    parts, last, tried = fold_of(targets, FOLDS, seed), len(layers) - 1, itertools.count(1)
+
+    def losses_of(place: int) -> np.ndarray:
+        journal.progress("trying layers", next(tried), 0)
+        vectors = standardised(reader.vectors(features[place][rows], layers[place]))[0]
+        return held_out_losses(vectors, targets, len(train.labels), parts, strength, balanced, seed)
+
+    best, losses = best_layer(len(layers), losses_of)
+    gain = losses[last] - losses[best]  # (N,)
+    if reader.own(layers[last]) and gain.mean() <= CLEAR * gain.std() / len(gain) ** 0.5:
+        best = last
+    of_rows = f" on {len(rows)} of {len(train)} rows" if len(rows) < len(train) else ""
+    found = ", ".join(f"{layers[place]}: {loss.mean():.3f}" for place, loss in losses.items())
+    journal.note(f"{FOLDS}-fold log-loss by layer{of_rows} {found}")
+    return best
 
 
-def load(folder: Path, *, device: str, model: str | None = None) -> ProbeModel:
-    """The model that `save` wrote, its base model in the folder `model` where that is given."""
+def standardised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(vectors (N, H) of mean 0 and deviation 1 in every column, the mean (H,), the deviation (H,))."""
+    mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
+    return (vectors - mean) / scale, mean, scale
+
+
+def load(folder: Path, *, device: str, model: str | None = None, precision: str | None = None) -> ProbeModel:
+    """The model that `save` wrote. model: another folder of its base model.
+
+    Raises ArtifactError where the files that say how the base model makes an embedding have changed.
+    """
     config, labels, rest = read_settings(folder)
-    config = on_base(config, folder, rest, model=model)
+    config = in_precision(on_base(config, folder, rest, model=model), precision, choose_device(device))
+    encoder = None
+    if rest.get("encoder"):
+        encoder = settle(config.model_copy(update={"pooling": "auto"}))[1]
+        if encoder is None or encoder.digest != rest["encoder"]:
+            raise ArtifactError(
+                f"{config.model}: its files of sentence-transformers are others than those that {folder} was trained with; "
+                "restore them, or fit again"
+            )
     tensors = read_tensors(folder / "head.safetensors")
-    mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
-    return ProbeModel(
-        config,
-        labels,
-        build(config, device, blocks=rest["layer"] + 1),
-        rest["layer"],
-        mean,
-        scale,
-        Regression.of(tensors, labels.multi),
-    )
+    mean, scale = tensors.pop("mean"), tensors.pop("scale")
+    backbone, regression = build(config, device, blocks=rest["layer"] + 1), Regression.of(tensors, labels.multi)
+    if backbone.depth:  # a static model has no products
+        tell_if_slower(backbone, precision)
+    return ProbeModel(config, labels, backbone, encoder, rest["layer"], mean, scale, regression)
+
+
+def named(config: Probe) -> Pooling:
+    """The pooling of a settled config."""
+    return "mean" if config.pooling == "auto" else config.pooling
+
+
+def source_of(config: Probe) -> Source:
+    """Where the model comes from."""
+    return Source(config.model, config.revision, config.trust_remote_code)
 
 
 def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
-    """The frozen backbone, a decoder or an encoder; of its blocks the lowest `blocks`, or all. What enters a block needs that block."""
+    """The frozen backbone: a decoder, an encoder or a static model. What enters a block needs that block.
+
+    blocks: how many of its lowest blocks are loaded; None: all.
+    """
+    place, source = choose_device(device), source_of(config)
+    if is_static(source):
+        if config.long.keep == "windows":
+            raise ConfigError(["long.keep: a static model reads texts of any length; raise max_length instead"])
+        return load_static(source, place)
     return load_backbone(
-        config.model,
+        source,
         kind="any",
-        device=choose_device(device),
+        device=place,
+        precision=config.precision,
         quantize=config.quantize,
         blocks=blocks,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
     )
-
-
-def pooled(
-    backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal | None = None
-) -> np.ndarray:
-    """Pooled hidden states (layers, N, H) float32 of each text at `layers`, row order kept."""
-    features = np.zeros((len(layers), len(texts), backbone.width), dtype=np.float32)
-    fill_pooled(features, backbone, read_texts(backbone, config, texts, journal), config, layers, journal)
-    return features
 
 
 def fill_pooled(
@@ -192,46 +331,39 @@ def fill_pooled(
     encoded: Encoded,
     config: Probe,
     layers: Sequence[int],
-    journal: Journal | None,
+    journal: Journal | None = None,
 ) -> None:
     """Write the pooled hidden states of each text at `layers` into `features` (layers, N, H)."""
-    pool, windows = Pool(config.pooling, backbone.width), Pool(config.long.combine, backbone.width)
+    pool, windows = Pool(named(config), backbone.width), Pool(config.long.combine, backbone.width)
     causal = False if config.bidirectional else None
-    done = 0
+    journal = Journal(LOGGER.warning) if journal is None else journal
 
-    with tapped(backbone, layers) as run:
+    def compute(rows: np.ndarray) -> np.ndarray:
+        batch = pack(encoded, rows, backbone, causal=causal)
+        with backbone.autocast():
+            found = backbone.hidden_at(layers, batch.inputs, batch.layout)
+        vectors = [pool(states, batch.layout.ends) for states in found]  # (S, H) each
+        if batch.last is not None:
+            vectors = [windows(of_windows, batch.last) for of_windows in vectors]
+        return np.stack([vector.cpu().numpy() for vector in vectors])
 
-        def compute(rows: np.ndarray) -> np.ndarray:
-            batch = pack(encoded, rows, backbone, pooling=config.pooling, causal=causal)
-            with backbone.autocast():
-                found = run(batch.inputs, batch.layout)
-            vectors = [pool(states, batch.layout.ends) for states in found]  # (S, H) each
-            if batch.last is not None:
-                vectors = [windows(of_windows, batch.last) for of_windows in vectors]
-            return np.stack([vector.cpu().numpy() for vector in vectors])
-
-        for rows, found in in_batches(
-            encoded.lengths,
-            compute,
-            budget=config.budget,
-            device=backbone.device,
-            note=LOGGER.warning if journal is None else journal.note,
-        ):
-            features[:, rows] = found
-            done += len(rows)
-            if journal is not None:
-                journal.progress("features", done, len(encoded))
+    progress = journal.task("features of the frozen model")
+    for rows, found in in_batches(
+        encoded.lengths, compute, backbone, budget=config.budget, note=journal.note, progress=progress
+    ):
+        features[:, rows] = found
 
 
 def cached(
-    name: str, backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int], journal: Journal
+    name: str, reader: Reader, texts: Sequence[str], layers: Sequence[int], journal: Journal
 ) -> tuple[np.ndarray, float]:
-    """(`pooled` of the part `name`, the seconds it took): on disk, of which one layer at a time is read."""
-    encoded = read_texts(backbone, config, texts)  # what was cut is told of features from the cache too
+    """(pooled hidden states (layers, N, H) of the split `name`, memory-mapped from the disk cache; seconds spent)."""
+    encoded = reader.encode(texts)  # also for cached features, to report truncation
     if cut := encoded.truncation():
         journal.note(f"{name}: {cut}")
-    found = stored(
-        feature_digest(backbone, texts, config, layers),
+    backbone, config = reader.backbone, reader.config
+    found = cached_array(
+        feature_digest(reader, texts, layers),
         (len(layers), len(texts), backbone.width),
         "F32",
         lambda features: fill_pooled(features, backbone, encoded, config, layers, journal),
@@ -241,10 +373,12 @@ def cached(
     return found.array, found.seconds
 
 
-def feature_digest(backbone: Backbone, texts: Sequence[str], config: Probe, layers: Sequence[int]) -> str:
-    """The name of the features: the model's identity, precision, layers, pooling, limit, and the texts."""
+def feature_digest(reader: Reader, texts: Sequence[str], layers: Sequence[int]) -> str:
+    """The cache key: the model's identity, precision, layers, pooling, limit, prompt, and the texts."""
+    backbone, config = reader.backbone, reader.config
     kept = ("model", "revision", "quantize", "pooling", "bidirectional", "max_length", "budget")
     values = {name: getattr(config, name) for name in kept} | {"long": config.long.model_dump()}
     values |= {"layers": list(layers), "dtype": str(backbone.compute), "device": backbone.device.type}
+    values |= {"prompt": "" if reader.encoder is None else reader.encoder.prompt}
     values["base"] = describe_base(config.model, config.revision, config.trust_remote_code)
     return digest(values, texts)

@@ -1,4 +1,4 @@
-"""LoRA through PEFT: put into a loaded backbone, saved and loaded in PEFT's own format."""
+"""LoRA adapters through PEFT: added to a loaded backbone, saved and loaded in PEFT's format."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import nn
 
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.model.backbone import Backbone
-from lasttoken.model.blocks import blocks_of, is_shortened, shorten
-from lasttoken.model.depth import check_cut
+from lasttoken.model.layer_taps import blocks_of
 from lasttoken.model.lora import speed_up
+from lasttoken.model.upper_blocks import check_cut
 
 
 def adapt(
@@ -32,17 +32,15 @@ def adapt(
     from_block: int = 0,
     seed: int,
 ) -> PeftModel:
-    """Add LoRA, in place, to the linear layers of the backbone's blocks; at first it changes nothing, B being zero.
+    """Add LoRA, in place, to the linear layers of the backbone's blocks. As B is zero, outputs do not change at first.
 
-    from_block: blocks below it get none.
-
-    The seed is set here, before the weights of A are drawn: drawn earlier they would not repeat. The vocabulary
-    head and any classification head stay untouched. Raises ModelError where a target names no layer, ConfigError where
-    no block is left above `from_block`.
+    from_block: lowest block that gets an adapter. seed: set before the weights of A are drawn. The vocabulary head and
+    any classification head get none. Raises ModelError if a target matches no layer, ConfigError if `from_block` is
+    above the last block.
     """
     config = LoraConfig(
         r=r,
-        lora_alpha=cast("int", alpha),  # a float serves as well; its annotation says int
+        lora_alpha=cast("int", alpha),  # a float works too, despite the annotation
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block)] or None,
@@ -61,7 +59,7 @@ def adapt(
 
 
 def outside_trunk(backbone: Backbone) -> list[str]:
-    """Names of the linear layers that take no part in reading text (a vision tower, a projector): nothing to adapt."""
+    """Names of linear layers outside the text model (a vision tower, a projector), which get no adapter."""
     inside = {id(module) for module in backbone.module.modules()}
     head = backbone.whole.get_output_embeddings()
     return [
@@ -72,7 +70,7 @@ def outside_trunk(backbone: Backbone) -> list[str]:
 
 
 def below(backbone: Backbone, block: int) -> list[str]:
-    """Names of everything inside the blocks before `block`, 0 for none. Raises ConfigError where no block is left."""
+    """Names of all modules in the blocks below `block`. Raises ConfigError if no block is left above."""
     if block:
         check_cut(backbone, block)
     _, blocks = blocks_of(backbone.module)
@@ -81,20 +79,20 @@ def below(backbone: Backbone, block: int) -> list[str]:
 
 
 def refuse_vocabulary_head(backbone: Backbone, targets: str | Sequence[str]) -> None:
-    """Raises ModelError where a target names the vocabulary head, whose adapter label scores would never use."""
+    """Raises ModelError if a target is the vocabulary head: label scores would ignore its adapter."""
     head = backbone.whole.get_output_embeddings()
     names = [name for name, module in backbone.whole.named_modules() if head is not None and module is head]
-    named = [] if isinstance(targets, str) else [t for t in targets if any(f".{n}".endswith(f".{t}") for n in names)]
-    if named:
-        raise ModelError(f"lora.targets: {named[0]!r} is the vocabulary head, which is not trained; leave it out")
+    matches = [] if isinstance(targets, str) else [t for t in targets if any(f".{n}".endswith(f".{t}") for n in names)]
+    if matches:
+        raise ModelError(f"lora.targets: {matches[0]!r} is the vocabulary head, which is not trained; leave it out")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without two remarks that are no user's business.
+    """Suppress two warnings of PEFT that users cannot act on.
 
-    PEFT 0.21 sets off a deprecation in transformers 5.23 by an old name (can go with the next PEFT), and tells that it
-    has set fan_in_fan_out for GPT-2's transposed layers, as it should.
+    PEFT 0.21 uses a name that transformers 5.23 deprecates (can go with the next PEFT), and it reports that it has set
+    fan_in_fan_out for GPT-2's transposed layers, which is correct.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
@@ -103,16 +101,14 @@ def quiet() -> Iterator[None]:
 
 
 def prepared(adapted: PeftModel, backbone: Backbone) -> PeftModel:
-    """`adapted`, made faster without changing what it computes (model/lora.py).
+    """`adapted`, with faster LoRA layers of the same output (model/lora.py).
 
-    Its float32 weights are left to autocast: PEFT's own casting would copy every input to float32 and back.
+    Autocast handles the float32 weights: PEFT's own casting would copy every input to float32 and back.
     """
     for module in adapted.modules():
         if isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = cast("Any", False)
     speed_up(adapted)
-    if is_shortened(blocks_of(backbone.module)[1][-1]):
-        shorten(backbone.module)
     return adapted
 
 
@@ -121,13 +117,13 @@ def save_adapter(adapted: PeftModel, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Could not find a config file"
-        )  # a model that has no folder of its own
+        )  # a model that was not loaded from a folder
         adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, which nobody here does
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model-card template
 
 
 def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
-    """Put a saved adapter into the backbone, in place. Raises ArtifactError where it does not fit."""
+    """Load a saved adapter into the backbone, in place. Raises ArtifactError if it does not fit."""
     try:
         with quiet():
             return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False), backbone)
@@ -138,15 +134,15 @@ def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
 
 
 def trainable_parameters(module: nn.Module) -> int:
-    """How many numbers an optimiser would change."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def total_parameters(module: nn.Module) -> int:
-    """How many numbers the model has; a 4-bit weight counts once for each number it stands for."""
+    """Number of parameters; a byte of packed 4-bit weights counts as two."""
     return sum((p.numel() * 2 if p.dtype == torch.uint8 else p.numel()) for p in module.parameters())
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of memory that the weights take."""
+    """Size of the weights in memory, in bytes."""
     return sum(p.numel() * p.element_size() for p in module.parameters())

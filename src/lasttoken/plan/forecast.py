@@ -1,200 +1,171 @@
-"""Whether a fit has room on a device and how long it takes: the phases' bytes and the passes' seconds put together."""
+"""Whether a fit has room on a device and how long it takes: the choices that training makes, and the bytes of its phases.
+
+Where it has none, `advise` looks for settings that make room, in the order of what they cost, else for a larger card.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from transformers import PretrainedConfig
+import numpy as np
 
-from lasttoken.config import Embedding, Encoder, Instruction, Probe
-from lasttoken.errors import ConfigError
-from lasttoken.model.depth import depth_of
-from lasttoken.plan.batches import Work, packed
-from lasttoken.plan.cards import Card, cards_of
-from lasttoken.plan.phases import Learning, Predicting, Scene, alone_bytes, learning, predicting, resident
-from lasttoken.plan.rehearsal import Rehearsed, trunk_of
-from lasttoken.plan.rows import Rows
-from lasttoken.plan.skeleton import Method, build
+from lasttoken.config.footprint import Footprint
+from lasttoken.config.methods import MethodConfig
+from lasttoken.config.parse import override, parse
+from lasttoken.config.settings import epochs_of
+from lasttoken.errors import ConfigError, ModelError
+from lasttoken.plan.cards import Card, known_cards
+from lasttoken.plan.memory import Fit, Work, merged_bytes, moment_bytes, training_step
+from lasttoken.plan.model_shape import ModelShape
+from lasttoken.plan.rows import Rows, a_pass, as_read
 
+SHARE = 0.8  # of the free memory that activations may take (fitting/memory.py, as the next)
+FULL = 1024  # tokens a micro-batch that keep a device busy
 UTILISATION = 0.35  # of a device's peak that this work reaches: an assumption until measured on the device
 LAUNCH = 6e-6  # seconds that an operation takes at least, however small: another assumption
+OPERATIONS = 70, 280  # of a block: forward, and forward and backward with LoRA (counted on a Llama)
 
 
 @dataclass(frozen=True)
 class Forecast:
     """What a fit would take. Memory in bytes, time in seconds; None where the device's rate is not known."""
 
-    model: str
-    method: str
-    quantize: str
-    dtype: str  # that it computes in
-    device: str
-    kind: str  # cuda, cpu or mps
-    memory: float  # that the device has
-    free: float  # that a fit may take of it
     fits: bool
+    peak: int
     parameters: int
     trainable: int
     parts: dict[str, int]  # of training; not all of them are there at the same time
     phases: dict[str, int]  # the peak of each
-    peak: int
-    budget: int  # tokens that a micro-batch may hold, as training would settle it
-    micro_tokens: int  # that the fullest one holds
-    lengths_known: bool  # of the rows; else the fullest one is of rows that fill max_length
+    micro_tokens: int  # that the fullest micro-batch holds
     checkpointing: bool
-    rows: int  # to train on
     epoch_tokens: int
-    counted: str  # how tokens were counted
-    epochs: float  # at most
     epoch_seconds: float | None  # validation included
     seconds: float | None  # all epochs, and the predictions after them
-    cards: dict[str, float]  # the same of the fastest and the slowest card, where only an amount of memory is known
-    rate: float | None  # FLOP/s that the device is assumed to reach
-    share: float  # of its peak
-    disk: int  # bytes of the frozen trunk's states
 
 
-def forecast(config: Method, model: PretrainedConfig, tokenizer: Any, rows: Rows, card: Card, *, seed: int) -> Forecast:
+def forecast(config: MethodConfig, shape: ModelShape, rows: Rows, card: Card, *, seed: int) -> Forecast:
     """The forecast of one method on one device. Raises ConfigError or ModelError where it could not even begin."""
-    trains = not isinstance(config, Probe) and not (isinstance(config, Instruction) and not config.train_model)
-    if isinstance(config, Instruction) and trains and not config.lora.r:
-        raise ConfigError(["lora.r: 0 leaves nothing to train; set a rank, or train_model = false for zero-shot"])
-    skeleton = build(config, model, tokenizer, classes=len(rows.labels), dtype=card.dtype)
-    texts = packed(config, skeleton.backbone, rows, seed)
-    scene = Scene(skeleton, texts, card, seed)
-    settings = None if isinstance(config, Probe) else config.train
-    learnt = learning(scene, settings) if trains and settings else None
-    budget = budget_of(config)
-    asked = predicting(scene, "valid" if learnt else "train", budget, learnt.states if learnt else 0)
-    works = {part: texts.predicting(part, budget) for part in ("train", "valid", "test")}
-    epoch, seconds = spent(Clock(card, skeleton.loaded), scene, learnt, asked, works)
-    alike = cards_of(card.memory) if card.rate is None and card.kind == "cuda" else []
-    others = {one.name: spent(Clock(one, skeleton.loaded), scene, learnt, asked, works)[1] or 0.0 for one in alike}
-    by_time = sorted(others, key=others.__getitem__)
-    parts, phases = bytes_of(scene, learnt, asked)
-    peak = max(phases.values())
-    free = card.free + (parts.get("Python and libraries", 0) if card.kind != "cuda" else 0)
-    held = learnt.work.fullest if learnt else asked.work.fullest
-    return Forecast(
-        model=config.model,
-        method=config.method,
-        quantize="none" if isinstance(config, Encoder) else config.quantize,
-        dtype=str(skeleton.backbone.compute).removeprefix("torch."),
-        device=card.name,
-        kind=card.kind,
-        memory=card.memory,
-        free=free,
-        fits=peak <= free,
-        parameters=skeleton.parameters,
-        trainable=sum(skeleton.trainable),
-        parts=parts,
-        phases=phases,
-        peak=peak,
-        budget=learnt.budget if learnt else budget,
-        micro_tokens=held.tokens,
-        lengths_known=rows.data is not None,
-        checkpointing=bool(learnt and learnt.checkpointing),
-        rows=len(rows.train),
-        epoch_tokens=round(learnt.work.tokens if learnt else asked.work.tokens),
-        counted=rows.origin,
-        epochs=settings.epochs if learnt and settings else 1.0,
-        epoch_seconds=epoch,
-        seconds=seconds,
-        cards={name: others[name] for name in (*by_time[:1], *by_time[-1:])},
-        rate=None if card.rate is None else UTILISATION * card.rate,
-        share=UTILISATION,
-        disk=round(trunk_bytes(scene) if trunk_of(config) else 0),
-    )
+    plan = config.footprint()
+    refuse(plan, shape)
+    fit, rows = Fit(shape, plan, card, len(rows.labels)), as_read(rows, plan, shape.window)
+    parts, work, checkpointing = {"weights": fit.loaded - (0 if fit.whole else 4 * fit.trained)}, None, False
+    if plan.trains == "nothing":
+        held = a_pass(rows, "train", plan.budget)
+        parts["activations"] = moment_bytes(fit, held)
+        phases = {"prediction": fit.loaded + parts["activations"]}
+    else:
+        work, checkpointing = training(fit, rows, seed)
+        held = work
+        kept, moment, peak = training_step(fit, work, checkpointing=checkpointing)
+        phases = phases_of(fit, rows, peak)
+        parts |= {} if fit.whole else {"adapters and head": 4 * fit.trained}
+        parts |= {"gradients": 4 * fit.trained, "optimiser": fit.states, "activations": kept, "temporaries": moment}
+    peak, spent = max(phases.values()), seconds_of(fit, rows, work, checkpointing=checkpointing) if card.rate else None
+    memory = (peak <= card.free, peak, fit.frozen + fit.trained, fit.trained, parts, phases)
+    return Forecast(*memory, held.tokens, checkpointing, held.total, *(spent or (None, None)))
 
 
-def bytes_of(scene: Scene, learnt: Learning | None, asked: Predicting) -> tuple[dict[str, int], dict[str, int]]:
-    """(bytes of each part of training, the peak of each phase)."""
-    skeleton, on_cpu = scene.skeleton, scene.card.kind != "cuda"
-    process = {"Python and libraries": resident()} if on_cpu else {}
-    always = skeleton.loaded + sum(process.values())
-    whole = isinstance(skeleton.config, Encoder)
-    parts = {"weights": skeleton.loaded if whole else skeleton.loaded - skeleton.trained}
-    prediction = asked.side_by_side * asked.seen.peak + asked.merging
-    if learnt is None:
-        parts |= {"activations": asked.side_by_side * asked.seen.peak, **process}
-        return parts, {"prediction": always + prediction}
-    seen = learnt.seen
-    if not whole:
-        parts["adapters and head"] = skeleton.trained
-    parts |= {"gradients": skeleton.trained, "optimiser": learnt.states + learnt.paged}
-    parts |= {"activations": seen.kept, "temporaries": max(0, seen.peak - seen.kept), **process}
-    best = skeleton.trained if on_cpu else 0  # the best weights so far are kept in main memory
-    phases = {"head": always + alone_bytes(scene, asked)} if fits_head_alone(skeleton.config) else {}
-    phases |= {
-        "training": always + learnt.states + best + seen.peak,
-        "step": always + learnt.states + best + skeleton.trained + learnt.step,
-        "validation": always + learnt.states + best + seen.pool + asked.merged + prediction,
-        "merged": always + best + seen.pool + asked.replaced + asked.merging,
-    }
-    return parts, phases
+def refuse(plan: Footprint, shape: ModelShape) -> None:
+    """Raises ModelError on a model of the wrong kind, ConfigError on a layer or a cut that it does not have."""
+    encoder, depth = "encoder" in shape.values, shape.depth
+    if plan.reads == "encoder" and not encoder:
+        raise ModelError(f"model {plan.model!r} is a causal language model, not an encoder; use --method embedding")
+    if plan.reads == "decoder" and encoder:
+        raise ModelError(f"model {plan.model!r} is an encoder (its tokens see both ways); use --method encoder")
+    for name, value, most in (("trunk", plan.frozen_blocks, depth - 1), ("layer", plan.layer or 0, depth)):
+        if value > most:
+            raise ConfigError([f"{name}: {value} asked for, but {plan.model} has {depth} blocks; use 0 to {most}"])
 
 
-def fits_head_alone(config: Method) -> bool:
-    """Whether training begins with the head."""
-    return isinstance(config, Embedding | Encoder) and config.head_start == "probe"
+def phases_of(fit: Fit, rows: Rows, step: int) -> dict[str, int]:
+    """The peak of each phase of a training. step: of a micro-batch, beside what is loaded and the optimiser."""
+    plan, trained, on_cpu = fit.footprint, 4 * fit.trained, fit.card.kind != "cuda"
+    always = fit.loaded + fit.states + trained * on_cpu  # a copy of the best weights, in main memory
+    reading, train = moment_bytes(fit, a_pass(rows, "valid", plan.budget)), len(rows.parts["train"])
+    updating = trained * (2 if plan.optimizer == "adamw" or on_cpu else 1)
+    phases = {"training": always + step, "step": always + updating, "validation": always + merged_bytes(fit) + reading}
+    if plan.head_first:  # every text's vector, while the model reads or L-BFGS has logits and their gradients
+        vectors = 4 * fit.shape.width * (train + len(rows.parts["valid"]))
+        phases["head"] = fit.loaded + vectors + max(reading, 3 * 4 * train * fit.classes)
+    return phases
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of a pass on a device: the longest of its arithmetic, of launching it, and of reading the weights."""
-
-    card: Card
-    weights: int  # bytes
-
-    def of(self, seen: Rehearsed, work: Work, reads: int) -> float | None:
-        """Of `work`, whose fullest micro-batch was `seen`; the weights are read `reads` times a micro-batch."""
-        if self.card.rate is None or not work.count:
-            return None if self.card.rate is None else 0.0
-        flops = seen.flops / seen.tokens * work.tokens / work.count
-        reading = reads * self.weights / self.card.bandwidth if self.card.bandwidth else 0.0
-        return work.count * max(flops / (UTILISATION * self.card.rate), seen.operations * LAUNCH, reading)
-
-    def train(self, learnt: Learning) -> float | None:
-        """An epoch."""
-        return self.of(learnt.seen, learnt.work, 3 if learnt.checkpointing else 2)
-
-    def predict(self, asked: Predicting, work: Work) -> float | None:
-        """One pass over the rows of `work`."""
-        return self.of(asked.seen, work, 1)
+def training(fit: Fit, rows: Rows, seed: int) -> tuple[Work, bool]:
+    """(an epoch, whether activations are recomputed): micro-batches as large as fit, by the rule of fitting/memory.py."""
+    plan, room = fit.footprint, fit.card.free - fit.loaded
+    work, again = Work(rows.parts["train"][:1]), False
+    for again in {"on": (True,), "off": (False,)}.get(str(plan.checkpointing), (False, True)):
+        for halvings in range(30):
+            work = a_pass(rows, "train", plan.budget >> halvings, batch=plan.batch, seed=seed)
+            kept, _, peak = training_step(fit, work, checkpointing=again)
+            if kept <= SHARE * room and fit.states + peak <= room:
+                return work, again
+            if len(work.lengths) <= 1 or (work.tokens <= FULL and plan.checkpointing == "auto" and not again):
+                break
+    return work, again
 
 
-def budget_of(config: Method) -> int:
-    """Tokens of a batch that is predicted, at most."""
-    return config.budget if isinstance(config, Probe) else config.train.budget
+def seconds_of(fit: Fit, rows: Rows, work: Work | None, *, checkpointing: bool) -> tuple[float, float]:
+    """Seconds of (an epoch with its validation, everything). work: an epoch of training, if any."""
+    plan, depth = fit.footprint, fit.depth
+    train, valid, test = (seconds(fit, a_pass(rows, part, plan.budget), 1) for part in ("train", "valid", "test"))
+    if work is None:
+        return train, train + valid + test
+    passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1  # gradients take a forward pass's time each
+    epoch = (fit.learning / depth or 1) * seconds(fit, work, passes) + plan.evaluations * valid
+    # once over rows to train on and to validate with: the frozen blocks, and for a head fitted alone the others
+    before = (plan.frozen_blocks / (depth - plan.frozen_blocks) + plan.head_first) * (train + valid)
+    epochs = epochs_of(plan.epochs, plan.batch, len(rows.parts["train"]))
+    return epoch, epoch * epochs + valid + test + before
 
 
-def spent(
-    clock: Clock, scene: Scene, learnt: Learning | None, asked: Predicting, works: dict[str, Work]
-) -> tuple[float | None, float | None]:
-    """Seconds of (an epoch, everything); None where the rate is not known. works: one prediction of each part."""
-    config: Any = scene.skeleton.config
-    once = plus(clock.predict(asked, works["test"]), clock.predict(asked, works["valid"]))
-    if learnt is None:
-        epoch = clock.predict(asked, asked.work)
-        return epoch, plus(epoch, once)
-    validation = clock.predict(asked, asked.work)
-    epoch = plus(clock.train(learnt), None if validation is None else validation * config.train.evaluations)
-    # once over the rows to train on and to validate with: the blocks below a trunk, and for a head fitted alone the rest
-    trunk = trunk_of(config)
-    passes = trunk / (depth_of(scene.skeleton.backbone) - trunk) + fits_head_alone(config)
-    for part in ("train", "valid") if passes else ():
-        reading = clock.predict(asked, works[part])
-        once = plus(once, None if reading is None else reading * passes)
-    return epoch, plus(None if epoch is None else epoch * config.train.epochs, once)
+def seconds(fit: Fit, work: Work, passes: int) -> float:
+    """Seconds of as many forward passes: two operations a weight and token, and attention; at least those of launching."""
+    shape, lengths = fit.shape, work.lengths
+    seen = float((lengths * (lengths + work.prefix)).sum() / max(1, lengths.sum()))  # keys of a query
+    flops = passes * work.total * fit.depth * (2 * shape.matrices + 4 * shape.queries * seen)
+    launching = work.batches * OPERATIONS[passes > 1] * fit.depth * LAUNCH
+    return max(flops / (UTILISATION * (fit.card.rate or np.inf)), launching)
 
 
-def plus(a: float | None, b: float | None) -> float | None:
-    """The sum; None where one is not known."""
-    return None if a is None or b is None else a + b
+class Advice(NamedTuple):
+    """Changes that give room; or none, and the cards that have it."""
+
+    settings: dict[str, str | int]  # dotted name in [method] -> value
+    peak: int | None  # with them
+    cards: list[str]  # the smallest on which it fits as it is
 
 
-def trunk_bytes(scene: Scene) -> float:
-    """Bytes on disk of the hidden states of rows to train on and to validate with."""
-    tokens = sum(scene.texts.lengths(part).sum() for part in ("train", "valid"))
-    return float(tokens) * scene.skeleton.backbone.width * scene.skeleton.backbone.compute.itemsize
+def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Card], Forecast]) -> Advice:
+    """The first changes that make `config` fit on `card`; where none does, the smallest cards that take it unchanged."""
+
+    def changed(settings: dict[str, str | int]) -> Forecast:
+        values = override(config.model_dump(), [f"{name}={value}" for name, value in settings.items()])
+        return foresee(parse(type(config), values), card)
+
+    settings: dict[str, str | int] = {}
+    for name, value in ladder(config.footprint(), card.kind):
+        settings[name] = value
+        if changed(settings).fits:
+            for early in list(settings)[-2::-1]:  # what a later and stronger change made needless
+                fewer = {k: v for k, v in settings.items() if k != early}
+                settings = fewer if changed(fewer).fits else settings
+            return Advice(settings, changed(settings).peak, [])
+    larger = [other for other in known_cards() if other.memory > card.memory and other.itemsize == 2]
+    enough = next((other.memory for other in larger if foresee(config, other).fits), None)
+    return Advice({}, None, [other.name for other in larger if other.memory == enough])
+
+
+def ladder(plan: Footprint, kind: str) -> Iterator[tuple[str, str | int]]:
+    """Changes, each on top of those before it: first what costs nothing, then time, then precision, then quality."""
+    if plan.checkpointing == "off":
+        yield "train.checkpointing", "auto"
+    if plan.merge:
+        yield "merge", "off"
+    if plan.quantize == "none" and kind != "mps":
+        yield "quantize", "nf4"
+    for name, value, lowest in (("max_length", plan.max_length, 128), ("lora.r", plan.rank, 4)):
+        while (value := value // 2) >= lowest:
+            yield name, value

@@ -1,4 +1,4 @@
-"""Panels that set runs against each other: score against training rows, cost and quality, error against coverage."""
+"""SVG panels that compare runs: learning curves, quality against cost, error against coverage, confusion heat maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POINTS = 200  # of a line, at most
 
 @dataclass(frozen=True)
 class Point:
-    """A value with the ends of its interval; NaN where there is none."""
+    """A point with the ends of its interval in y; NaN without one."""
 
     x: float
     y: float
@@ -24,7 +24,7 @@ class Point:
 
 
 def logarithmic(values: Sequence[float], shown: Callable[[float], str]) -> Scale:
-    """The axis of the decimal logarithm of positive values, its ticks at 1, 2 and 5 times powers of ten."""
+    """A log10 axis over positive values, with ticks at 1, 2 and 5 times powers of ten."""
     finite = [math.log10(v) for v in values if math.isfinite(v) and v > 0] or [0.0, 1.0]
     low, high = min(finite) - 0.12, max(finite) + 0.12
     powers = range(math.floor(low), math.ceil(high) + 1)
@@ -38,14 +38,14 @@ def logarithmic(values: Sequence[float], shown: Callable[[float], str]) -> Scale
 
 
 def scale_of(points: Iterable[Point], *, most: float = math.inf) -> Scale:
-    """The axis that holds points and their intervals; it goes below 0 only where they do."""
+    """The y axis over points and their intervals; it goes below 0 only if they do."""
     ends = [end for point in points for end in (point.y, point.low, point.high)]
     least = min((end for end in ends if math.isfinite(end)), default=0.0)
     return scale_over(ends, within=(0.0 if least >= 0 else -math.inf, most))
 
 
 def canvas(words: str, x: Scale, y: Scale, *, title: str, below: str) -> tuple[ET.Element, Frame]:
-    """An empty panel with axes and what they are of."""
+    """An empty panel with axes, title and x label."""
     root = panel(WIDTH, HEIGHT, words)
     frame = Frame(44, 26, WIDTH - 56, HEIGHT - 74, x, y)
     axes(root, frame)
@@ -86,9 +86,9 @@ def pareto_panel(
     shown: Callable[[float], str],
     words: str,
 ) -> str:
-    """Quality against a cost on a logarithmic axis; the runs that no other beats in both are joined by a line.
+    """Quality against a cost on a logarithmic axis; a line joins the Pareto front.
 
-    points: run number -> (cost, quality). less_is_better: of the cost; higher: is better, of the quality.
+    points: run number -> (cost, quality). less_is_better: lower cost is better; higher: higher quality is better.
     """
     known = {run: p for run, p in points.items() if math.isfinite(p.x) and p.x > 0 and math.isfinite(p.y)}
     x = logarithmic([point.x for point in known.values()], shown)
@@ -105,7 +105,7 @@ def pareto_panel(
 
 
 def front(points: Mapping[int, Point], *, less_is_better: bool, higher: bool) -> set[int]:
-    """The run numbers that no other beats in one of cost and quality without losing in the other (Pareto)."""
+    """Run numbers of the Pareto front: no other run is at least as good in both and better in one."""
 
     def keys(point: Point) -> tuple[float, float]:
         return (point.x if less_is_better else -point.x), (-point.y if higher else point.y)
@@ -144,7 +144,7 @@ def lines_panel(
 
 
 def heat_panel(cells: Sequence[tuple[int, int, float, str]], classes: int, *, words: str) -> str:
-    """A square of C by C places; cells: (row, column, depth from 0 to 1, what to say of it), those of the diagonal right."""
+    """A heat map of C by C cells (row, column, opacity from 0 to 1, tooltip); the diagonal is right."""
     root = panel(classes, classes, words)
     root.set("class", "panel heat")
     mark(root, "rect", {"x": 0, "y": 0, "width": classes, "height": classes, "class": "ground"})

@@ -1,4 +1,4 @@
-"""From run folders to a page: read, put together what belongs together, compare, draw, write."""
+"""From run folders to a report: read runs, group seeds and sizes, compare, render, write."""
 
 from __future__ import annotations
 
@@ -11,60 +11,69 @@ import numpy as np
 
 from lasttoken.errors import ArtifactError
 from lasttoken.evaluation.comparison import align, compare, score
+from lasttoken.evaluation.gaining import remarks
 from lasttoken.evaluation.learning import fit_curve, sentences, to_dict
 from lasttoken.evaluation.metrics import Metric, named
-from lasttoken.report.collect import RunView, collect
-from lasttoken.report.entries import Entry, entries, told_apart
+from lasttoken.evaluation.run_record import RunRecord, read_record
+from lasttoken.record.folder import plain, verify
+from lasttoken.report.entries import Entry, entries, with_unique_names
 from lasttoken.report.page import check_page, render, write_page
 from lasttoken.report.verdict import title
-from lasttoken.run import plain, read_json, verify
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a page says, ready for JSON."""
+    """The contents of a report, ready for JSON."""
 
-    shown: list[dict[str, Any]]  # metrics.json of each method's largest size, means over its seeds
-    folders: list[Path]  # of each, the run of its first seed
+    shown: list[dict[str, Any]]  # metrics.json of each method at its largest size, as means over seeds
+    folders: list[Path]  # for each method the run of its first seed
     comparison: dict[str, Any]
 
 
 def write_report(
-    folders: Sequence[Path], path: Path, *, metric: str, goal: float | None = None, seed: int = 0
+    folders: Sequence[Path],
+    path: Path,
+    *,
+    metric: str,
+    goal: float | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> Written:
-    """One page about finished runs, at `path`.
+    """Write the report on finished runs to `path`.
 
-    goal: the score that more labels should bring, None: the best there is. Raises ArtifactError on a damaged run or
-    where `path` is another file, DataError where the runs were not judged on the same rows.
+    goal: the score that learning curves are extrapolated to; None: the best score. overwrite: replace any file, not only a
+    report. Raises ArtifactError on a damaged run or where `path` is another file, DataError where the runs have different
+    test rows.
     """
-    check_page(path)
+    check_page(path, overwrite)
     for folder in folders:
         verify(folder)
         check_judged(folder)
-    views = [collect(folder) for folder in folders]
+    views = [read_record(folder) for folder in folders]
     for view in views:
         named(metric, view.labels.multi)
     views = in_one_order(views)
-    found = told_apart(entries(views))
+    found = with_unique_names(entries(views))
     shown = [entry.view() for entry in found]
     by_name = {view.name: entry.predictions for view, entry in zip(shown, found, strict=True)}
     comparison = compare(by_name, metric=metric, seed=seed).to_dict()
     comparison["learning"] = learning(found, named(metric, shown[0].labels.multi), goal=goal, seed=seed)
-    write_page(render(shown, comparison if len(views) > 1 else None, title=title(shown)), path)
-    dumped = [{**read_json(view.folder / "metrics.json"), **plain(view.measures.model_dump())} for view in shown]
+    comparison["remarks"] = remarks(shown)
+    write_page(render(shown, comparison if len(views) > 1 else None, title=title(shown)), path, overwrite)
+    dumped = [plain(view.measures.model_dump()) for view in shown]
     return Written(dumped, [view.folder for view in shown], comparison)
 
 
 def check_judged(folder: Path) -> None:
-    """Raises ArtifactError on a whole folder that holds a saved estimator alone, as `save` writes from Python."""
+    """Raises ArtifactError on the folder of a saved estimator (`save` in Python), which has no test metrics."""
     if not (folder / "metrics.json").exists():
         raise ArtifactError(
-            f"{folder}: a saved estimator, never judged on test rows, so there is nothing to report; "
-            "`lasttoken train` or `lasttoken.study` judges what it fits"
+            f"{folder}: a saved estimator without test metrics, so there is nothing to report; "
+            "`lasttoken train` and `lasttoken.study` evaluate on test rows"
         )
 
 
-def in_one_order(views: Sequence[RunView]) -> list[RunView]:
+def in_one_order(views: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs with their test rows in the order of the first. Raises DataError, naming folders, where rows differ."""
     names = ["/".join(view.folder.absolute().parts[-2:]) for view in views]
     align({name: [view.predictions] for name, view in zip(names, views, strict=True)})
@@ -81,10 +90,7 @@ def in_one_order(views: Sequence[RunView]) -> list[RunView]:
 
 
 def learning(found: Sequence[Entry], metric: Metric, *, goal: float | None, seed: int) -> dict[str, Any] | None:
-    """Scores by training size and what more labels would bring; None where no method has several sizes.
-
-    Only for metrics whose best is 1: of others no error falls towards 0.
-    """
+    """Learning curves and their extrapolation; None where no method has several sizes, or the metric's best is not 1."""
     grown = {entry.runs[0].name: entry.by_size() for entry in found if entry.smaller}
     if not grown or metric.bounds[1] != 1 or not metric.higher_is_better:
         return None

@@ -1,7 +1,7 @@
-"""Runs that belong together: one method's fits with other seeds, and its fits on fewer training rows.
+"""Entries: runs of one method grouped over seeds and training sizes.
 
-Runs are of one entry where they bear one name and differ in nothing but seed and number of training rows. What is shown
-of an entry is its largest size: the run of the first seed, its scores being means over seeds.
+An entry's runs have the same name and settings, except for the seed and the number of training rows. The report shows an
+entry at its largest size: the run of the first seed, with scores as means over seeds.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from lasttoken.config import flat
+from lasttoken.config.parse import flat
 from lasttoken.evaluation.comparison import score
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.report.collect import Cost, Measure, RunView
+from lasttoken.evaluation.run_record import RunRecord
+from lasttoken.record.schema import Cost, Measure
 
-APART = {"seed", "device", "data.train_rows", "data.split_seed"}  # settings in which runs of an entry may differ
-DRAWS = 500  # for what stands beside the headline, which the comparison measures
+VARYING = {"seed", "device", "data.train_rows", "data.split_seed"}  # settings in which runs of an entry may differ
+DRAWS = 500  # for all metrics but the headline, which the comparison measures
 
 
 M = TypeVar("M", bound=Measure)
@@ -30,10 +31,10 @@ M = TypeVar("M", bound=Measure)
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One method as it was told, at its largest size, with the sizes below."""
+    """One method with its settings: runs at the largest size, and at smaller ones."""
 
-    runs: list[RunView]  # by seed
-    smaller: dict[int, list[RunView]]  # training rows -> runs by seed
+    runs: list[RunRecord]  # by seed
+    smaller: dict[int, list[RunRecord]]  # training rows -> runs by seed
 
     @property
     def rows(self) -> int:
@@ -42,7 +43,7 @@ class Entry:
 
     @property
     def predictions(self) -> list[Predictions]:
-        """Of each seed."""
+        """The predictions of each seed."""
         return [run.predictions for run in self.runs]
 
     def by_size(self) -> dict[int, list[Predictions]]:
@@ -50,7 +51,7 @@ class Entry:
         smaller = {rows: [run.predictions for run in runs] for rows, runs in self.smaller.items()}
         return smaller | {self.rows: self.predictions}
 
-    def view(self) -> RunView:
+    def view(self) -> RunRecord:
         """The run of the first seed, its scores and costs replaced by means over seeds where there are several."""
         first = self.runs[0]
         if len(self.runs) == 1:
@@ -60,7 +61,7 @@ class Entry:
             for name in first.test.metrics
         }
         measured = [{(one.name, one.words): one for one in run.test.further} for run in self.runs]
-        common = [key for key in measured[0] if all(key in seed for seed in measured)]  # a seed's rows make its bands
+        common = [key for key in measured[0] if all(key in seed for seed in measured)]  # bands can differ between seeds
         further = [mean_of([seed[key] for seed in measured]) for key in common]
         test = first.test.model_copy(update={"metrics": found, "further": further})
         splits = {**first.measures.splits, "test": test}
@@ -71,13 +72,13 @@ class Entry:
 
 
 def mean_of(found: Sequence[M]) -> M:
-    """The mean of a measure over runs, without an interval."""
+    """The mean of a metric over runs, without an interval."""
     mean = float(np.mean([one.estimate for one in found]))
     return found[0].model_copy(update={"estimate": mean, "low": math.nan, "high": math.nan})
 
 
-def mean_cost(runs: Sequence[RunView]) -> Cost:
-    """Times and rates as means over runs, memory as its largest."""
+def mean_cost(runs: Sequence[RunRecord]) -> Cost:
+    """Times and rates as means over runs, peak memory as the maximum."""
     costs = [run.measures.cost for run in runs]
     means = ("train_seconds", "train_rows_per_second", "predict_rows_per_second")
     update = {name: float(np.mean([getattr(cost, name) for cost in costs])) for name in means}
@@ -85,14 +86,14 @@ def mean_cost(runs: Sequence[RunView]) -> Cost:
     return costs[0].model_copy(update=update)
 
 
-def train_rows(run: RunView) -> int:
+def train_rows(run: RunRecord) -> int:
     """How many rows a run was trained on."""
     return run.environment.data.rows["train"]
 
 
-def entries(runs: Sequence[RunView]) -> list[Entry]:
-    """The runs in their entries, in the order in which each first appears."""
-    found: dict[object, dict[int, list[RunView]]] = defaultdict(lambda: defaultdict(list))
+def entries(runs: Sequence[RunRecord]) -> list[Entry]:
+    """The runs grouped into entries, in order of first appearance."""
+    found: dict[object, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         found[identity(run)][train_rows(run)].append(run)
     made = []
@@ -100,7 +101,7 @@ def entries(runs: Sequence[RunView]) -> list[Entry]:
         by_seed = {rows: sorted(those, key=lambda run: run.environment.seed) for rows, those in sizes.items()}
         for rows, those in by_seed.items():
             twice = {run.environment.seed for run in those}
-            if len(twice) < len(those):  # the same fit twice is no second seed: each stands for itself
+            if len(twice) < len(those):  # the same seed twice: each run is an entry of its own
                 by_seed[rows] = those[:1]
                 made += [Entry([run], {}) for run in those[1:]]
         largest = max(by_seed)
@@ -108,20 +109,20 @@ def entries(runs: Sequence[RunView]) -> list[Entry]:
     return sorted(made, key=lambda entry: [run is entry.runs[0] for run in runs].index(True))
 
 
-def identity(run: RunView) -> object:
-    """What runs of one entry share."""
-    told = {name: value for name, value in flat(tomllib.loads(run.config)) if name not in APART}
+def identity(run: RunRecord) -> object:
+    """The key that runs of one entry share: name and settings."""
+    told = {name: value for name, value in flat(tomllib.loads(run.config)) if name not in VARYING}
     return run.name, tuple(sorted((name, repr(value)) for name, value in told.items()))
 
 
-def told_apart(found: Sequence[Entry]) -> list[Entry]:
-    """The entries, with the folder in the names of those that share one: two comparisons may both hold an `embedding`."""
+def with_unique_names(found: Sequence[Entry]) -> list[Entry]:
+    """The entries; those that share a name are called by their folder (two comparisons may both hold an `embedding`)."""
     names = [entry.runs[0].name for entry in found]
     return [renamed(entry) if names.count(entry.runs[0].name) > 1 else entry for entry in found]
 
 
 def renamed(entry: Entry) -> Entry:
-    """The entry under the name of its first run's folder."""
+    """The entry, named after the folder of its first run."""
     name = "/".join(entry.runs[0].folder.absolute().parts[-2:])
     runs = [replace(run, measures=run.measures.model_copy(update={"name": name})) for run in entry.runs]
     return replace(entry, runs=runs)

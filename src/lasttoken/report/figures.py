@@ -1,7 +1,7 @@
 """Figures as inline SVG, drawn by hand: strips that stretch with their table, and panels with axes.
 
 Colours are CSS classes (`m0`, `m1`, ... one for each run), never literals, so that one figure serves light, dark
-and paper. A run is told apart by colour and by shape. Every figure carries its content in words (`aria-label`).
+and paper. Runs differ in colour and shape. Every figure has its content in words (`aria-label`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHAPES = (
     "M-1.7 -5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z",  # cross
 )
 COLOURS = 6  # in the style sheet
-SAYING = 5  # claims from which a bin of the reliability diagram says something
+FEWEST = 5  # predictions below which a bin of the reliability diagram is drawn faint
 MIDDLE = "50%"  # of a strip, whose height the style sheet sets
 
 
@@ -43,7 +43,7 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     def percent(self, value: float) -> str:
-        """The same as a coordinate of a figure without a fixed width."""
+        """`share` as a percentage, the coordinate in a figure without a fixed width."""
         return f"{100 * self.share(value):.2f}%"
 
 
@@ -153,7 +153,7 @@ def interval_strip(found: tuple[float, float, float], scale: Scale, *, run: int,
 
 
 def difference_strip(found: tuple[float, float, float], scale: Scale, *, shown: bool, words: str) -> str:
-    """A difference (estimate, low, high) against the line of no difference; filled where it is shown to be one."""
+    """A difference (estimate, low, high) against the zero line; filled if shown."""
     estimate, *ends = found
     root = figure("strip", words)
     zero = scale.percent(0.0)
@@ -167,7 +167,7 @@ def difference_strip(found: tuple[float, float, float], scale: Scale, *, shown: 
 
 
 def whisker(root: ET.Element, ends: Sequence[float], scale: Scale, colour: str) -> None:
-    """A line from end to end of an interval, with caps; nothing where an end is undefined."""
+    """A line from end to end of an interval, with caps; nothing if an end is undefined."""
     if not all(math.isfinite(end) for end in ends):
         return
     low, high = (scale.percent(end) for end in ends)
@@ -212,11 +212,11 @@ def reliability_panel(
     of: str,
     before: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """Accuracy against confidence, bin by bin, over a histogram of how many claims each bin holds.
+    """Accuracy against confidence, bin by bin, over a histogram of predictions by bin.
 
-    confidence, accuracy: (B,) means, read only where counts is not zero. counts: (B,), bins of equal width on [0, 1].
-    Bins of few claims stand apart, faint. `of` names the claims that the confidence is of. before: (confidence, accuracy)
-    of the bins before calibration.
+    confidence, accuracy: (B,) means, ignored where counts is 0. counts: (B,), bins of equal width on [0, 1]. Bins with
+    fewer than FEWEST predictions are faint and off the line. of: the thing predicted, for the axis label. before:
+    (confidence, accuracy) of the bins before calibration.
     """
     words = "; ".join(
         f"confidence {c:.2f}: right {a:.2f} of {n}" for c, a, n in zip(confidence, accuracy, counts, strict=True) if n
@@ -230,13 +230,13 @@ def reliability_panel(
     if before:
         faint = f"curve faint m{run % COLOURS}"
         mark(root, "polyline", {"points": path([frame.at(c, a) for c, a in before]), "class": faint})
-    seen = [(*frame.at(c, a), n >= SAYING) for c, a, n in zip(confidence, accuracy, counts, strict=True) if n]
+    seen = [(*frame.at(c, a), n >= FEWEST) for c, a, n in zip(confidence, accuracy, counts, strict=True) if n]
     mark(
         root, "polyline", {"points": path([(x, y) for x, y, says in seen if says]), "class": f"curve m{run % COLOURS}"}
     )
     for x, y, says in seen:
         place(root, x, y, run, faint=not says)
-    mark(root, "text", {"x": frame.left + 6, "y": frame.top + 12, "class": "tick"}, "share that holds")
+    mark(root, "text", {"x": frame.left + 6, "y": frame.top + 12, "class": "tick"}, "share that is right")
     histogram(root, Frame(34, 246, 256, 54, unit, Scale(0.0, max(1, *counts), ())), counts, run=run)
     mark(root, "text", {"x": 162, "y": 333, "class": "tick middle"}, f"probability of {of}")
     return markup(root)
@@ -282,7 +282,7 @@ def curve_panel(points: Sequence[tuple[float, float]], *, title: str, run: int, 
 
 
 def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most `most` points, each the mean of as many neighbours as that takes."""
+    """At most `most` points, each the mean of a group of neighbours."""
     each = math.ceil(len(points) / most) if points else 1
     groups = [points[i : i + each] for i in range(0, len(points), each)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

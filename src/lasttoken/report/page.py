@@ -1,4 +1,4 @@
-"""The report: one HTML file that stands alone. Nothing is loaded from elsewhere; its one script sorts tables."""
+"""The report: one self-contained HTML file. It loads nothing; its one script sorts tables."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lasttoken import wording
 from lasttoken.errors import ArtifactError, UserError
+from lasttoken.evaluation.gaining import remarks
 from lasttoken.evaluation.metrics import HEADLINE, METRICS
-from lasttoken.report import figures, tables, units
-from lasttoken.report.collect import RunView
+from lasttoken.evaluation.run_record import RunRecord
+from lasttoken.record.folder import write_text
+from lasttoken.report import figures, tables
+from lasttoken.report.cross_run_figures import cross_run_figures
 from lasttoken.report.section import interval_scale, sections
-from lasttoken.report.together import together
 from lasttoken.report.verdict import difference_scale, scope, shown_pairs, verdict
-from lasttoken.run import write_text
 
-MANY_CLASSES = 30  # above it only the best and the worst of the per-class table stand open
+MANY_CLASSES = 30  # above it the per-class table shows only its ENDS best and worst classes
 GENERATOR = b'<meta name="generator" content="lasttoken">'
-ENDS = 15  # classes of each end that do
+ENDS = 15
 SCRIPT = Path(__file__).parent / "sort.js"
 
 
-def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, title: str) -> str:
+def render(runs: Sequence[RunRecord], comparison: Mapping[str, Any] | None, *, title: str) -> str:
     """The page about `runs`, the best first. `comparison` is a `Comparison.to_dict()`, or None where none was made.
 
     Raises UserError where there is no run, where names repeat, or where single-label and multi-label runs are mixed.
@@ -37,13 +39,14 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
     differences = difference_scale(pairs)
     rows = tables.class_rows(runs)
     level = f"{100 * tables.measure(runs[0], metric.name).level:g} %"
-    script, further = SCRIPT.read_text(encoding="utf-8"), tables.further(runs)
+    script, further = SCRIPT.read_text(encoding="utf-8"), tables.problem_measures(runs)
     return template().render(
         title=title,
-        units=units,
+        wording=wording,
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # the only one that may run
         metric=metric,
+        crossed=runs[0].measures.cross_validated is not None,
         level=level,
         multi=runs[0].labels.multi,
         sections=sections(runs, metric, columns=columns, scale=scale),
@@ -64,10 +67,12 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
         strips={row.label: figures.dot_strip(row.f1, figures.UNIT, words=tables.in_words(row, runs)) for row in rows},
         unit_axis=figures.axis_strip(figures.UNIT),
         problems=tables.problems(runs),
-        together=together(runs, comparison, metric),
+        cross_run=cross_run_figures(runs, comparison, metric),
         seeds=seeds(runs, comparison),
         further_bands=any(words.startswith("macro") for words, _ in further),
         doubted=doubted(runs),
+        remarks=remarks(runs),
+        bare=wording.listed(tables.without_interval(runs)),
         runs_explain=any(run.explained for run in runs),
         further=further,
         disputed=tables.disputed(runs),
@@ -76,42 +81,45 @@ def render(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, *, tit
     )
 
 
-def doubted(runs: Sequence[RunView]) -> str:
-    """The first thing that looks wrong in the data, and how many more there are."""
+def doubted(runs: Sequence[RunRecord]) -> str:
+    """The first warning about the data, and how many more there are."""
     doubts = list(dict.fromkeys(doubt for run in runs for doubt in run.environment.data.doubts))
     more = f", and {len(doubts) - 1} more" if len(doubts) > 1 else ""
     return doubts[0].partition(";")[0] + more if doubts else ""
 
 
-def seeds(runs: Sequence[RunView], comparison: Mapping[str, Any] | None) -> dict[str, str]:
-    """The score of each seed of the runs that have several, in words, by the run's name."""
+def seeds(runs: Sequence[RunRecord], comparison: Mapping[str, Any] | None) -> dict[str, str]:
+    """Run name -> scores of its seeds in words, for runs with several seeds."""
     found, spreads = (comparison.get(key, {}) if comparison else {} for key in ("by_seed", "spread"))
     said = {}
     for run in runs:
-        scores = [units.number(value) for value in found.get(run.name, [])]
+        scores = [wording.number(value) for value in found.get(run.name, [])]
         if len(scores) > 1:
-            spread = {of: units.score(units.number(value)) for of, value in spreads[run.name].items()}
+            spread = {of: wording.score(wording.number(value)) for of, value in spreads[run.name].items()}
+            crossed = run.measures.cross_validated is not None
+            of = "repeats" if crossed else "seeds"
+            rows = "" if crossed else f", between test sets {spread['rows']}"
             said[run.name] = (
-                f"mean of {len(scores)} seeds: {', '.join(map(units.score, scores))} (standard deviation between seeds "
-                f"{spread['seeds']}, between test sets {spread['rows']})"
+                f"mean of {len(scores)} {of}: {', '.join(map(wording.score, scores))} (standard deviation between {of} "
+                f"{spread['seeds']}{rows})"
             )
     return said
 
 
-def check(runs: Sequence[RunView]) -> None:
+def check(runs: Sequence[RunRecord]) -> None:
     """Raises UserError where these runs cannot share a page."""
     if not runs:
         raise UserError("a report needs a run; name one or more run folders")
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"runs of one report need different names; given twice: {twice}")
+        raise UserError(f"runs of one report need different names; repeated: {twice}")
     if len({run.labels.multi for run in runs}) > 1:
         raise UserError("single-label and multi-label runs cannot share a report; report on each kind alone")
 
 
 def template() -> Any:
-    """The page's template. Whatever it is given is escaped, but for the figures, which escape their own texts."""
+    """The page's template. It escapes everything except figures, which escape their own texts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -124,19 +132,18 @@ def template() -> Any:
     return environment.get_template("page.html.jinja")
 
 
-def check_page(path: Path) -> None:
-    """Raises ArtifactError where a page cannot go to `path`: before it is made. A report may be replaced, nothing else."""
+def check_page(path: Path, overwrite: bool = False) -> None:
+    """Raises ArtifactError where `path` is a folder, or (without `overwrite`) a file that is no report."""
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder; name an HTML file with --out")
-    if path.exists() and GENERATOR not in path.read_bytes()[:1000]:
+    if path.exists() and not overwrite and GENERATOR not in path.read_bytes()[:1000]:
         raise ArtifactError(f"{path} exists and is no report; name another file with --out, or delete it first")
 
 
-def write_page(html: str, path: Path) -> None:
-    """Write the page whole or not at all: PATH.part first, renamed when it is on disk. Raises ArtifactError."""
-    check_page(path)
+def write_page(html: str, path: Path, overwrite: bool = False) -> None:
+    """Write the page atomically. Raises ArtifactError."""
+    check_page(path, overwrite)
     try:
         write_text(path, html)
     except OSError as error:
-        path.with_name(path.name + ".part").unlink(missing_ok=True)
         raise ArtifactError(f"{path} could not be written ({error.strerror}); name another file with --out") from error

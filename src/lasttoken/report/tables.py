@@ -1,4 +1,4 @@
-"""What the report's tables hold: methods side by side, classes, confusions and the most confident mistakes."""
+"""Contents of the report's tables: methods, classes, confusions, most confident mistakes, data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lasttoken import wording
 from lasttoken.evaluation.decisions import confidence
-from lasttoken.evaluation.further import label_counts
 from lasttoken.evaluation.metrics import METRICS, PARTS, Metric, confusion, exact
+from lasttoken.evaluation.problem_metrics import label_counts
+from lasttoken.evaluation.run_record import RunRecord
 from lasttoken.labels import NOTHING
-from lasttoken.report import units
-from lasttoken.report.collect import Measure, RunView, Source
+from lasttoken.record.schema import Measure, Source
 
-ORDERED = 300  # classes up to which their order is the best one, which takes seconds for many more
+ORDERED = 300  # classes above which they are not ordered optimally, which would take seconds
 CUT = 300  # characters of a text that are shown
 UNKNOWN = Measure(estimate=math.nan, low=math.nan, high=math.nan, level=math.nan)
 
@@ -25,10 +26,10 @@ class Column:
     """One column of the table of methods."""
 
     title: str
-    value: Callable[[RunView], float]
+    value: Callable[[RunRecord], float]
     shown: Callable[[float], str]
     higher: bool  # is better
-    ends: Callable[[RunView], str] = lambda run: ""  # the interval, in words
+    ends: Callable[[RunRecord], str] = lambda run: ""  # the interval, in words
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ClassRow:
 
     label: str
     support: int
-    f1: dict[int, float]  # run number -> F1; a run whose label space lacks the class is not in it
+    f1: dict[int, float]  # run number -> F1, of the runs that have the class
 
     @property
     def mean(self) -> float:
@@ -55,7 +56,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Confused:
-    """Rows of one class that were taken for another."""
+    """Rows of one class that were decided to be another."""
 
     true: str
     predicted: str
@@ -65,31 +66,32 @@ class Confused:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong decision, and how sure it was."""
+    """One wrong decision and its probability."""
 
     id: str
     true: str
     predicted: str
     probability: float  # of what was decided
     text: str | None
-    label: str  # that the decision is about
-    words: list[tuple[str, float]]  # of the text, with how much each speaks for the label, -1 to 1; none: not explained
+    label: str  # that was wrongly decided
+    words: list[tuple[str, float]]  # of the text, with their weight for the label, -1 to 1; []: not explained
+    fold: int = 0  # from 1, whose model made it without having seen the row; 0: no cross-validation
 
 
 @dataclass(frozen=True)
 class Hard:
-    """A test row whose truth the methods find unlikely."""
+    """A test row with a high log-loss."""
 
     id: str
     true: str
     surprise: float  # log-loss of the row in nats, the mean over methods
-    right: int  # methods that decide it rightly all the same
+    right: int  # methods whose decision is right
     text: str | None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The data that one or more of the runs were made from."""
+    """A data set, and the runs trained on it."""
 
     names: list[str]  # of the runs
     data: Source
@@ -97,28 +99,28 @@ class Problem:
     classes: int
     most_frequent: str
     rarest: str
-    words: str  # of the test texts; "" where they are not kept
+    words: str  # word counts of the test texts; "" where texts are not stored
 
 
-def measure(run: RunView, metric: str) -> Measure:
+def measure(run: RunRecord, metric: str) -> Measure:
     """The test metric of a run; all NaN where it was not measured."""
     return run.test.metrics.get(metric, UNKNOWN)
 
 
-def best_first(runs: Sequence[RunView], metric: Metric) -> list[RunView]:
-    """The runs by their test metric, those without one last; ties keep their order."""
+def best_first(runs: Sequence[RunRecord], metric: Metric) -> list[RunRecord]:
+    """The runs sorted by test metric, undefined ones last; ties keep their order."""
     return sorted(runs, key=lambda run: metric.place(measure(run, metric.name).estimate))
 
 
 def metric_column(metric: Metric) -> Column:
     """The column of a test metric with its interval."""
 
-    def ends(run: RunView) -> str:
+    def ends(run: RunRecord) -> str:
         found = measure(run, metric.name)
-        return units.span(found.low, found.high)
+        return wording.shown_span(found.low, found.high)
 
     return Column(
-        metric.words, lambda run: measure(run, metric.name).estimate, units.score, metric.higher_is_better, ends
+        metric.words, lambda run: measure(run, metric.name).estimate, wording.score, metric.higher_is_better, ends
     )
 
 
@@ -127,23 +129,23 @@ def columns(headline: Metric, *, multi: bool) -> list[Column]:
     quality = dict.fromkeys([headline.name, "macro_f1", "micro_f1" if multi else "accuracy", "ece", "log_loss"])
     return [
         *(metric_column(METRICS[name]) for name in quality),
-        Column("trainable parameters", lambda run: run.measures.cost.trainable_parameters, units.size, False),
-        Column("training time", lambda run: run.measures.cost.train_seconds, units.duration, False),
-        Column("training rows/s", lambda run: run.measures.cost.train_rows_per_second, units.rate, True),
-        Column("prediction rows/s", lambda run: run.measures.cost.predict_rows_per_second, units.rate, True),
-        Column("peak memory", lambda run: run.measures.cost.peak_memory_bytes, units.data_size, False),
-        Column("model size", lambda run: run.measures.cost.model_bytes, units.data_size, False),
+        Column("trainable parameters", lambda run: run.measures.cost.trainable_parameters, wording.size, False),
+        Column("training time", lambda run: run.measures.cost.train_seconds, wording.duration, False),
+        Column("training rows/s", lambda run: run.measures.cost.train_rows_per_second, wording.rate, True),
+        Column("prediction rows/s", lambda run: run.measures.cost.predict_rows_per_second, wording.rate, True),
+        Column("peak memory", lambda run: run.measures.cost.peak_memory_bytes, wording.data_size, False),
+        Column("model size", lambda run: run.measures.cost.model_bytes, wording.data_size, False),
     ]
 
 
-def method_cells(runs: Sequence[RunView], over: Sequence[Column]) -> list[list[Cell]]:
-    """A row of cells for each run. The best value of a column is marked, with all that look equal to it."""
+def method_cells(runs: Sequence[RunRecord], over: Sequence[Column]) -> list[list[Cell]]:
+    """A row of cells for each run; the best shown value of a column is marked, with ties."""
     by_column = [column_cells(runs, column) for column in over]
     return [list(row) for row in zip(*by_column, strict=True)]
 
 
-def column_cells(runs: Sequence[RunView], column: Column) -> list[Cell]:
-    """The cells of one column. With a single run nothing is best."""
+def column_cells(runs: Sequence[RunRecord], column: Column) -> list[Cell]:
+    """The cells of one column. A single value is not marked as best."""
     values = [column.value(run) for run in runs]
     finite = [value for value in values if math.isfinite(value)]
     best = column.shown((max if column.higher else min)(finite)) if len(finite) > 1 else None
@@ -152,7 +154,7 @@ def column_cells(runs: Sequence[RunView], column: Column) -> list[Cell]:
     return [Cell(text, end, text == best) for text, end in zip(shown, ends, strict=True)]
 
 
-def class_rows(runs: Sequence[RunView]) -> list[ClassRow]:
+def class_rows(runs: Sequence[RunRecord]) -> list[ClassRow]:
     """The classes of all runs, the best mean F1 first."""
     found: dict[str, ClassRow] = {}
     for i, run in enumerate(runs):
@@ -162,18 +164,18 @@ def class_rows(runs: Sequence[RunView]) -> list[ClassRow]:
     return sorted(found.values(), key=lambda row: math.inf if math.isnan(row.mean) else -row.mean)
 
 
-def in_words(row: ClassRow, runs: Sequence[RunView]) -> str:
-    """A class over all runs, for who cannot see the figure."""
-    return f"F1 of {row.label}: " + ", ".join(f"{runs[i].name} {units.brief(f1)}" for i, f1 in row.f1.items())
+def in_words(row: ClassRow, runs: Sequence[RunRecord]) -> str:
+    """The F1 of a class in each run, as the text alternative of its figure."""
+    return f"F1 of {row.label}: " + ", ".join(f"{runs[i].name} {wording.brief(f1)}" for i, f1 in row.f1.items())
 
 
-def confusion_matrix(run: RunView) -> np.ndarray:
-    """How many rows of class i were decided to be class j, (C, C) int. Of single-label runs only."""
+def confusion_matrix(run: RunRecord) -> np.ndarray:
+    """Confusion matrix (C, C) int, truth by decision. For single-label runs only."""
     return confusion(run.predictions.targets, run.predictions.chosen, len(run.labels))
 
 
-def most_confused(run: RunView, most: int = 20) -> list[Confused]:
-    """The pairs of classes with the most rows taken one for the other, most first."""
+def most_confused(run: RunRecord, most: int = 20) -> list[Confused]:
+    """The (true class, decided class) pairs with the most rows, most first."""
     matrix = confusion_matrix(run)
     wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
     order = [int(place) for place in np.argsort(-wrong, axis=None, kind="stable")[:most]]
@@ -184,8 +186,8 @@ def most_confused(run: RunView, most: int = 20) -> list[Confused]:
     ]
 
 
-def clustered(run: RunView) -> tuple[list[int], np.ndarray]:
-    """(classes (C,) in an order that sets those beside each other that are taken for each other, their matrix in it)."""
+def clustered(run: RunRecord) -> tuple[list[int], np.ndarray]:
+    """(order of the classes (C,) with confused ones side by side, confusion matrix in that order)."""
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
@@ -199,8 +201,8 @@ def clustered(run: RunView) -> tuple[list[int], np.ndarray]:
     return order, matrix[np.ix_(order, order)]
 
 
-def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
-    """The wrong decisions that were surest, surest first; of a multi-label row only its surest one."""
+def mistakes(run: RunRecord, most: int = 10) -> list[Mistake]:
+    """The most confident wrong decisions, surest first; for a multi-label row only its surest one."""
     seen = run.predictions
     decided = seen.chosen
     if run.labels.multi:
@@ -216,7 +218,7 @@ def mistakes(run: RunView, most: int = 10) -> list[Mistake]:
     return [mistake(run, i, int(column[i]), float(surest[i])) for i in rows]
 
 
-def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
+def mistake(run: RunRecord, row: int, column: int, probability: float) -> Mistake:
     """The mistake of `row` about the label of `column`."""
     names, seen = run.labels.names, run.predictions
     predicted, true = names[column], truth(run, row)
@@ -224,12 +226,13 @@ def mistake(run: RunView, row: int, column: int, probability: float) -> Mistake:
         predicted = predicted if seen.chosen[row, column] else f"not {predicted}"
     label, text = names[column], None if run.texts is None else cut(run.texts[row])
     words = weighed(run, seen.ids[row], label)
-    if run.labels.multi and not seen.chosen[row, column]:  # what speaks for "not X" is what speaks against X
+    if run.labels.multi and not seen.chosen[row, column]:  # a weight for "not X" is a weight against X
         words = [(word, -weight) for word, weight in words]
-    return Mistake(seen.ids[row], true, predicted, probability, text, label, words)
+    fold = 0 if seen.fold is None else int(seen.fold[row]) + 1
+    return Mistake(seen.ids[row], true, predicted, probability, text, label, words, fold)
 
 
-def truth(run: RunView, row: int) -> str:
+def truth(run: RunRecord, row: int) -> str:
     """The label of a test row, or its labels."""
     names, target = run.labels.names, run.predictions.targets[row]
     if run.labels.multi:
@@ -237,8 +240,8 @@ def truth(run: RunView, row: int) -> str:
     return names[int(target)]
 
 
-def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
-    """The first words of a text that was explained, the heaviest weighing 1 or -1; none where it was not."""
+def weighed(run: RunRecord, row: str, label: str) -> list[tuple[str, float]]:
+    """The first words of an explained text with weights scaled to at most 1 in size; [] without an explanation."""
     found = next((one for one in run.explained if (one.id, one.label) == (row, label)), None)
     if found is None or run.texts is None:
         return []
@@ -253,14 +256,14 @@ def weighed(run: RunView, row: str, label: str) -> list[tuple[str, float]]:
     return shown
 
 
-def same_rows(runs: Sequence[RunView]) -> bool:
-    """Whether all runs are about the same test rows in the same order, and the same labels."""
+def same_rows(runs: Sequence[RunRecord]) -> bool:
+    """Whether all runs have the same labels and the same test rows in the same order."""
     first = runs[0]
     return all(list(one.predictions.ids) == list(first.predictions.ids) and one.labels == first.labels for one in runs)
 
 
-def hardest(runs: Sequence[RunView], most: int = 10) -> list[Hard]:
-    """The test rows with the highest log-loss, the mean over runs, highest first. None where runs differ in their rows."""
+def hardest(runs: Sequence[RunRecord], most: int = 10) -> list[Hard]:
+    """The test rows with the highest mean log-loss over runs, highest first; [] where runs differ in their rows."""
     if not same_rows(runs):
         return []
     seen = [run.predictions for run in runs]
@@ -280,10 +283,10 @@ def hardest(runs: Sequence[RunView], most: int = 10) -> list[Hard]:
     ]
 
 
-def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
-    """Test rows whose label every run decides against in the same way, the surest first: labels that may be wrong.
+def disputed(runs: Sequence[RunRecord], most: int = 10) -> list[Mistake]:
+    """Labels that may be wrong: test rows for which all runs make the same other decision, surest first.
 
-    Of two runs or more about the same rows in the same order; none else.
+    [] for a single run, or where runs differ in their rows.
     """
     if len(runs) < 2 or not same_rows(runs):
         return []
@@ -299,18 +302,18 @@ def disputed(runs: Sequence[RunView], most: int = 10) -> list[Mistake]:
         column, surest = decided, np.where(agreed, said[np.arange(len(said)), decided], -1.0)
     rows = [int(i) for i in np.argsort(-surest, kind="stable")[:most] if surest[i] >= 0]
     found = [mistake(runs[0], i, int(column[i]), float(surest[i])) for i in rows]
-    return [replace(one, words=[]) for one in found]  # which words weighed is one method's own
+    return [replace(one, words=[]) for one in found]  # explanations differ between methods
 
 
-def further(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
-    """(measure in words, its value in each run, None where it was not measured) of those that this problem has."""
+def problem_measures(runs: Sequence[RunRecord]) -> list[tuple[str, list[Measure | None]]]:
+    """(metric in words, its value in each run or None) of the metrics of this problem (problem_metrics.py)."""
     words = list(dict.fromkeys(one.words for run in runs for one in run.test.further))
     found = [{one.words: one for one in run.test.further} for run in runs]
     return [(name, [measures.get(name) for measures in found]) for name in words]
 
 
-def measures(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
-    """(metric in words, its value in each run) of every metric that was measured, and of the parts of the Brier score."""
+def measures(runs: Sequence[RunRecord]) -> list[tuple[str, list[Measure | None]]]:
+    """(metric in words, its value in each run or None) of every metric and of the parts of the Brier score."""
     names = [name for name in METRICS if any(name in run.test.metrics for run in runs)]
     parts = [of for of in PARTS if any(of in run.measures.brier for run in runs)]
     return [
@@ -319,14 +322,24 @@ def measures(runs: Sequence[RunView]) -> list[tuple[str, list[Measure | None]]]:
     ]
 
 
-def notes(run: RunView) -> list[str]:
-    """What should be known of a run: what its fit noted, and answers that named no label."""
+def without_interval(runs: Sequence[RunRecord]) -> list[str]:
+    """Metrics in words that have a value but no interval in one of the runs."""
+    measured = [(name, one) for run in runs for name, one in run.test.metrics.items()]
+    bare = {name for name, one in measured if math.isnan(one.low) and not math.isnan(one.estimate)}
+    return [metric.words for name, metric in METRICS.items() if name in bare]
+
+
+def notes(run: RunRecord) -> list[str]:
+    """The notes of a run's fit, and its share of answers that named no label."""
     invalid = run.measures.invalid_answers
-    return [*run.measures.notes, *([] if invalid is None else [f"{units.percent(invalid)} of answers named no label"])]
+    return [
+        *run.measures.notes,
+        *([] if invalid is None else [f"{wording.percent(invalid)} of answers named no label"]),
+    ]
 
 
-def problems(runs: Sequence[RunView]) -> list[Problem]:
-    """The data of the runs, once each: runs share it where its digest is the same."""
+def problems(runs: Sequence[RunRecord]) -> list[Problem]:
+    """The data sets of the runs, grouped by digest."""
     found: dict[str, Problem] = {}
     for run in runs:
         made = run.environment
@@ -337,25 +350,25 @@ def problems(runs: Sequence[RunView]) -> list[Problem]:
     return list(found.values())
 
 
-def frequencies(run: RunView) -> tuple[str, str]:
+def frequencies(run: RunRecord) -> tuple[str, str]:
     """The most frequent label and the rarest one, each with its share of the test rows."""
     names, n = run.labels.names, len(run.predictions)
     counts = label_counts(run.predictions.targets, len(names))
     ends = (most_frequent_label(run)[0], int(counts.argmin()))
-    most, least = (f"{names[j]}, {units.percent(counts[j] / n)} of the test rows" for j in ends)
+    most, least = (f"{names[j]}, {wording.percent(counts[j] / n)} of the test rows" for j in ends)
     return most, least
 
 
-def words(run: RunView) -> str:
-    """How many words the test texts have."""
+def words(run: RunRecord) -> str:
+    """Words in the test texts: median, 95th percentile and maximum."""
     if not run.texts:
         return ""
     middle, high, longest = np.quantile([len(text.split()) for text in run.texts], [0.5, 0.95, 1.0])
-    return f"{middle:,.0f} in the middle, {high:,.0f} at the 95th of a hundred, {longest:,.0f} at most"
+    return f"median {middle:,.0f}, 95th percentile {high:,.0f}, maximum {longest:,.0f}"
 
 
-def most_frequent_label(run: RunView) -> tuple[int, str]:
-    """Column and name of the label that most test rows have."""
+def most_frequent_label(run: RunRecord) -> tuple[int, str]:
+    """(column, name) of the label with the most test rows."""
     targets, names = run.predictions.targets, run.labels.names
     counts = label_counts(targets, len(names))
     return int(counts.argmax()), names[int(counts.argmax())]

@@ -1,4 +1,4 @@
-"""The result in words, what it stands on, and every pair of runs as the comparison judged it."""
+"""The verdict in words, the test split that it is based on, and the pairwise comparison of runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lasttoken import wording
 from lasttoken.evaluation.metrics import Metric
-from lasttoken.report import figures, tables, units
-from lasttoken.report.collect import RunView
+from lasttoken.evaluation.run_record import RunRecord
+from lasttoken.report import figures, tables
 
 
 @dataclass(frozen=True)
@@ -22,49 +23,58 @@ class ShownPair:
     difference: str
     ends: str
     strip: str
-    p_values: list[str]  # randomisation, the same after Holm, McNemar after Holm
-    only: str  # rows that one of the two alone has right
+    p_values: list[str]  # randomisation test, the same after Holm, McNemar's test after Holm
+    only: str  # rows that only the first, or only the second, has right
     detectable: str
     verdict: str
 
 
-def verdict(runs: Sequence[RunView], comparison: Mapping[str, Any] | None, metric: Metric) -> str:
-    """The result: the comparison's own sentence, or what a table without tests allows to say. The best run is first."""
+def verdict(runs: Sequence[RunRecord], comparison: Mapping[str, Any] | None, metric: Metric) -> str:
+    """The result in one sentence: the comparison's summary, or without one the best score. The best run is first."""
     best = tables.measure(runs[0], metric.name)
-    scored = f"{units.score(best.estimate)} {metric.words} {units.span(best.low, best.high)}".rstrip()
+    scored = f"{wording.score(best.estimate)} {metric.words} {wording.shown_span(best.low, best.high)}".rstrip()
     if len(runs) == 1:
         return f"{runs[0].name} scores {scored}."
     if comparison:
         return comparison["summary"]
-    return f"{runs[0].name} scores best, {scored}. Whether it is better than the others or lucky was not tested."
+    return f"{runs[0].name} scores best, {scored}. Whether the differences are significant was not tested."
 
 
-def title(runs: Sequence[RunView]) -> str:
-    """What the page is about: 'linear: reviews.csv', or 'reviews.csv: 4 runs compared'."""
+def title(runs: Sequence[RunRecord]) -> str:
+    """Title of the report: 'linear: reviews.csv', or 'reviews.csv: 4 runs compared'."""
     sources = " and ".join(dict.fromkeys(run.environment.data.source for run in runs))
     return f"{runs[0].name}: {sources}" if len(runs) == 1 else f"{sources}: {len(runs)} runs compared"
 
 
-def scope(runs: Sequence[RunView], level: str, metric: Metric) -> str:
-    """What the figures stand on, and the score of who does not read."""
-    rows = either([units.whole(n) for n in sorted({run.test.n for run in runs})])
+def scope(runs: Sequence[RunRecord], level: str, metric: Metric) -> str:
+    """Rows and classes of the test split, and the score of always predicting the majority class."""
+    rows = either([wording.whole(n) for n in sorted({run.test.n for run in runs})])
     classes = either([str(n) for n in sorted({run.test.classes for run in runs})])
     kind = "any number of labels" if runs[0].labels.multi else "one label"
-    return (
-        f"Measured on the {rows} rows of the test split: {classes} classes, {kind} a row. Intervals are at {level}."
-        + floor(runs[0], metric)
+    crossed = runs[0].measures.cross_validated
+    where = f"Measured on the {rows} rows of the test split"
+    if crossed is not None:
+        where = f"Measured by {crossed.folds}-fold cross-validation on {rows} rows"
+    told = (
+        ""
+        if crossed is None
+        else " Each row was judged once, by a model that did not see it; the saved model is fitted on all rows and has "
+        "never been judged on new ones."
+    )
+    return f"{where}: {classes} classes, {kind} a row.{told} Intervals are at {level}." + majority_baseline(
+        runs[0], metric
     )
 
 
-def floor(run: RunView, metric: Metric) -> str:
-    """How far one gets without reading, as a sentence; nothing for a metric of probabilities."""
+def majority_baseline(run: RunRecord, metric: Metric) -> str:
+    """The score of always predicting the majority class, as a sentence; '' for a metric of probabilities."""
     if not metric.of_decisions:
         return ""
     column, name = tables.most_frequent_label(run)
     always = np.zeros(run.predictions.probs.shape)
     always[:, column] = 1
     score = metric(run.predictions.targets, always)
-    return f" Always answering “{name}”, the most frequent label, would score {units.score(score)} {metric.words}."
+    return f" Always answering “{name}”, the most frequent label, would score {wording.score(score)} {metric.words}."
 
 
 def either(shown: Sequence[str]) -> str:
@@ -85,16 +95,16 @@ def shown_pairs(pairs: Sequence[Mapping[str, Any]], scale: figures.Scale) -> lis
 def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
     """One pair of `Comparison.to_dict()`, its difference drawn on `scale`."""
     estimate, low, high = found = difference(pair)
-    words = f"{pair['a']} less {pair['b']}: {units.signed(estimate)} {units.span(low, high)}"
+    words = f"{pair['a']} less {pair['b']}: {wording.signed(estimate)} {wording.shown_span(low, high)}"
     return ShownPair(
         a=pair["a"],
         b=pair["b"],
-        difference=units.signed(estimate),
-        ends=units.span(low, high),
+        difference=wording.signed(estimate),
+        ends=wording.shown_span(low, high),
         strip=figures.difference_strip(found, scale, shown=pair["winner"] is not None, words=words),
-        p_values=[units.p_value(units.number(pair[name])) for name in ("p", "p_holm", "p_mcnemar_holm")],
-        only=f"{units.whole(pair['only_a'])} : {units.whole(pair['only_b'])}",
-        detectable=units.score(units.number(pair["mde"])),
+        p_values=[wording.shown_p(wording.number(pair[name])) for name in ("p", "p_holm", "p_mcnemar_holm")],
+        only=f"{wording.whole(pair['only_a'])} : {wording.whole(pair['only_b'])}",
+        detectable=wording.score(wording.number(pair["mde"])),
         verdict=pair["verdict"],
     )
 
@@ -102,4 +112,4 @@ def shown_pair(pair: Mapping[str, Any], scale: figures.Scale) -> ShownPair:
 def difference(pair: Mapping[str, Any]) -> tuple[float, float, float]:
     """Estimate, low and high of a pair's difference; NaN where undefined."""
     found = pair["difference"]
-    return units.number(found["estimate"]), units.number(found["low"]), units.number(found["high"])
+    return wording.number(found["estimate"]), wording.number(found["low"]), wording.number(found["high"])

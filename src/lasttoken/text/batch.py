@@ -1,4 +1,4 @@
-"""Which rows travel together: batches planned by tokens, because tokens are what time and memory are spent on."""
+"""Batches of rows under a token budget, because time and memory depend on tokens, not on rows."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lasttoken.seed import generator
+
 
 def by_length(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     """Rows grouped for prediction: sorted by length, longest first, each batch at most `budget` tokens.
 
-    lengths: (N,) tokens a row. A row longer than the budget travels alone. Every row is in exactly one batch.
-    Longest first, so that a lack of memory shows at once and not at the end.
+    lengths: (N,) tokens per row. A row longer than the budget is a batch of its own. Every row is in exactly one batch.
+    Longest first, so that running out of memory shows at the start.
     """
     order = np.argsort(-lengths, kind="stable")
     return under_budget(order, lengths, budget)
 
 
 def under_budget(rows: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.ndarray]:
-    """`rows` cut, in their order, into runs of at most `budget` tokens; a run holds one row or more."""
+    """Split `rows`, in order, into groups of at most `budget` tokens, each with at least one row."""
     groups, start, total = [], 0, 0
     for i, row in enumerate(rows):
         total += int(lengths[row])
@@ -31,36 +33,50 @@ def under_budget(rows: np.ndarray, lengths: np.ndarray, budget: int) -> list[np.
     return groups
 
 
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Rows of one forward pass in training, and its position in the training."""
+
+    rows: np.ndarray  # (B,) int64
+    update: int  # 1, 2, ...
+    number: int  # within the update, from 0
+
+
 @dataclass
 class Budget:
-    """Tokens that a micro-batch may hold. It shrinks when the device runs out of memory; the result stays the same."""
+    """Maximum tokens of a micro-batch. It shrinks when the device runs out of memory; the result stays the same."""
 
     tokens: int
 
-    def cut(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """`rows` as micro-batches within the budget."""
-        return under_budget(rows, lengths, self.tokens)
+    def cut(self, rows: np.ndarray, lengths: np.ndarray, update: int) -> list[MicroBatch]:
+        """Split the rows of an update into micro-batches within the budget."""
+        groups = under_budget(rows, lengths, self.tokens)
+        return [MicroBatch(group, update, number) for number, group in enumerate(groups)]
 
-    def halve(self, update: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray] | None:
-        """The same update under half of what its largest micro-batch holds; None where every row travels alone already."""
-        if max(map(len, update)) == 1:
+    def halve(self, update: Sequence[MicroBatch], lengths: np.ndarray) -> list[MicroBatch] | None:
+        """The update with the budget at half its largest micro-batch; None if each already has a single row."""
+        if max(len(micro.rows) for micro in update) == 1:
             return None
-        self.tokens = min(self.tokens, int(max(lengths[rows].sum() for rows in update))) // 2
-        return self.cut(np.concatenate(update), lengths)
+        self.tokens = min(self.tokens, int(max(lengths[micro.rows].sum() for micro in update))) // 2
+        return self.cut(np.concatenate([micro.rows for micro in update]), lengths, update[0].update)
 
 
-def epochs(
-    lengths: np.ndarray, *, batch: int, budget: Budget, rng: np.random.Generator, share: tuple[int, int] = (0, 1)
-) -> Iterator[list[np.ndarray]]:
-    """Endless updates, epoch after epoch: each `batch` shuffled rows, as the micro-batches that fit the budget.
+def updates(
+    lengths: np.ndarray, *, batch: int, budget: Budget, seed: int, share: tuple[int, int] = (0, 1), done: int = 0
+) -> Iterator[list[MicroBatch]]:
+    """Yield updates without end: `batch` shuffled rows each, as micro-batches within the budget.
 
-    The last update of an epoch is smaller where `batch` does not divide N; no row is dropped or seen twice.
-    `share` is (rank, processes): of every update a process takes each `processes`-th row, from `rank` on, so
-    that together they see exactly what one process would. Its part can be empty.
+    The order of an epoch depends on (seed, epoch) only, so that training can resume after `done` updates. The last
+    update of an epoch is smaller if `batch` does not divide N; each row is used once per epoch.
+    share: (rank, processes). A process takes every `processes`-th row of an update, starting at `rank`; together they
+    use the same rows as a single process. A share can be empty.
     """
     rank, processes = share
+    epoch, first = divmod(done, -(-len(lengths) // batch))
     while True:
-        order = rng.permutation(len(lengths))
-        for start in range(0, len(order), batch):
+        order = generator(seed, f"order of the training rows in epoch {epoch}").permutation(len(lengths))
+        for start in range(first * batch, len(order), batch):
+            done += 1
             mine = order[start : start + batch][rank::processes]
-            yield budget.cut(mine[np.argsort(-lengths[mine], kind="stable")], lengths)
+            yield budget.cut(mine[np.argsort(-lengths[mine], kind="stable")], lengths, done)
+        epoch, first = epoch + 1, 0

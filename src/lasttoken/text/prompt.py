@@ -1,50 +1,52 @@
-"""The prompt of instruction tuning, cut into the pieces that are computed apart: header, text, footers, answers.
+"""Prompts for instruction tuning, in separately tokenised parts: header, text, footers, answers.
 
-The header (task and labels) is the same for every row and is computed once a batch; the text is a row's own; what
-follows it is a tree of footers and answers. Each piece is tokenised alone, in training as in scoring, so that an
-answer has the same tokens in both.
+The header (task and labels) is shared by all rows and runs once per batch. After each row's text comes a tree of
+footers and answers. Parts are tokenised separately in training and in scoring, so that an answer has the same tokens
+in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from lasttoken.errors import ConfigError
 from lasttoken.labels import LabelSpace
+from lasttoken.text.answer_tree import Path
 from lasttoken.text.tokenizer import end_token
-from lasttoken.text.tree import Path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SINGLE = "Classify the text into one of these labels: {labels}\n\nText:\n{text}\n\nLabel:"
 MULTI = "Decide which of these labels apply to the text: {labels}\n\nText:\n{text}\n\nLabels:"
-SHORT = "Classify the text.\n\nText:\n{text}\n\nLabel:"  # where the labels are too many to list them
+SHORT = "Classify the text.\n\nText:\n{text}\n\nLabel:"  # without the label list, which would be too long
 SHORT_MULTI = "Decide which labels apply to the text.\n\nText:\n{text}\n\nLabels:"
 QUESTION = "\n\nDoes the label {label} apply?"
 NONE = "none"  # the answer where no label applies
-MARK = "\ue000text\ue000"  # private-use characters: no template holds them
+MARK = "\ue000text\ue000"  # private-use characters, which no template contains
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Token ids of every piece. A row is header + text + footer + answer, an answer ending with the terminator."""
+    """Token ids of every part. A row is header + text + footer + answer; an answer includes the end token."""
 
     header: np.ndarray  # (P,) int32
     footer: list[int]
-    answers: list[list[int]]  # C answers, terminator included
-    texts: list[str]  # C answers as text, for parsing what was generated
-    questions: list[list[int]]  # C footers that ask for one label; empty when single-label
+    answers: list[list[int]]  # C answers, including the end token
+    texts: list[str]  # C answers as text, for parsing generated answers
+    questions: list[list[int]]  # C footers, each a yes/no question about one label; empty if single-label
     yes: list[int]
     no: list[int]
     separator: str
     none: list[int]
-    listed: bool = True  # whether the prompt lists the labels, or the template says how it does
+    listed: bool = True  # whether the label list is in the default template; true for a template of the user
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """The prompt as JSON-compatible values."""
         return {**vars(self), "header": self.header.tolist()}
 
     @classmethod
@@ -53,11 +55,11 @@ class Prompt:
         return cls(**{**values, "header": np.array(values["header"], dtype=np.int32)})
 
     def answer_path(self, column: int) -> Path:
-        """The path that answers with one label."""
+        """The path of the answer with one label."""
         return self.footer, self.answers[column]
 
     def set_path(self, columns: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Path:
-        """The path that answers with several labels, in label-space order, or with none."""
+        """The path of the answer that lists several labels, in label-space order, or none."""
         if not len(columns):
             return self.footer, self.none
         joined = self.separator.join(self.texts[j].strip() for j in columns)
@@ -65,7 +67,7 @@ class Prompt:
         return self.footer, [*plain_ids(tokenizer, lead + joined), end_token(tokenizer)]
 
     def question_path(self, column: int, applies: bool) -> Path:
-        """The path that says whether one label applies."""
+        """The path of the yes or no answer to the question whether one label applies."""
         return self.questions[column], self.yes if applies else self.no
 
 
@@ -79,29 +81,29 @@ def make_prompt(
     separator: str = ", ",
     room: int | None = None,
 ) -> Prompt:
-    """The prompt for a label space. Raises ConfigError on a template without {text} or a verbalizer that cannot work.
+    """The prompt for a label space. Raises ConfigError on a template without {text} or an invalid verbalizer.
 
-    verbalizer: the answer of a label where that is not its name; `numbers` answers 1, 2, ... in the order of labels, and
-    where the prompt speaks of a label it says `1: name`.
-    chat: wrap it in the tokenizer's chat template, where it has one. room: tokens that the list of labels may take in
-    the default template; with more, the default leaves the list out.
+    verbalizer: answers of labels, by default their names. `numbers`: answers 1, 2, ... in label order, listed in the
+    prompt as `1: name`.
+    chat: use the tokenizer's chat template, if it has one. room: maximum tokens of the label list in the default
+    template; a longer list is left out.
     """
     wrapped = chat and bool(tokenizer.chat_template)
     numbered = verbalizer == "numbers"
     if verbalizer == "numbers":
         verbalizer = {name: str(i) for i, name in enumerate(labels.names, 1)}
     names = answer_texts(labels, verbalizer or {}, separator)
-    called = [f"{i}: {label}" for i, label in zip(names, labels.names, strict=True)] if numbered else names
-    listed = template is not None or room is None or len(plain_ids(tokenizer, "; ".join(called))) <= room
+    shown = [f"{i}: {label}" for i, label in zip(names, labels.names, strict=True)] if numbered else names
+    listed = template is not None or room is None or len(plain_ids(tokenizer, "; ".join(shown))) <= room
     if template is None:
         template = (MULTI if labels.multi else SINGLE) if listed else (SHORT_MULTI if labels.multi else SHORT)
     if template.count("{text}") != 1:
         raise ConfigError([f"prompt: needs {{text}} exactly once, got {template!r}"])
-    before, after = (piece.replace("{labels}", "; ".join(called)) for piece in template.split("{text}"))
+    before, after = (piece.replace("{labels}", "; ".join(shown)) for piece in template.split("{text}"))
     lead = "" if wrapped else " "
     header, footer = render(tokenizer, before, after, wrapped)
-    asked = (
-        [render(tokenizer, before, QUESTION.replace("{label}", name), wrapped)[1] for name in called]
+    questions = (
+        [render(tokenizer, before, QUESTION.replace("{label}", name), wrapped)[1] for name in shown]
         if labels.multi
         else []
     )
@@ -113,7 +115,7 @@ def make_prompt(
         plain_ids(tokenizer, footer),
         answers,
         [lead + name for name in names],
-        [plain_ids(tokenizer, question) for question in asked],
+        [plain_ids(tokenizer, question) for question in questions],
         [*plain_ids(tokenizer, lead + "yes"), *end],
         [*plain_ids(tokenizer, lead + "no"), *end],
         separator,
@@ -123,7 +125,7 @@ def make_prompt(
 
 
 def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str], separator: str) -> list[str]:
-    """The answer text of each label (C,). Raises ConfigError on unknown labels, empty or equal answers."""
+    """The answer text of each label (C,). Raises ConfigError on unknown labels, and on empty or equal answers."""
     unknown = sorted(verbalizer.keys() - set(labels.names))
     problems = [f"verbalizer: {labels.outside(unknown)}"] if unknown else []
     names = [verbalizer.get(name, name) for name in labels.names]
@@ -135,10 +137,10 @@ def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str], separator: s
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"verbalizer: several labels answer {name!r}" for name in twice]
     if labels.multi:
-        mark = separator.casefold().strip() or separator  # as methods/generation.py splits
+        mark = separator.casefold().strip() or separator  # as infer/generation.py splits
         problems += [f"verbalizer: {name!r} is the answer where no label applies" for name in names if name == NONE]
         problems += [
-            f"verbalizer: {name!r} holds the separator {separator!r}; name another label_separator, or another answer"
+            f"verbalizer: {name!r} contains the separator {separator!r}; choose another label_separator or another answer"
             for name in names
             if mark in name.casefold()
         ]
@@ -148,7 +150,7 @@ def answer_texts(labels: LabelSpace, verbalizer: Mapping[str, str], separator: s
 
 
 def render(tokenizer: PreTrainedTokenizerBase, before: str, after: str, chat: bool) -> tuple[str, str]:
-    """What stands before the text and after it, inside the chat template where `chat`."""
+    """The prompt before the text and after it, inside the chat template if `chat`."""
     if not chat:
         return before, after
     message = [{"role": "user", "content": before + MARK + after.rstrip()}]
@@ -158,11 +160,11 @@ def render(tokenizer: PreTrainedTokenizerBase, before: str, after: str, chat: bo
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a piece, nothing added."""
+    """Token ids of a part, without special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before a text: BOS, or nothing."""
+    """Special tokens that the tokenizer puts before a text: BOS, or none."""
     ids = list(tokenizer("")["input_ids"])
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and ids[-1] != tokenizer.bos_token_id else ids

@@ -1,8 +1,7 @@
 """The training loop: one generator, no callbacks.
 
-`train` owns the order of an update (forward, backward, clip, step) and nothing else.
-Whoever iterates it decides, in plain code, what to print and when to stop;
-`keep_best` is the one such caller that all trained methods share.
+`train` runs updates (forward, backward, clip, step) and nothing else. Its caller decides what to print and when to
+stop; all trained methods use `keep_best` for that.
 """
 
 from __future__ import annotations
@@ -10,38 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lasttoken.errors import ConfigError, Diverged
-from lasttoken.train.world import ALONE, World
+from lasttoken.train.distributed import ALONE, World
+from lasttoken.train.outcome import End, How, Step
+from lasttoken.train.state import Best, TrainState
 
 Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one optimiser update did."""
-
-    number: int  # 1, 2, ...
-    loss: float  # mean over the update's items
-    lr: float  # of the first parameter group
-    grad_norm: float  # L2, before clipping
-    items: float  # what the loss is a mean over: rows, weighted rows, or target tokens
-    seconds: float  # wall time, waiting for data included
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """How training ended, and which weights were kept."""
-
-    score: float  # of the kept weights; -inf where nothing was scored
-    update: int  # after which they were taken
-    end: str  # "finished", or why it ended early
-    failure: Diverged | KeyboardInterrupt | None = None  # what cut it short
 
 
 def train(
@@ -49,28 +28,30 @@ def train(
     updates: Iterable[Sequence[Batch]],
     optimizer: torch.optim.Optimizer,
     *,
-    count: int,
+    numbers: range,
     multiplier: Callable[[float], float],
     clip: float = 1.0,
     world: World = ALONE,
     smaller: Callable[[Sequence[Batch]], Sequence[Batch]] | None = None,
 ) -> Iterator[Step]:
-    """Yield one Step per update until `count` are done or `updates` ends.
+    """Yield one Step per update until those of `numbers` are done or `updates` ends.
 
-    An update is a list of micro-batches. `loss_and_count(batch)` returns the SUM of the losses and how many items
-    it sums over. Gradients are divided once, by the items of the whole update in all processes, so that an
-    accumulated or distributed update equals that of one large batch also where batches hold unequal numbers of
-    items (transformers #34191 is the story of getting this wrong). `multiplier` maps progress in [0, 1) to a
-    factor on each group's lr. `smaller` is asked to cut an update into smaller micro-batches when the device runs out
-    of memory; the update is then done again from its beginning, and nothing of it is lost.
+    numbers: of the updates, from 1; a resumed training starts later.
 
-    Raises Diverged when loss or gradient is not finite; the weights are then those of the step before. Raises ConfigError
-    where the optimiser's step finds no memory.
+    An update is a list of micro-batches. `loss_and_count(batch)` returns the SUM of the losses and the number of items
+    in it. Gradients are divided once, by the items of the whole update in all processes: an accumulated or distributed
+    update equals one large batch even if micro-batches have unequal sizes (transformers #34191 is that bug).
+    `multiplier` maps progress in [0, 1) to a factor on each group's lr. `smaller` splits an update into smaller
+    micro-batches when the device runs out of memory; the update is then repeated from its start.
+
+    Raises Diverged if loss or gradient is not finite; the weights are then those before the update. Raises ConfigError
+    if the optimiser's step runs out of memory.
     """
     groups = optimizer.param_groups
     base = [group["lr"] for group in groups]
     weights = [p for group in groups for p in group["params"]]
-    for number, update in zip(range(1, count + 1), updates, strict=False):
+    count = numbers.stop - 1
+    for number, update in zip(numbers, updates, strict=False):
         began = time.perf_counter()
         for group, lr in zip(groups, base, strict=True):
             group["lr"] = lr * multiplier((number - 1) / count)
@@ -79,7 +60,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             assert smaller is not None
             update = smaller(update)
-        for p in weights:  # a process whose share is empty still takes part in the sum
+        for p in weights:  # a process without rows still takes part in the sum
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         grads = [p.grad for p in weights if p.grad is not None]
         world.add([*grads, sums])
@@ -94,11 +75,11 @@ def train(
             )
         try:
             optimizer.step()
-        except torch.OutOfMemoryError as error:  # half of the weights may have moved: there is no doing it again
+        except torch.OutOfMemoryError as error:  # some weights may have changed already: no retry
             raise ConfigError(
                 [
                     "the device ran out of memory in the optimiser's step; set train.optimizer = paged_adamw32bit, use a "
-                    "smaller model, or end what else runs there"
+                    "smaller model, or end other processes on it"
                 ]
             ) from error
         optimizer.zero_grad(set_to_none=True)
@@ -110,7 +91,7 @@ def train(
 def accumulate(
     loss_and_count: Callable[[Batch], tuple[Tensor, float]], update: Sequence[Batch], *, raises: bool
 ) -> Tensor | None:
-    """(sum of losses, items) float64 of an update's micro-batches, their gradients added up; None where memory ran out."""
+    """(sum of losses, items) float64 of an update's micro-batches, gradients accumulated; None if memory ran out."""
     sums = torch.zeros(2, dtype=torch.float64)
     try:
         for batch in update:
@@ -125,56 +106,54 @@ def accumulate(
 
 
 def keep_best(
-    modules: Sequence[nn.Module],
-    steps: Iterable[Step],
+    state: TrainState,
+    steps: Iterator[Step],
     score: Callable[[], float],
     *,
     every: int,
     last: int,
     patience: int,
-    log: Callable[[Step, float | None], None],
-    first: float | None = None,
-) -> Best:
-    """Run `steps`, score every `every` updates and after update `last`, and leave `modules` with their best-scored trainable weights.
+    log: Callable[[Step], None],
+) -> End:
+    """Run `steps` with early stopping, and restore the weights with the best validation score.
 
-    Stops after `patience` scores without a gain. Higher is better. Only weights that train are copied (to main
-    memory): for LoRA that is a few megabytes, whatever the backbone weighs. first: the score of the weights
-    before the first update, which are kept where no update betters it. Divergence or Ctrl-C after the first
-    score ends training with the best weights restored and is told in `Best.failure`. Before it, divergence keeps the
-    weights of the last good update, which are scored then; Ctrl-C, and divergence in the first update, are raised.
+    score: evaluated every `every` updates and after update `last`; higher is better. patience: scores without a gain
+    before training stops. Only trainable weights are copied, to main memory. log: called once per update, when `state`
+    is complete and can be saved as a checkpoint.
+    Training ends after the update in which state.deadline passes; that update is scored.
+    After the first score, divergence or Ctrl-C ends training with the best weights. Before it, divergence keeps the
+    weights of the last good update and scores them; Ctrl-C, and divergence in the first update, are raised.
     """
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-    best, at, kept, stale, done = float("-inf"), 0, [], 0, 0
-    highest = float("-inf")  # of updates; the start may stand above it and training still gain
-    end, failure = "finished", None
-    if first is not None:
-        best, kept = first, [p.detach().cpu().clone() for p in trained]
+    how: How = "finished"
+    why = "finished"
     try:
-        for step in steps:
-            current = score() if step.number % every == 0 or step.number == last else None
-            log(step, current)
-            done = step.number
-            if current is None:
-                continue
-            stale = 0 if current > highest else stale + 1
-            highest = max(highest, current)
-            if current > best:
-                best, at = current, step.number
-                kept = [p.detach().cpu().clone() for p in trained]
-            if stale >= patience and step.number != last:
-                end = f"stopped early at update {step.number}: no gain in {patience} scores"
+        while state.update < last and state.stale < patience:
+            step = next(steps, None)
+            if step is None:
                 break
+            late = time.monotonic() >= state.deadline
+            due = late or step.number % every == 0 or step.number == last
+            step = replace(step, score=score() if due else None)
+            state.advance(step)
+            log(step)
+            if late and state.update < last:
+                how, why = "early", f"ended at update {state.update} of {last}, when its time was up"
+                break
+        if how == "finished" and state.stale >= patience and state.update < last:
+            how, why = "early", f"stopped early at update {state.update}: no gain in {patience} scores"
     except (Diverged, KeyboardInterrupt) as error:
-        if not kept and (not done or isinstance(error, KeyboardInterrupt)):
+        if state.best is None and (not state.update or isinstance(error, KeyboardInterrupt)):
             raise
-        if not kept:
+        if state.best is None:
             try:
-                best, at, kept = score(), done, [p.detach().cpu().clone() for p in trained]
-            except Diverged:  # nor do these weights predict
+                state.best = Best(score(), state.update, state.copied())
+            except Diverged:  # these weights give no finite score either
                 raise error from None
-        why = "stopped by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"diverged at {error}"
-        end, failure = f"{why}; the weights {f'of update {at}' if at else 'before the first update'} are kept", error
-    with torch.no_grad():
-        for parameter, value in zip(trained, kept, strict=False):
-            parameter.copy_(value)
-    return Best(best, at, end, failure)
+        ctrl_c = isinstance(error, KeyboardInterrupt)
+        how, why = ("interrupted", "stopped by Ctrl-C") if ctrl_c else ("diverged", f"diverged at {error}")
+        at = f"of update {state.best.update}" if state.best.update else "before the first update"
+        why = f"{why}; the weights {at} are kept"
+    if state.best is None:
+        return End(how, state.update, None, why)
+    state.put(state.best.weights)
+    return End(how, state.best.update, state.best.score, why)

@@ -1,4 +1,4 @@
-"""Losses of a head, float32, summed over the batch so that the loop can divide once."""
+"""Losses of a classification head: float32, summed over the batch, so that the loop can divide once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lasttoken.errors import ConfigError
+from lasttoken.labels import is_indicator
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # (logits (B, C), targets) -> (sum, what makes it a mean)
-FOR = {"cross_entropy": "both", "focal": "both", "logit_adjusted": "one", "asymmetric": "many", "ranking": "many"}
-MARGIN = 0.05  # of the asymmetric loss: a negative below this probability is learnt
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, float]]  # (logits (B, C), targets) -> (sum, divisor for the mean)
+FOR = {"cross_entropy": "both", "focal": "both", "logit_adjusted": "one", "asymmetric": "many"}
+MARGIN = 0.05  # of the asymmetric loss: negatives below this probability have no loss
 
 
 def make_loss(
@@ -27,8 +28,8 @@ def make_loss(
     smoothing: float,
     device: torch.device,
 ) -> Loss:
-    """The loss by name for training targets (N,) int64 or (N, C) bool. Raises ConfigError where they do not fit."""
-    multi = targets.ndim == 2
+    """The loss `name` for training targets (N,) int64 or (N, C) bool. Raises ConfigError if the settings do not fit."""
+    multi = is_indicator(targets)
     if FOR[name] == ("one" if multi else "many"):
         fitting = [other for other, kind in FOR.items() if kind in ("both", "many" if multi else "one")]
         rows = "any number of labels" if multi else "one label"
@@ -44,13 +45,13 @@ def make_loss(
     if name == "logit_adjusted":
         counts = np.bincount(targets, minlength=classes).clip(min=1)
         return partial(adjusted_loss, prior=torch.tensor(np.log(counts / len(targets)), dtype=torch.float32).to(device))
-    return partial(asymmetric_loss, gamma=gamma) if name == "asymmetric" else ranking_loss
+    return partial(asymmetric_loss, gamma=gamma)
 
 
 def class_loss(
     logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> tuple[Tensor, float]:
-    """Softmax cross-entropy summed over rows, and the sum of the rows' weights that makes it a mean.
+    """Softmax cross-entropy summed over rows, and the sum of the rows' weights, the divisor for the mean.
 
     logits: (B, C) float32. targets: (B,) int64. weights: (C,) or None. smoothing: share of the target spread evenly.
     """
@@ -71,7 +72,7 @@ def label_loss(
 
 
 def focal_class_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None, gamma: float) -> tuple[Tensor, float]:
-    """Cross-entropy times (1 - p)^gamma, so that rows known well count little (Lin 2017, arXiv:1708.02002).
+    """Focal loss: cross-entropy times (1 - p)^gamma, which down-weights easy rows (Lin 2017, arXiv:1708.02002).
 
     logits: (B, C) float32. targets: (B,) int64. weights: (C,) or None.
     """
@@ -83,42 +84,32 @@ def focal_class_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None,
 
 
 def focal_label_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None, gamma: float) -> tuple[Tensor, float]:
-    """The same of binary decisions, mean over labels. targets: (B, C) bool. weights: (C,) factors of positives."""
+    """Focal loss of binary decisions, mean over labels. targets: (B, C) bool. weights: (C,) factors of positives."""
     wanted = targets.to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights, reduction="none")
-    off = torch.sigmoid(torch.where(targets, -logits, logits))  # the probability of what is wrong
+    off = torch.sigmoid(torch.where(targets, -logits, logits))  # probability of the wrong decision
     return (off**gamma * loss).mean(dim=1).sum(), float(len(targets))
 
 
 def adjusted_loss(logits: Tensor, targets: Tensor, *, prior: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy of logits + log prior, which leaves the plain logits to a world where classes are equally frequent.
+    """Logit-adjusted loss: cross-entropy of logits + log prior; the logits then suit equally frequent classes.
 
-    For long tails (Menon 2020, arXiv:2007.07314). logits: (B, C) float32. targets: (B,) int64. prior: (C,) log-shares.
+    For long-tailed labels (Menon 2020, arXiv:2007.07314). logits: (B, C) float32. targets: (B,) int64. prior: (C,), log
+    class frequencies.
     """
     return F.cross_entropy(logits + prior, targets, reduction="sum"), float(len(targets))
 
 
 def asymmetric_loss(logits: Tensor, targets: Tensor, *, gamma: float) -> tuple[Tensor, float]:
-    """Binary cross-entropy whose easy negatives count little, and those below a margin nothing; mean over labels.
+    """Asymmetric loss: binary cross-entropy with easy negatives down-weighted, mean over labels.
 
-    Ridnik 2021, arXiv:2009.14119, gamma for negatives and none for positives. logits: (B, C) float32. targets: (B, C) bool.
+    Negatives with probability below MARGIN have no loss (Ridnik 2021, arXiv:2009.14119; gamma for negatives, 0 for
+    positives). logits: (B, C) float32. targets: (B, C) bool.
     """
     missed = F.softplus(-logits)
     p = (torch.sigmoid(logits) - MARGIN).clamp(min=0)
     loss = torch.where(targets, missed, -(p**gamma) * torch.log1p(-p))
     return loss.mean(dim=1).sum(), float(len(targets))
-
-
-def ranking_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """log(1 + sum e^-s of labels that apply) + log(1 + sum e^s of the others): each on its side of 0, and of each other.
-
-    Su 2022 (ZLPR), arXiv:2208.02955. logits: (B, C) float32. targets: (B, C) bool.
-    """
-    zero = logits.new_zeros(len(logits), 1)
-    never = torch.finfo(logits.dtype).min
-    applies = torch.cat([zero, (-logits).masked_fill(~targets, never)], dim=1).logsumexp(dim=1)
-    others = torch.cat([zero, logits.masked_fill(targets, never)], dim=1).logsumexp(dim=1)
-    return (applies + others).sum(), float(len(targets))
 
 
 def balanced_weights(targets: np.ndarray, classes: int) -> Tensor:
@@ -127,7 +118,7 @@ def balanced_weights(targets: np.ndarray, classes: int) -> Tensor:
     Single-label, targets (N,): N / (C * count) (King & Zeng 2001, as in scikit-learn's "balanced"). Multi-label,
     targets (N, C): the odds against each label, at most 100, as a factor on its positives.
     """
-    if targets.ndim == 2:
+    if is_indicator(targets):
         positives = targets.sum(axis=0).clip(min=1)
         return torch.tensor(((len(targets) - positives) / positives).clip(0.01, 100), dtype=torch.float32)
     counts = np.bincount(targets, minlength=classes).clip(min=1)

@@ -1,4 +1,4 @@
-"""The optimiser by name: 8-bit and paged states on CUDA, plain AdamW elsewhere."""
+"""AdamW by name: 8-bit or paged states on CUDA, torch's AdamW elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Name = Literal["adamw8bit", "paged_adamw32bit", "adamw"]
 def make_optimizer(
     name: Name, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW over `weights` (Loshchilov & Hutter 2019). Matrices decay; vectors (norms, biases) do not.
+    """AdamW over `weights` (Loshchilov & Hutter 2019). Weight decay applies to matrices only, not to norms and biases.
 
     adamw8bit: 8-bit states (Dettmers 2022, arXiv:2110.02861); paged_adamw32bit: states that move to main memory
-    when the GPU is full (arXiv:2305.14314). Both exist on CUDA; elsewhere it is torch's own.
+    when the GPU is full (arXiv:2305.14314). Both need CUDA; elsewhere torch's AdamW is used.
     """
     weights = list(weights)
     groups = [

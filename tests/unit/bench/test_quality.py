@@ -23,7 +23,7 @@ def bench(scripts_of: Callable[[str], None]) -> None:
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_a_head_alone_learns_by_its_loss(folder: Callable[..., Path], multi: bool) -> None:
-    from alone import fit_and_predict
+    from head_only import fit_and_predict
 
     train, valid = dataset(96, multi=multi), dataset(32, multi=multi, seed=1)
     splits = Splits(train, valid, replace(valid), "made up")
@@ -43,14 +43,27 @@ def test_a_head_alone_learns_by_its_loss(folder: Callable[..., Path], multi: boo
     assert log_loss(valid.targets, plain) < log_loss(valid.targets, focal)  # which does not ask for calibrated claims
 
 
+def test_a_result_holds_the_score_of_every_row_and_the_cost_of_the_fit() -> None:
+    from run import run
+
+    train, test = dataset(96), dataset(32, seed=1)
+    splits = Splits(train, test, replace(test), "made up")
+    result = run({"linear": {"min_count": 1}}, "linear", 0, splits)
+    assert result["settings"] == {"method": "linear", "min_count": 1}
+    assert (result["problem"]["test"], result["test"]["n"]) == (32, 32)
+    assert result["cost"]["trainable_parameters"] == result["cost"]["total_parameters"] > 0
+    assert list(result["policies"]) == ["raw", "auto"]
+    assert result["predict_rows_per_second"] > 0
+
+
 def test_methods_of_the_null_are_equally_good() -> None:
-    from chance import CASES, said, trial
+    from false_positives import CASES, said, trial
 
     rng = np.random.default_rng(0)
-    for draw, metric, _, seeds in CASES.values():
+    for draw, metric, _, seeds, rows in CASES.values():
         scores = []
         for _ in range(40):
-            y = draw(rng)
+            y = draw(rng, max(rows, 40))
             scores.append([np.mean([METRICS[metric](y, one.probs) for one in said(y, rng, seeds)]) for _ in range(2)])
         apart = np.diff(np.array(scores), axis=1)
         assert abs(apart.mean()) < 3 * apart.std() / np.sqrt(len(apart))
@@ -61,7 +74,7 @@ def test_methods_of_the_null_are_equally_good() -> None:
 
 
 def test_a_promise_is_held_against_what_is_true() -> None:
-    from promises import CASES, Case, broken, outcomes, ten_cuts
+    from guarantees import CASES, Case, broken, outcomes, ten_cuts
 
     name = "precision .9 of a label, nothing shows it"
     found = [outcomes(CASES[name], seed) for seed in range(200)]
@@ -80,7 +93,7 @@ def test_a_promise_is_held_against_what_is_true() -> None:
 def test_results_before_and_after_are_paired_row_by_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import moved
+    import before_after
     from run import packed
 
     def write(folder: str, name: str, wrong: int, **settings: object) -> None:
@@ -102,13 +115,38 @@ def test_results_before_and_after_are_paired_row_by_row(
         write("old", f"news.embedding.{seed}", 80 + seed)
         write("new", f"news.embedding.{seed}", 20 + seed, pooling="mean")
     write("new", "news.probe.0", 10)  # before, there was none
-    monkeypatch.setattr("sys.argv", ["moved.py", str(tmp_path / "old"), str(tmp_path / "new")])
-    moved.main()
+    monkeypatch.setattr("sys.argv", ["before_after.py", str(tmp_path / "old"), str(tmp_path / "new")])
+    before_after.main()
     embedding, linear = capsys.readouterr().out.splitlines()
     # seeds .8 and .795 on either side: t(2) at 97.5 %, 4.303, times sqrt(2 * 1.25e-5 / 2)
     assert linear == "news.linear: +.000 [-.015, +.015] of 200 rows (seeds 0, 1; oldoldol to newnewne)"
     assert embedding.startswith("news.embedding: +.300 [+.2")
     assert embedding.endswith("; settings that differ: pooling)")
-    monkeypatch.setattr("sys.argv", ["moved.py", str(tmp_path / "old"), str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["before_after.py", str(tmp_path / "old"), str(tmp_path)])
     with pytest.raises(SystemExit, match=r"no result is in both"):
-        moved.main()
+        before_after.main()
+
+
+def test_rows_of_each_label_are_as_many_as_asked_and_nested() -> None:
+    from run import drawn_by_label
+
+    splits = Splits(dataset(96), dataset(32, seed=1), dataset(32, seed=2), "made up")
+    small, large = (drawn_by_label(splits, rows, seed=0) for rows in (2, 12))
+    assert np.bincount(small.train.targets).tolist() == [2, 2, 2]
+    assert np.bincount(large.train.targets).tolist() == [12, 12, 12]
+    assert set(small.train.ids) < set(large.train.ids)
+    assert (np.bincount(small.valid.targets).tolist(), np.bincount(large.valid.targets).tolist()) == ([2] * 3, [3] * 3)
+    assert set(small.train.ids) != set(drawn_by_label(splits, 2, seed=1).train.ids)
+
+
+def test_time_to_quality_is_that_of_the_first_validation_at_the_best_peers_score() -> None:
+    from time_to_quality import verdict
+
+    fits = {
+        "worse": [{"seconds": 50.0, "score": 0.7}],
+        "better": [{"seconds": 40.0, "score": 0.6}, {"seconds": 80.0, "score": 0.9}, {"seconds": 120.0, "score": 0.8}],
+        "ours": [{"seconds": 10.0, "score": 0.5}, {"seconds": 20.0, "score": 0.9}, {"seconds": 30.0, "score": 0.95}],
+    }
+    assert verdict(fits) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": 20.0, "share": 0.167}
+    never = {**fits, "ours": fits["ours"][:1]}
+    assert verdict(never) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": None, "share": None}

@@ -133,7 +133,7 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "measures": {"help_seconds": help_page, "import_seconds": slow},
     }
     side = {"rates": [50.0], "memory": 5e9, "tokens_a_second": 6400.0, "share": 0.42}
-    cell = {"rows": "128", "ours": side, "peer": {**side, "rates": [20.0]}, "plan": {"memory_error": 0.04}}
+    cell = {"rows": "128", "ours": side, "peer": {**side, "rates": [20.0]}}
     part = {"model": "Llama-3.2-1B", "what": "embedding, train", "cells": [cell]}
     machine = {"device": "NVIDIA H200"}
     gpu = {"machine": machine, "peak_flops": 7.9e14, "remark": "", "parts": [part], "left_out": ["one: no time"]}
@@ -160,7 +160,7 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     start = lines.index("## One GPU: NVIDIA H200")
     assert lines[start + 6 : start + 9] == [
-        "| Llama-3.2-1B | embedding, train | 128 | 50.0 | 6,400 | 42% | 5.00 | 20.0 | 5.00 | 2.50 | +4% |",
+        "| Llama-3.2-1B | embedding, train | 128 | 50.0 | 6,400 | 42% | 5.00 | 20.0 | 5.00 | 2.50 |",
         "",
         "- not measured: one: no time",
     ]
@@ -223,20 +223,41 @@ def test_contenders_alternate_and_of_a_family_the_fastest_stays() -> None:
     assert len(pairs) == 4
     assert set(pairs) == {("ours", "fast"), ("fast", "ours")}
     assert found["contenders"] == [
-        {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 2, "prepared": 0.0, "rates": [4.0] * 4},
+        {"name": "ours", "ours": True, "tags": [], "batch": 8, "rows": 2, "rates": [4.0] * 4},
         {
             "name": "fast",
             "ours": False,
             "tags": ["paper"],
             "batch": None,
             "rows": 2,
-            "prepared": 0.0,
             "rates": [1.0] * 4,
         },
     ]
     assert found["left_out"] == [{"name": "slow", "seconds": 4.0, "best": "fast", "its": 2.0}]
     assert found["peak_flops"] == [1.0, 2.0, 3.0, 4.0]
     assert found["agreement"] == {"fast": 0.25}
+
+
+def test_ways_are_read_from_their_words() -> None:
+    from run import our_ways, ways
+
+    assert ways(["nf4 8", "native 32 grouped"]) == [("nf4", 8, False), ("none", 32, True)]
+    assert our_ways(["native 32", "nf4 8"]) == [("none", 32), ("nf4", 8)]
+    with pytest.raises(SystemExit, match="'native 32 compiled': what follows the batch can only be 'grouped'"):
+        our_ways(["native 32 compiled"])
+    with pytest.raises(SystemExit, match="'native 32 grouped': ours packs rows and does not group them"):
+        our_ways(["native 32 grouped"])
+
+
+def test_a_way_of_ours_can_be_left_out() -> None:
+    from ablation import without
+
+    from lasttoken.model.attention import lay_out
+
+    plain = lay_out([70, 3], causal=True, device=torch.device("cpu"))
+    with without("few-sizes"):
+        bare = lay_out([70, 3], causal=True, device=torch.device("cpu"))
+    assert (plain.filler, bare.filler) == (7, 0)  # 73 tokens run as 80, a multiple of 16
 
 
 def test_a_slice_is_made_of_groups_that_are_alike_in_length() -> None:
@@ -278,7 +299,7 @@ def test_random_texts_have_the_lengths_that_were_drawn() -> None:
     from memory_models import lengths_of, random_rows
     from models import tokenizer_of
 
-    from lasttoken.model.backbone import TINY
+    from lasttoken.model.files import TINY
 
     tokenizer = tokenizer_of(TINY)
     for kind in ("128", "mix"):
@@ -314,8 +335,10 @@ def test_a_profile_counts_the_work_of_every_thread() -> None:
     from profiled import shares
     from rounds import Contender, Pass
 
+    left = torch.ones(400, 400)  # made outside: filling fresh memory may take longer than a product
+
     def run() -> Pass:
-        worker = threading.Thread(target=lambda: torch.ones(400, 400) @ torch.ones(400, 400))
+        worker = threading.Thread(target=lambda: [left @ left for _ in range(20)])
         worker.start()
         worker.join()
         return Pass(1.0)
@@ -323,3 +346,16 @@ def test_a_profile_counts_the_work_of_every_thread() -> None:
     found = shares(Contender("side by side", np.arange(1), run))
     assert sum(share for _, share, _ in found) == pytest.approx(1.0)
     assert max(found, key=lambda one: one[1])[0] == "matrix products"
+
+
+def test_a_bar_of_one_batch_is_set_against_peers_of_that_batch() -> None:
+    from table import bars
+
+    eight = {**OURS, "name": "eight", "rates": [30.0, 30.0, 30.0]}
+    more = [{**OURS, "batch": 32}, eight, PAPER, QUICK]
+    case = {"rows": "short", "bars": {"short": {"rows8": 1.6, "rows32": 1.3}}}
+    found = bars(case, {**RESULT, "contenders": more})
+    assert {name: (one["ours"], one["peer"], one["ratio"]) for name, one in found.items()} == {
+        "t.m.short.rows8": ("eight", "paper", 6.0),
+        "t.m.short.rows32": ("ours", "quick", 2.5),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from tiny import dataset
 
 from lasttoken.check.examine import examine
 from lasttoken.check.finding import Finding
+from lasttoken.check.fix import write_fixed
 from lasttoken.check.near import jaccard, near_duplicates, shingles_of
 from lasttoken.data.dataset import Rows
+from lasttoken.data.read import Columns, read_rows
 from lasttoken.errors import DataError
 
 LONG = (
@@ -104,7 +107,7 @@ def test_names_and_small_classes() -> None:
     assert "'A ' and 'a'" in names.sentence
     few, imbalance = found(given, "rare-labels"), found(given, "imbalance")
     assert few is not None
-    assert few.sentence == "1 of 3 labels have fewer than 10 rows: 'rare (4)'"
+    assert few.sentence == "1 of 3 labels has fewer than 10 rows: 'rare' (4)"
     assert imbalance is not None
     assert imbalance.sentence == "'a' has 45 rows, 'rare' 4: 11 times as many"
 
@@ -184,7 +187,7 @@ def test_tokens() -> None:
     findings = {finding.kind: finding for finding in examine(given, tokenizer=tokenizer, limit=10)}
     assert ids(findings["truncated"]) == ["r0", "r2", "r4"]
     assert findings["truncated"].serious
-    assert "tokens a word" in findings["lengths"].sentence
+    assert "tokens per word" in findings["lengths"].sentence
     assert findings["lengths"].chart == (
         "to  8 tokens  50.0% ██████████████████████████████",
         "to 16 tokens   0.0%",
@@ -207,3 +210,54 @@ def test_a_rare_label_near_a_frequent_one_may_be_misspelt() -> None:
     assert one.sentence == "'biling', the label of 1 row, may be 'billing' misspelt"
     assert one.serious
     assert one.remedy == "write it alike, if they are one: 'billing' has 60 rows"
+
+
+def test_quotes_read_as_control_characters_are_a_wrong_encoding(tmp_path: Path) -> None:
+    source = tmp_path / "r.csv"
+    source.write_bytes("text,label\n“It’s”\x07 — café’s,x\nplain é,y\n".encode("cp1252") + "Ó,z\n".encode())
+    columns = Columns(text=("text",), label=("label",))
+    given = read_rows(source, columns=columns, encoding="latin-1")
+    findings = examine(given)
+    encoding = next(finding for finding in findings if finding.kind == "encoding")
+    assert (ids(encoding), encoding.serious) == (["0"], True)
+    assert encoding.places[0].detail == r"'\x92' for ’, '\x93' for “, '\x94' for ”, '\x97' for —"
+    assert "--encoding cp1252" in encoding.remedy
+    assert ids(found(given, "characters")) == ["0", "2"]  # the bell, and UTF-8 that was read as Latin-1
+    dropped, cleaned = write_fixed(source, tmp_path / "f.csv", given, findings, columns=columns, encoding="latin-1")
+    assert (dropped, cleaned) == (0, 1)
+    assert read_rows(tmp_path / "f.csv", columns=columns).texts[0] == "\x93It\x92s\x94 \x97 caf\xe9\x92s"
+    assert found(read_rows(source, columns=columns, encoding="cp1252"), "encoding") is None
+    assert ids(found(rows(["a", "b"], ["it\x92s", "x"]), "encoding")) == ["r0"]
+
+
+def test_labels_of_the_test_part_alone_are_no_rare_ones() -> None:
+    given = rows([f"text {i}" for i in range(33)], ["a"] * 20 + ["b"] * 12 + ["c"], ["train"] * 30 + ["test"] * 3)
+    unseen = found(given, "unseen-labels")
+    assert unseen is not None
+    assert unseen.sentence == "1 label stands in test alone, so it can never be predicted: 'c'; rows with them: 1"
+    assert found(given, "rare-labels") is None
+    assert found(rows(given.texts, ["a"] * 20 + ["b"] * 12 + ["c"]), "rare-labels") is not None
+
+
+def test_rows_that_a_quotation_mark_joined_are_found(tmp_path: Path) -> None:
+    (tmp_path / "r.tsv").write_text('text\tlabel\n"one\ta\ntwo"\tb\n', encoding="utf-8")
+    columns = Columns(text=("text",), label=("label",))
+    finding = found(read_rows(tmp_path / "r.tsv", columns=columns), "quoting")
+    assert finding is not None
+    assert "r.tsv:2: the quoted cell that begins here spans 2 lines" in finding.sentence
+
+
+def test_a_fixed_copy_keeps_quotes_that_are_characters_and_rows_without_a_key(tmp_path: Path) -> None:
+    columns = Columns(text=("text",), label=("label",))
+    source, target = tmp_path / "r.tsv", tmp_path / "f.tsv"
+    source.write_text('text\tlabel\n"one\ta\ntwo"\tb\n', encoding="utf-8")
+    given = read_rows(source, columns=columns, quoting="none")
+    write_fixed(source, target, given, examine(given), columns=columns, quoting="none")
+    assert read_rows(target, columns=columns).texts == ['"one', 'two"']
+    source, target = tmp_path / "r.json", tmp_path / "f.jsonl"
+    source.write_text('[{"text": "one", "label": "a"}, {"text": "two"}]', encoding="utf-8")
+    given = read_rows(source, columns=columns, keep_empty=True)
+    assert write_fixed(source, target, given, examine(given), columns=columns) == (1, 0)
+    assert read_rows(target, columns=columns).texts == ["one"]
+    with pytest.raises(DataError, match=r"f\.json: the ending '\.json' is of no known format; written are \.csv"):
+        write_fixed(source, tmp_path / "f.json", given, [], columns=columns)

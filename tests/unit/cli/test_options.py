@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from lasttoken.cli.compare import chosen, method_configs
-from lasttoken.cli.options import default_folder, listed, run_config
-from lasttoken.cli.train import end_of
-from lasttoken.config import METHOD_CONFIGS
-from lasttoken.errors import ConfigError
+from lasttoken.cli.options import (
+    command,
+    data_option,
+    data_words,
+    default_folder,
+    listed,
+    naming_options,
+    run_config,
+    takes_data,
+)
+from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.config.settings import Data
+from lasttoken.errors import ConfigError, DataError, MissingColumn
 
 DATA = {"source": "rows.csv"}
 
@@ -22,6 +33,65 @@ def configure(method: str, *settings: str, model: str | None = None, quantize: s
 
 def test_names_are_separated_by_commas() -> None:
     assert listed("title, body,,") == ("title", "body")
+    assert listed('"first, last",body, " text"') == ("first, last", "body", " text")
+    assert listed('"say ""hi""", 5" nails') == ('say "hi"', '5" nails')
+
+
+@pytest.mark.parametrize("names", [("text",), ("first, last", "body"), (" text ", 'say "hi"'), ("5 o'clock",)])
+def test_names_survive_being_told(names: tuple[str, ...]) -> None:
+    words = data_words({"text": names, "drop_empty": True, "valid_share": 0.2})
+    assert words == ["--text", words[1], "--drop-empty", "--valid-share", "0.2"]
+    assert listed(words[1]) == names
+
+
+def seen(*words: str, without: tuple[str, ...] = ()) -> Any:
+    """The data settings that a verb gets from these words, or what is said against them."""
+    found: dict[str, Any] = {}
+
+    @takes_data(without=without)
+    def verb(*, data: dict[str, Any]) -> None:
+        found.update(data)
+
+    app = typer.Typer(add_completion=False)
+    app.command()(verb)
+    said = CliRunner().invoke(app, list(words))
+    return found if said.exit_code == 0 else said.output
+
+
+def test_data_options_are_those_of_the_config() -> None:
+    assert seen() == {}  # what is not given keeps its default
+    assert seen("--text", "title,body", "--drop-empty", "--valid-share", "0.1", "--train-rows", "9") == {
+        "text": ("title", "body"),
+        "drop_empty": True,
+        "valid_share": 0.1,
+        "train_rows": 9,
+    }
+    every = {name: data_option(name).annotation.__metadata__[0] for name in Data.model_fields if name != "source"}
+    for name, option in every.items():
+        assert option.help.startswith(Data.model_fields[name].description)
+        assert option.rich_help_panel == "Data"
+    assert every["encoding"].help.endswith("[default: utf-8]")
+    assert "No such option: --group" in seen("--group", "author", without=("group",))
+
+
+def test_a_missing_column_names_the_option_and_what_to_write() -> None:
+    with (
+        pytest.raises(DataError, match=r"^no column 'body'; name the text column: --text 'title,the message'$"),
+        naming_options({"text": ("title", "body")}),
+    ):
+        raise MissingColumn("no column 'body'", "body", ["id", "title", "the message"])
+    with (
+        pytest.raises(DataError, match=r"^no column 'topic'; name the group column: --group topics$"),
+        naming_options({"group": "topic"}, ["text", "group"]),
+    ):
+        raise MissingColumn("no column 'topic'", "topic", ["topics", "text", "note"])
+    with pytest.raises(DataError, match=r"^no column 'id'$"), naming_options({}):
+        raise MissingColumn("no column 'id'", "id", ["text"])  # no option of the verb names it
+
+
+def test_suggested_commands_are_quoted() -> None:
+    told = command("predict", Path("runs/all tickets-linear"), "NEW.csv")
+    assert told == "lasttoken predict 'runs/all tickets-linear' NEW.csv"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +196,17 @@ def test_quantize_among_several_methods() -> None:
         method_configs(("linear", "encoder"), DATA, **given)
 
 
+def test_a_precision_among_several_methods() -> None:
+    given: Any = {"model": "tiny", "encoder": None, "quantize": None, "seed": 0, "device": "cpu", "settings": []}
+    configs: Any = method_configs(("linear", "embedding"), DATA, **given, precision="float32")
+    assert configs["embedding"].method.precision == "float32"
+    given["model"] = None
+    with pytest.raises(
+        ConfigError, match=r"^--precision: linear has no precision; embedding, instruction, encoder, probe have$"
+    ):
+        method_configs(("linear",), DATA, **given, precision="float32")
+
+
 def test_encoder_has_a_model_of_its_own() -> None:
     configs: Any = method_configs(
         ("encoder",), DATA, model=None, encoder=None, quantize=None, seed=0, device="cpu", settings=[]
@@ -149,12 +230,3 @@ def test_what_no_compared_method_would_use_is_refused(given: dict[str, Any], sai
     rest: Any = {"model": None, "encoder": None, "quantize": None, "seed": 0, "device": "cpu", "settings": []} | given
     with pytest.raises(ConfigError, match=said):
         method_configs(names, DATA, **rest)
-
-
-def test_note_that_tells_how_training_ended() -> None:
-    notes = [
-        "training: 70 rows, best validation micro-F1 kept",
-        "training stopped by Ctrl-C; the weights of update 9 are kept; best validation micro-F1 .500 after update 9",
-        "another",
-    ]
-    assert end_of(notes) == notes[1]

@@ -99,7 +99,7 @@ def test_long_documents_pass(tmp_path: Path) -> None:
 
 
 def test_characters_and_line_ends_may_lie_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lasttoken.data.tables.BLOCK", 1)
+    monkeypatch.setattr("lasttoken.data.lines.BLOCK", 1)
     path = written(tmp_path / "r.csv", "text,label\r\ngrün €,x\r\nb,y")
     assert read_rows(path, columns=REVIEW).texts == ["grün €", "b"]
     assert "r.csv:3: 1 fields, expected 2" in refusal(written(path, "text,label\r\na,x\r\nb\r\n"))
@@ -480,7 +480,9 @@ def test_semicolons_separate_where_the_columns_asked_for_say_so(tmp_path: Path) 
     assert "put quotes around a field that holds a semicolon" in refusal(written(path, "text;label\na;b;c\n"))
     plain = read_rows(written(path, "label,a;b,text\nx,1;2,c;d\n"), columns=REVIEW)  # commas do, where both would
     assert plain.texts == ["c;d"]
-    assert refusal(written(path, "text;lable\na;x\n")).endswith("no column 'text'; there are: text;lable")
+    assert refusal(written(path, "text;lable\na;x\n")).endswith(
+        "no column 'label'; did you mean 'lable'? there are: text, lable"
+    )
 
 
 def test_a_label_of_white_space_alone_is_missing(tmp_path: Path) -> None:
@@ -495,13 +497,16 @@ def test_a_label_of_white_space_alone_is_missing(tmp_path: Path) -> None:
 def test_ragged_line_is_named_by_the_line_it_begins_on(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", 'text,label\n"two\nlines",x\n\n"a\nb",x,y\n')
     assert refusal(path) == f"{path}:5: 3 fields, expected 2; put quotes around a field that holds a comma"
+    said = "3 fields, expected 2; the line ends in a comma that the header lacks; add it there or remove it here"
+    assert refusal(written(path, "text,label\na,x,\n")) == f"{path}:2: {said}"
 
 
 def test_quote_that_is_never_closed_is_named_by_the_line_it_opens_on(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", 'text,label\na,x\n"b,y\nc,x\n')
     assert refusal(path) == (
         f"{path}:3: unexpected end of data; "
-        "a field that begins with a quote ends with one, and quotes inside it are doubled"
+        "a field that begins with a quote ends with one, and quotes inside it are doubled; "
+        "if quotes are ordinary characters in this file, use --quoting none"
     )
 
 
@@ -515,7 +520,7 @@ def test_wrong_encoding_names_the_first_bad_byte_and_its_offset(tmp_path: Path) 
     path = written(tmp_path / "r.csv", before + b"caf\xe9,y\n")
     assert refusal(path) == (
         f"{path}: byte 0xe9 at offset 1200014 is not UTF-8; "
-        "if the file is in another encoding, name it: --encoding latin-1"
+        "if the file is in another encoding, name it: --encoding cp1252"
     )
     assert read_rows(path, columns=REVIEW, encoding="latin-1").texts[-1] == "café"
 
@@ -534,7 +539,7 @@ def test_encodings_of_two_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-7000", "base64"])
 def test_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     path = written(tmp_path / "r.csv", "text,label\na,x\n")
-    said = f"{path}: {encoding!r} is no encoding that Python knows; try utf-8, latin-1 or utf-16"
+    said = f"{path}: {encoding!r} is no encoding that Python knows; try utf-8, cp1252 or utf-16"
     assert refusal(path, encoding=encoding) == said
 
 
@@ -559,15 +564,19 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
 def test_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "r.jsonl", '{"text": "a", "label": "x"}\n\n{"text": "b", label}\n')
     assert refusal(path) == (
-        f"{path}:3: not JSON (Expecting property name enclosed in double quotes at column 15); each line is one object"
+        f"{path}:3: not JSON (Expecting property name enclosed in double quotes at column 15); "
+        "each line is one object, or the file one list of them"
     )
-    assert "r.jsonl:1: not JSON that can be read" in refusal(written(path, "[" * 100_000))
-    assert refusal(written(path, "[1]\n")) == f'{path}:1: a list, expected an object such as {{"text": ...}}'
+    assert "r.jsonl:1: not JSON that can be read" in refusal(written(path, '{"text":' * 100_000))
+    assert refusal(written(path, "7\n")) == f'{path}:1: a int, expected an object such as {{"text": ...}}'
 
 
 def test_json_row_without_the_column_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "r.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "lable": "x"}\n')
-    assert refusal(path) == f"{path}:2: no column 'label'; did you mean 'lable'? there are: text, lable"
+    assert (
+        refusal(path) == f"{path}:2: no column 'label'; did you mean 'lable'? there are: text, lable; "
+        "rows without text or label can be left out: --drop-empty"
+    )
 
 
 def test_half_a_character_in_json_is_refused(tmp_path: Path) -> None:
@@ -579,11 +588,9 @@ def test_half_a_character_in_json_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "r.xlsx", "x")
-    said = f"{path}: the ending '.xlsx' is of no known format; read are .csv, .tsv, .jsonl, .ndjson, .parquet"
+    said = f"{path}: the ending '.xlsx' is of no known format; read are .csv, .tsv, .jsonl, .ndjson, .parquet, .json"
     assert refusal(path) == said
     assert "a name without an ending names no format" in refusal(written(tmp_path / "rows", "x"))
-    path = written(tmp_path / "r.json", "[]")
-    assert refusal(path).endswith("end the name in .jsonl: jq -c '.[]' r.json > r.jsonl")
 
 
 # Cost

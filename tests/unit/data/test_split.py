@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lasttoken.data.dataset import Rows
-from lasttoken.data.record import data_digest, write_splits
 from lasttoken.data.split import check_known, check_singles, divided, make_splits, splits_from
+from lasttoken.data.splits_file import data_digest, write_splits
 from lasttoken.data.stratify import iterative, stratified
 from lasttoken.errors import DataError
 
@@ -263,12 +263,28 @@ def test_files_that_are_missing_are_made_out_of_train() -> None:
     assert alone.origin == "made here: 70/10/20 stratified by label, seed 0"
 
 
+def test_a_label_of_one_row_in_the_test_file_alone_is_named_as_that() -> None:
+    train, test = rows("AB" * 10), rows("ABC", prefix="t")
+    with pytest.raises(DataError) as caught:
+        splits_from(train, None, test, seed=0)
+    assert str(caught.value) == (
+        "1 label is in test but not in train: 'C' (1 row); add such rows to train or remove them from test"
+    )
+    with pytest.raises(DataError, match="label has one row only: 'C'"):
+        splits_from(rows("AB" * 10 + "C"), None, rows("AB", prefix="t"), seed=0)
+
+
+def test_a_number_that_is_written_otherwise_is_told() -> None:
+    with pytest.raises(DataError, match=r"'1\.0' \(2 rows\) \('1\.0' may be '1' written otherwise\); add such rows"):
+        check_known(["0", "1"], [("1.0",), ("1.0",)], "test")
+
+
 def test_a_misspelt_label_is_told() -> None:
     with pytest.raises(DataError, match=r"'biling' \(1 row\) \('biling' may be 'billing' misspelt\); add such rows to"):
         check_known(["refund", "billing"], [("billing",), ("biling",)], "test")
     single = Rows(list("abc"), list("def"), [("billing",), ("billing",), ("biling",)], False, None, None)
     with pytest.raises(DataError, match=r"^label has one row only: 'biling' \('biling' may be 'billing' misspelt\);"):
-        check_singles(single, single.labels or [])
+        check_singles(single, single.labels or [], np.array(["train"] * 3))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lasttoken.data.tables import file_table, stream_table
-from lasttoken.errors import DataError
+from lasttoken.errors import DataError, MissingColumn
 
 
 def whole(path: Path, *wanted: str) -> list:
@@ -59,3 +59,18 @@ def test_half_a_character_anywhere_in_a_whole_row_is_refused() -> None:
     table = stream_table(stream, ["text"], format="jsonl", encoding="utf-8", whole=True)
     with pytest.raises(DataError, match=r"<stream>:1: the escape \\ud83d is half a character"):
         list(table.records)
+
+
+def test_blanks_after_the_delimiter_belong_to_no_name_and_no_cell(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text('id, text, label\n1, "one, two", goal\n2, three, price\n')
+    table = file_table(path, ["text", "label"], format=None, encoding="utf-8")
+    assert list(table.records) == [(2, ["one, two", "goal"]), (3, ["three", "price"])]
+    path.write_text("id, text,label\n1, one, goal\n")  # not after each: they are part of the name
+    with pytest.raises(
+        MissingColumn, match=r"no column 'text'; did you mean ' text'\? there are: id, \" text\", label$"
+    ):
+        list(file_table(path, ["text"], format=None, encoding="utf-8").records)
+    assert [cells for _, cells in file_table(path, [" text", "label"], format=None, encoding="utf-8").records] == [
+        [" one", " goal"]
+    ]

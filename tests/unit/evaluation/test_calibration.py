@@ -138,7 +138,7 @@ def test_too_few_rows_are_told() -> None:
     found, _, told = fit_calibration(probs, y)
     assert found.method == "none"
     assert told.startswith("calibration: temperature needs 100 validation rows, there are 40 (give more with --valid")
-    assert told.endswith("a larger data.valid_share); probabilities are left as they are")
+    assert told.endswith("a larger --valid-share); probabilities stay uncalibrated")
     with pytest.raises(
         DataError, match=r"isotonic needs 1000 validation rows, there are 40 .*; use another method, or"
     ):
@@ -212,7 +212,5 @@ def test_what_is_not_clearly_better_is_left_alone() -> None:
     for seed in range(20):
         found, _, told = fit_calibration(*single(120, times=1.0, seed=seed))
         left += found.method == "none"
-        assert (found.method == "none") == told.startswith(
-            "calibration: left as it is, nothing tried on 120 validation"
-        )
+        assert (found.method == "none") == told.startswith("calibration: none, as no method is clearly better on 120")
     assert left >= 15

@@ -8,8 +8,8 @@ import pytest
 
 from lasttoken.errors import DataError
 from lasttoken.evaluation.comparison import Comparison, Pair, compare
+from lasttoken.evaluation.intervals import Interval
 from lasttoken.evaluation.predictions import Predictions
-from lasttoken.evaluation.significance import Interval
 from lasttoken.evaluation.summary import measure
 from lasttoken.labels import LabelSpace
 
@@ -86,7 +86,7 @@ def test_two_copies_are_the_same() -> None:
 
 def test_a_difference_on_every_row_has_no_spread_and_is_still_claimed() -> None:
     found = compare({"a": run(0), "b": run(N)}, metric="accuracy", draws=199)
-    assert found.pairs[0].verdict == "a beats b by 1.000 accuracy [1.000, 1.000], p = .005"
+    assert found.pairs[0].verdict == "a beats b by 1.000 accuracy [.974, 1.000], p = .005"
 
 
 def test_compare_finds_the_better_run() -> None:
@@ -210,7 +210,9 @@ def part(rows: int, wrong: int) -> Predictions:
 
 def test_one_row_shows_nothing() -> None:
     found = compare({"a": part(1, 0), "b": part(1, 1)}, draws=20)
-    assert found.pairs[0].verdict == "no difference can be shown between a and b on 1 row"
+    assert found.pairs[0].verdict == (
+        "no difference can be shown between a and b: 1 row is too few for an interval of macro-F1"
+    )
     assert found.summary() == "a scores highest (.500 macro-F1); not shown to differ from b (.000)."
 
 

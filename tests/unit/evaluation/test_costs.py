@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lasttoken.config import Decision
+from lasttoken.config.settings import Decision
 from lasttoken.errors import DataError
 from lasttoken.evaluation.costs import cheapest, cost_matrix, label_costs, paid
 from lasttoken.evaluation.decisions import Rule
@@ -53,7 +53,7 @@ def test_costs_of_one_label_are_decided_by_and_judged() -> None:
     settings = Decision(costs={"urgent": {"ham": 9, "spam": 9}})
     policy, notes = fit_policy(settings, rows(400, ONE))
     assert any(
-        note.startswith("decisions: the label that costs least, not the most probable one for ") for note in notes
+        note.startswith("decisions: the label of least expected cost; not the most probable one for ") for note in notes
     )
     test = rows(4000, ONE, seed=1)
     cost = judged(policy, test, settings)["cost"]
@@ -81,7 +81,7 @@ def test_costs_of_several_labels_are_thresholds() -> None:
         (
             {"costs": {"spam": {"ham": 2}}, "missed_cost": 2},
             ONE,
-            "decision.missed_cost: each row has one label; name what",
+            "decision.missed_cost: each row has one label; give the costs",
         ),
         ({"costs": {"spam": {"spam": 2}}}, ONE, "'spam' decided for 'spam' is right and costs nothing; leave it out"),
         (
@@ -89,7 +89,7 @@ def test_costs_of_several_labels_are_thresholds() -> None:
             MANY,
             "no mistake about 'a' costs anything",
         ),
-        ({"thresholds": "cost"}, ONE, "leave it out; what mistakes cost is named by decision.costs alone"),
+        ({"thresholds": "cost"}, ONE, "leave it out; give the costs of mistakes with decision.costs alone"),
         (
             {"thresholds": "cost", "costs": {"a": {"b": 2}}},
             MANY,

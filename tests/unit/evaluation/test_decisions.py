@@ -125,7 +125,7 @@ def test_auto_gives_up_macro_f1_for_what_one_half_gave_before_calibration() -> N
     assert micro(truth, others, others >= free) < at_half - 0.02
     assert micro(truth, others, others >= held) > at_half - 0.01
     assert macro(truth, others, others >= free) > macro(truth, others, others >= held) > macro(truth, others) + 0.01
-    assert told.endswith("; drawn further to one threshold for all, or micro-F1 would fall")
+    assert told.endswith("; shrunk further towards the shared threshold, to keep micro-F1")
     assert said.endswith("cross-validated")
 
 
@@ -136,7 +136,7 @@ def test_where_nothing_keeps_micro_f1_the_least_is_lost() -> None:
     limits, told = fit_thresholds(probs, y, objective="auto", raw=np.where(y, 0.9, probs))
     assert limits is not None
     assert micro(truth, others, others >= limits) > micro(truth, others) + 0.01
-    assert told.endswith("or micro-F1 would fall, which is 0.506 now and was 0.961 before calibration")
+    assert told.endswith("to keep micro-F1, which is 0.506 now and was 0.961 before calibration")
 
 
 def test_where_one_half_keeps_more_micro_f1_than_any_other_it_stays() -> None:
@@ -153,7 +153,7 @@ def test_thresholds_that_help_no_held_out_row_are_not_kept() -> None:
     exact, truth = np.array([[0.9, 0.1], [0.1, 0.9]] * 30), np.array([[True, False], [False, True]] * 30)
     none, said = fit_thresholds(exact, truth, objective="macro_f1")
     assert none is None
-    assert said == "thresholds: one half; none raises macro-F1 of rows held out (1.000)"
+    assert said == "thresholds: one half; none raises macro-F1 on held-out rows (1.000)"
 
 
 @pytest.mark.parametrize("objective", ["precision", "recall"])
@@ -172,7 +172,7 @@ def test_a_label_that_cannot_show_its_precision_is_never_given() -> None:
     limits, told = fit_thresholds(*rows(200, classes=20), objective="precision", wanted=0.95)
     assert limits is not None
     assert (limits == NEVER).any()
-    assert told.endswith("labels do not show it and are never given")
+    assert told.endswith("labels do not reach it and are never given")
 
 
 def test_precision_is_shown_falsely_at_most_once_in_ten() -> None:
@@ -188,14 +188,14 @@ def test_what_is_never_given_is_not_given_at_a_claim_of_one() -> None:
     certain = np.ones((60, 2)), np.arange(120).reshape(60, 2) % 5 < 3  # as of generated answers, .6 of them true
     limits, told = fit_thresholds(*certain, objective="precision", wanted=0.9)
     assert limits is not None
-    assert told.endswith("2 of 2 labels do not show it and are never given")
+    assert told.endswith("2 of 2 labels do not reach it and are never given")
     assert not Rule(thresholds=limits)(certain[0], multi=True).any()
     rule = Rule(thresholds=np.array([NEVER, 0.9]), at_least_one=True)
     assert rule(np.array([[1.0, 0.1]]), multi=True).tolist() == [[False, True]]
 
 
 def test_costs_need_no_rows() -> None:
-    limits, told = fit_thresholds(PROBS, PROBS > 0.5, objective="cost", false_cost=1, missed_cost=4)
+    limits, told = fit_thresholds(PROBS, PROBS > 0.5, objective="cost", costs=(1, 4))
     assert limits is not None
     assert limits.tolist() == [0.2] * 3
     assert told == "thresholds: 0.200, by what a wrong and a missed label cost"

@@ -53,7 +53,10 @@ def test_how_many_rows_a_score_takes() -> None:
 def test_what_is_too_far_is_not_promised() -> None:
     curve = fit_curve(ACCURACY, {100: [at(0.8)], 400: [at(0.81)]})
     assert math.isinf(curve.rows_for(0.99)[0])
-    assert rows_words(*curve.rows_for(0.99), most=FARTHEST * 400) == "more than 4,000 training rows, if any number"
+    assert (
+        rows_words(*curve.rows_for(0.99), most=FARTHEST * 400)
+        == "more than 4,000 training rows, if the score can be reached"
+    )
     assert rows_words(1234.0, 801.0, math.inf, most=4000) == "about 1,200 training rows (800 to more than 4,000)"
 
 
@@ -69,6 +72,14 @@ def test_the_question_is_answered_in_words() -> None:
     assert "for .950: about 1,600 training rows" in sentences(curves, ACCURACY, goal=0.95)[0]
 
 
+def test_scores_without_a_mistake_have_no_interval() -> None:
+    curve = fit_curve(ACCURACY, {100: [at(1.0)], 400: [at(1.0)]})
+    assert sentences({"linear": curve}, ACCURACY) == [
+        "linear: 1.000 accuracy with 400 rows (1.000 with 100); with 800 about 1.000 (no interval: these rows and seeds show no "
+        "spread)"
+    ]
+
+
 def test_seeds_that_differ_widen_the_answer() -> None:
     calm = fit_curve(ACCURACY, {100: [at(0.8), at(0.8)], 400: [at(0.9), at(0.9)]})
     wild = fit_curve(ACCURACY, {100: [at(0.7), at(0.9)], 400: [at(0.87), at(0.93)]})
@@ -79,4 +90,4 @@ def test_a_goal_that_is_reached_and_a_curve_above_its_last_point() -> None:
     good = {"linear": fit_curve(ACCURACY, {100: [at(0.8)], 400: [at(0.9)]})}
     assert sentences(good, ACCURACY, goal=0.85)[0].endswith("; the goal of .850 is reached")
     dipped = {"linear": fit_curve(ACCURACY, {n: [at(s)] for n, s in ((100, 0.6), (200, 0.8), (400, 0.85), (800, 0.8))})}
-    assert "for .820: no more rows by the curve, which lies above" in sentences(dipped, ACCURACY, goal=0.82)[0]
+    assert "for .820: no more rows, as the fitted curve lies above" in sentences(dipped, ACCURACY, goal=0.82)[0]

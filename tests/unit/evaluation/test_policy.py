@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lasttoken.config import Decision
+from lasttoken.config.settings import Decision
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation import policy as policies
 from lasttoken.evaluation.calibration import sigmoid, softmax
@@ -72,14 +72,14 @@ def test_abstaining_is_judged_on_rows_that_thresholds_were_not_chosen_on(monkeyp
 
 def test_precision_and_at_least_one_cannot_both_be_had() -> None:
     with pytest.raises(
-        DataError, match=r"decision\.at_least_one: gives a label below the threshold that shows its prec"
+        DataError, match=r"decision\.at_least_one: gives labels below the threshold that guarantees prec"
     ):
         fit_policy(Decision(thresholds="precision", at_least_one=True), said(100, multi=True))
 
 
 def test_labels_that_are_never_given_are_named() -> None:
     _, notes = fit_policy(Decision(thresholds="precision", wanted=0.95), said(200, multi=True))
-    assert notes[-1].endswith("; 5 of 5 labels do not show it and are never given: a, b, c, d, e")
+    assert notes[-1].endswith("; 5 of 5 labels do not reach it and are never given: a, b, c, d, e")
 
 
 def test_more_labels_than_there_are_cannot_be_asked_for() -> None:
@@ -153,7 +153,7 @@ def test_a_coverage_that_rows_cannot_show_is_told() -> None:
     _, notes = fit_policy(Decision(coverage=0.99), said(30, multi=False))
     assert notes[-1] == (
         "sets hold every label: 99.0% coverage needs 99 validation rows and there are 30; "
-        "give more rows (data.valid_share), or promise less"
+        "give more rows with --valid or a larger --valid-share, or a lower decision.coverage"
     )
 
 
@@ -185,8 +185,8 @@ def test_too_few_rows_to_promise_anything_are_told() -> None:
     policy, notes = fit_policy(Decision(most_wrong=0.01), said(60, multi=False))
     assert policy.rule.abstains(said(20, multi=False).probs, multi=False).all()
     assert notes[1] == (
-        "abstains from every row: no cut-off shows on these 60 validation rows that at most 1.0% of answers are wrong, which "
-        "takes 299 rows without a mistake, more with one; give more rows (data.valid_share), or allow more"
+        "abstains from every row: these 60 validation rows do not guarantee that at most 1.0% of answers are wrong, which "
+        "takes at least 299 rows without a mistake; give more rows with --valid or a larger --valid-share, or allow more"
     )
     right, sure = np.ones(299, dtype=bool), np.linspace(0.5, 1, 299)
     assert abstain_below(right, sure, 0.01) < 1 < abstain_below(right[1:], sure[1:], 0.01)

@@ -33,7 +33,7 @@ def test_summary_of_one_label_a_row() -> None:
     assert found["metrics"]["accuracy"]["level"] == 0.95
     assert [one["label"] for one in found["per_class"]] == ["a", "b", "c"]
     error = found["per_class"][0].pop("ece")
-    assert error["low"] < error["estimate"] < error["high"]
+    assert (error["estimate"] > 0, error["low"], error["high"]) == (True, None, None)  # four rows
     assert found["per_class"][0] == {
         "label": "a", "precision": pytest.approx(2 / 3), "recall": 1, "f1": pytest.approx(0.8),
         "support": 2, "predicted": 3, "auroc": 1,
@@ -57,7 +57,7 @@ def test_a_summary_is_strict_json(rows: int) -> None:
 
 def test_a_seed_gives_the_same_figures_again_and_another_seed_others() -> None:
     assert summarize(SINGLE, seed=3, draws=50) == summarize(SINGLE, seed=3, draws=50)
-    assert measure(SINGLE, "log_loss", seed=3, draws=50).low != measure(SINGLE, "log_loss", seed=4, draws=50).low
+    assert measure(SINGLE, "macro_f1", seed=3, draws=50).low != measure(SINGLE, "macro_f1", seed=4, draws=50).low
 
 
 def test_a_metric_has_its_own_random_numbers() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny import dataset
 
-from lasttoken.config import Instruction, parse
+from lasttoken.config.methods import Instruction
+from lasttoken.config.parse import parse
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.journal import Journal
@@ -24,7 +25,7 @@ def fit(folder: Callable[..., Path]) -> Callable[..., InstructionModel]:
     def make(**settings: object) -> InstructionModel:
         config = Instruction(model=str(folder("llama")), train_model=False, **settings)  # type: ignore[arg-type]
         rows = dataset(12)
-        return instruction.fit(config, rows, rows, seed=0, device="cpu", journal=Journal())
+        return instruction.fit(config, rows, rows, seed=0, device="cpu", journal=Journal()).classifier
 
     return make
 
@@ -33,16 +34,16 @@ def test_a_text_without_content_favours_no_label(fit: Callable[..., InstructionM
     plain, calibrated = fit(), fit(contextual=True)
     assert plain.prior is None
     assert calibrated.prior is not None
-    said = plain.predict_proba(WITHOUT_CONTENT)
+    said = plain.predict_proba(WITHOUT_CONTENT).probs
     np.testing.assert_allclose(calibrated.prior, said.mean(axis=0), rtol=1e-9)
     texts = dataset(6).texts
-    expected = plain.predict_proba(texts) / calibrated.prior
+    expected = plain.predict_proba(texts).probs / calibrated.prior
     np.testing.assert_allclose(
-        calibrated.predict_proba(texts), expected / expected.sum(axis=1, keepdims=True), rtol=1e-9
+        calibrated.predict_proba(texts).probs, expected / expected.sum(axis=1, keepdims=True), rtol=1e-9
     )
     calibrated.save(tmp_path)
     again = instruction.load(tmp_path, device="cpu")
-    np.testing.assert_array_equal(again.predict_proba(texts), calibrated.predict_proba(texts))
+    np.testing.assert_array_equal(again.predict_proba(texts).probs, calibrated.predict_proba(texts).probs)
 
 
 def test_the_prior_itself_becomes_even() -> None:
@@ -56,10 +57,10 @@ def test_the_prior_itself_becomes_even() -> None:
 def test_a_tolerance_is_kept_and_holds(fit: Callable[..., InstructionModel], tmp_path: Path) -> None:
     exact, near = fit(), fit(tolerance=0.05)
     texts = dataset(6).texts
-    said = near.predict_proba(texts)
-    assert 0 < np.abs(said - exact.predict_proba(texts)).max() <= 0.05
+    said = near.predict_proba(texts).probs
+    assert 0 < np.abs(said - exact.predict_proba(texts).probs).max() <= 0.05
     near.save(tmp_path)
-    np.testing.assert_array_equal(instruction.load(tmp_path, device="cpu").predict_proba(texts), said)
+    np.testing.assert_array_equal(instruction.load(tmp_path, device="cpu").predict_proba(texts).probs, said)
 
 
 def test_a_tolerance_is_refused_where_it_would_do_nothing(folder: Callable[..., Path]) -> None:
@@ -71,7 +72,7 @@ def test_a_tolerance_is_refused_where_it_would_do_nothing(folder: Callable[..., 
         parse(Instruction, {"contextual": True, "decode": "generate"})
     config = Instruction(model=str(folder("llama")), train_model=False, tolerance=0.01)
     rows = dataset(12, multi=True)
-    with pytest.raises(ConfigError, match="with several labels a row each is asked by itself"):
+    with pytest.raises(ConfigError, match="with several labels per row every label is scored exactly"):
         instruction.fit(config, rows, rows, seed=0, device="cpu", journal=Journal())
 
 
@@ -85,9 +86,9 @@ def test_answers_that_cost_several_times_their_texts_are_told(folder: Callable[.
     few = dataset(40)
     names = tuple(f"{i} {text[:30]}" for i, text in enumerate(few.texts))
     many = replace(few, labels=LabelSpace(names), targets=np.arange(40))
-    assert "labels to their end takes" not in notes(few)
-    assert "scoring 40 labels to their end takes" in notes(many)
-    assert "labels to their end takes" not in notes(many, tolerance=0.01)
+    assert "labels takes" not in notes(few)
+    assert "scoring all 40 labels takes" in notes(many)
+    assert "labels takes" not in notes(many, tolerance=0.01)
 
 
 def test_a_prompt_that_fills_the_window_is_not_helped_by_max_length(fit: Callable[..., InstructionModel]) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny import dataset
 
-from lasttoken.config import Probe
-from lasttoken.evaluation.metrics import METRICS
+from lasttoken.config.methods import Probe
+from lasttoken.fitting.regression import fold_of, held_out_losses
 from lasttoken.journal import Journal
 from lasttoken.methods import probe
-from lasttoken.model.depth import depth_of
+from lasttoken.methods.probe import Reader, choose_layer, standardised
+from lasttoken.model.sentence import SentenceEncoder
 
 
 @pytest.mark.parametrize(("layer", "blocks"), [(0, 1), (1, 2), (2, 2)])
@@ -22,27 +24,65 @@ def test_blocks_above_the_layer_are_not_loaded(
 ) -> None:
     rows = dataset(20)
     config = Probe(model=str(folder(name)), layer=layer)
-    fitted = probe.fit(config, rows, rows, seed=0, device="cpu", journal=Journal())
+    fitted = probe.fit(config, rows, rows, seed=0, device="cpu", journal=Journal()).classifier
     fitted.save(tmp_path)
     loaded = probe.load(tmp_path, device="cpu")
-    assert depth_of(fitted.backbone) == depth_of(loaded.backbone) == blocks
-    assert np.array_equal(loaded.predict_proba(rows.texts), fitted.predict_proba(rows.texts))
+    assert fitted.backbone.depth == loaded.backbone.depth == blocks
+    assert np.array_equal(loaded.predict_proba(rows.texts).probs, fitted.predict_proba(rows.texts).probs)
 
 
-def test_auto_takes_the_layer_that_is_best_on_validation(folder: Callable[..., Path]) -> None:
-    rows, valid = dataset(60), dataset(30, seed=1)
-    scores, model, depth = {}, str(folder("llama")), 2
-    for layer in range(depth + 1):
-        config = Probe(model=model, layer=layer, regularisation=(0.1,))
-        fitted = probe.fit(config, rows, valid, seed=0, device="cpu", journal=Journal())
-        scores[layer] = METRICS["macro_f1"](valid.targets, fitted.predict_proba(valid.texts))
-    assert len(set(scores.values())) > 1
+def test_auto_takes_the_layer_of_the_lowest_cross_validated_loss(folder: Callable[..., Path]) -> None:
+    rows, model = dataset(60), str(folder("llama"))
+    losses = {}
+    for layer in range(3):
+        config = Probe(model=model, layer=layer)
+        reader = Reader(config, probe.build(config, "cpu"), None)
+        vectors = standardised(np.array(probe.cached("train", reader, rows.texts, [layer], Journal())[0][0]))[0]
+        parts = fold_of(rows.targets, 3, seed=0)
+        losses[layer] = held_out_losses(vectors, rows.targets, 3, parts, 0.1, False, seed=0).mean()
+    assert len(set(losses.values())) == 3
     journal = Journal()
     config = Probe(model=model, regularisation=(0.1,))
-    chosen = probe.fit(config, rows, valid, seed=0, device="cpu", journal=journal)
-    assert chosen.layer == max(scores, key=lambda layer: (scores[layer], -layer))
-    told = ", ".join(f"{layer}: {score:.3f}" for layer, score in scores.items())
-    assert f"macro-F1 of validation by layer {told}" in journal.notes
+    chosen = probe.fit(config, rows, rows, seed=0, device="cpu", journal=journal).classifier
+    assert chosen.layer == min(losses, key=lambda layer: losses[layer]) != 2
+    told = ", ".join(f"{layer}: {loss:.3f}" for layer, loss in losses.items())
+    assert journal.notes == [f"3-fold log-loss by layer {told}", "layer 0 of 2, mean pooling, the backbone not trained"]
+
+
+@pytest.mark.parametrize(("more", "own", "chosen"), [(0.2, True, 2), (0.2, False, 1), (2.0, True, 1), (2.0, False, 1)])
+def test_an_own_embedding_is_left_only_for_what_is_clearly_better(
+    more: float, own: bool, chosen: int, folder: Callable[..., Path]
+) -> None:
+    """Layers are signal and noise: most noise in 0, and in the last the noise that is in 1 and `more`."""
+    rng, rows = np.random.default_rng(0), dataset(90)
+    config = Probe(model=str(folder("bert")))
+    encoder = SentenceEncoder("mean", torch.nn.Sequential()) if own else None
+    reader = Reader(config, probe.build(config, "cpu"), encoder)
+    signal = np.eye(3)[rows.targets]
+    noise = rng.standard_normal((2, 90, 3))
+    middle = signal + 0.5 * noise[0]
+    layers = [signal + 9 * noise[0], middle, middle + more * noise[1]]
+    features = np.array(layers, dtype=np.float32)
+    assert choose_layer(reader, [0, 1, 2], features, rows, 1.0, 0, Journal()) == chosen
+
+
+def test_every_layer_is_compared_at_a_tuned_strength(folder: Callable[..., Path]) -> None:
+    """What a fixed C fits too closely is ordered by how much it overfits."""
+    journal, rows = Journal(), dataset(40)
+    config = Probe(model=str(folder("llama")), regularisation=(0.001, 0.1, 100.0))
+    probe.fit(config, rows, rows, seed=0, device="cpu", journal=journal)
+    assert journal.notes[0].startswith("logistic regression: C = 100 by 3-fold log-loss")
+    assert journal.notes[1].startswith("3-fold log-loss by layer 0: ")
+    at_best = journal.notes[0].partition(" 100: ")[2][:6]
+    assert float(journal.notes[1].rpartition("2: ")[2]) == pytest.approx(float(at_best), abs=6e-4)  # as printed
+
+
+def test_last_is_the_last_layer(folder: Callable[..., Path]) -> None:
+    rows, journal = dataset(21), Journal()
+    config = Probe(model=str(folder("llama")), layer="last", regularisation=(0.1,))
+    model = probe.fit(config, rows, rows, seed=0, device="cpu", journal=journal).classifier
+    assert model.layer == 2
+    assert journal.notes == ["layer 2 of 2, mean pooling, the backbone not trained"]
 
 
 def test_features_are_computed_once_for_the_same_texts_and_settings(
@@ -64,7 +104,7 @@ def test_features_are_computed_once_for_the_same_texts_and_settings(
         probe.fit(Probe(model=str(folder("llama")), **settings), rows, rows, seed=0, device="cpu", journal=journal)
         return len(runs), "\n".join(journal.notes)
 
-    assert fit()[0] == 1  # train and valid are the same texts here
+    assert fit()[0] == 1
     again, notes = fit()
     assert again == 0
     assert "features from the cache" in notes

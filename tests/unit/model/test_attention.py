@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from lasttoken.model import attention
 from lasttoken.model.attention import (
     Layout,
+    Visible,
     attend,
-    block_mask,
+    bucket_mask,
     filler_of,
     fused_from,
     lay_out,
+    length_buckets,
     packed_attention,
     prefix_mask,
-    similar,
     visibility,
 )
 
@@ -64,7 +65,7 @@ def test_positions_go_on_from_the_prefix_and_in_a_tree_by_depth() -> None:
 def test_a_prefix_without_texts() -> None:
     layout = lay_out([], prefix=3)
     assert layout.positions.tolist() == [0, 1, 2]
-    assert layout.blocks == ()
+    assert layout.buckets == ()
     q = states(3, 2)
     out = packed(q, q, q, layout)
     torch.testing.assert_close(out, reference(q, q, q, np.tril(np.ones((3, 3), dtype=bool))))
@@ -75,7 +76,7 @@ def test_rows_and_blocks_come_in_few_sizes_on_a_cpu() -> None:
     layouts = [lay_out(rng.integers(20, 120, 8).tolist()) for _ in range(200)]
     assert len({len(x.positions) for x in layouts}) > 100
     assert len({len(x.positions) + x.filler for x in layouts}) < 12
-    assert {block.positions.shape[1] % 16 for x in layouts for block in x.blocks} == {0}
+    assert {bucket.positions.shape[1] % 16 for x in layouts for bucket in x.buckets} == {0}
     assert all(0 <= x.filler < 64 and len(x.order) == len(x.positions) + x.filler for x in layouts)
     assert filler_of(17, "cpu") == 15  # a short row is not run at three times its length
     assert filler_of(999, "cuda") == 0
@@ -93,9 +94,9 @@ def test_the_filler_has_no_gradient() -> None:
 
 
 def test_similar_lengths_share_a_block() -> None:
-    groups = similar(np.array([10, 100, 11, 21, 22, 110]))
+    groups = length_buckets(np.array([10, 100, 11, 21, 22, 110]))
     assert [group.tolist() for group in groups] == [[0, 2, 3], [4], [1, 5]]  # 1.3 * 10 + 8 = 21
-    assert similar(np.array([], dtype=np.int64)) == []
+    assert length_buckets(np.array([], dtype=np.int64)) == []
 
 
 def test_visibility_of_causal_texts_is_one_triangle() -> None:
@@ -121,7 +122,7 @@ def test_visibility_of_a_tree() -> None:
 
 def test_a_window_counts_the_prefix_and_the_depth_in_a_tree() -> None:
     layout = lay_out([4], prefix=2, trees=[TREE])
-    mask = block_mask(layout, 0, 2)[0, 0, :4, :6].int()  # the rest is padding
+    mask = bucket_mask(layout, 0, 2)[0, 0, :4, :6].int()  # the rest is padding
     # positions: prefix 0 1, text 2, tree 3 4 3; each sees itself and the one before
     assert mask.tolist() == [
         [0, 1, 1, 0, 0, 0],
@@ -135,8 +136,8 @@ def test_a_window_counts_the_prefix_and_the_depth_in_a_tree() -> None:
 
 def test_masks_are_made_once() -> None:
     layout = lay_out([3, 4])
-    assert block_mask(layout, 0, None) is block_mask(layout, 0, None)
-    assert block_mask(layout, 0, 2) is not block_mask(layout, 0, None)
+    assert bucket_mask(layout, 0, None) is bucket_mask(layout, 0, None)
+    assert bucket_mask(layout, 0, 2) is not bucket_mask(layout, 0, None)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -181,10 +182,10 @@ def test_gradients_are_those_of_the_whole_row() -> None:
 def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_heads: int) -> None:
     q, k, v = states(12, 2, 0), states(12, key_heads, 1), states(12, key_heads, 2)
     mask = torch.tril(torch.ones(12, 12, dtype=torch.bool))[None, None]
-    products = attend(q, k, v, mask, plain=True, scale=0.5, dropout=0.0)
+    products = attend(q, k, v, Visible(mask, True), scale=0.5, dropout=0.0)
     monkeypatch.setattr(attention, "FUSED_FROM", 1)
     for plain in (True, False):  # by the kernel's own causal mask, and by ours
-        fused = attend(q, k, v, mask, plain=plain, scale=0.5, dropout=0.0)
+        fused = attend(q, k, v, Visible(mask, plain), scale=0.5, dropout=0.0)
         torch.testing.assert_close(fused, products, rtol=1e-5, atol=1e-6)  # order of sums
 
 

@@ -53,7 +53,7 @@ def test_an_encoder_is_found_out_by_what_it_does(load_shared: Callable[..., Back
 
 
 def test_compute_can_be_narrower_than_the_weights(folder: Callable[..., Path]) -> None:
-    backbone = load(str(folder("llama")), kind="decoder", device=CPU, dtype=torch.float32, compute=torch.bfloat16)
+    backbone = load(str(folder("llama")), kind="decoder", device=CPU, precision="bfloat16", weights=torch.float32)
     assert {p.dtype for p in backbone.whole.parameters()} == {torch.float32}
     with backbone.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
@@ -79,7 +79,7 @@ def test_a_model_that_brings_code(folder: Callable[..., Path], tmp_path: Path) -
     values |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     (place / "config.json").write_text(json.dumps(values))
     with pytest.raises(
-        ModelError, match=r"brings its own code, which is not run unless you ask: trust_remote_code = true$"
+        ModelError, match=r"brings its own code, which is not run unless you set trust_remote_code = true$"
     ):
         load_config(str(place))
 

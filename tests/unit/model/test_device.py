@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from lasttoken.errors import ConfigError
-from lasttoken.model import device
+from lasttoken.model import host_memory
 from lasttoken.model.device import (
-    CGROUPS,
-    NO_LIMIT,
     choose_device,
-    container_memory,
     describe_device,
     device_memory,
     free_memory,
     peak_memory,
 )
+from lasttoken.model.host_memory import CGROUPS, NO_LIMIT, container_memory
 from lasttoken.wording import counted
 
 
@@ -46,7 +44,7 @@ def test_other_names_are_refused() -> None:
 
 @pytest.mark.parametrize("version", [2, 1])
 def test_a_container_has_what_its_limit_leaves(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "CGROUP", tmp_path)
+    monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
     cpu = torch.device("cpu")
     whole, free = device_memory(cpu), free_memory(cpu)
     assert container_memory() == (NO_LIMIT, 0)
@@ -70,5 +68,5 @@ def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_cpu_in_words_and_its_memory() -> None:
     assert describe_device(torch.device("cpu")) == f"cpu ({counted(torch.get_num_threads(), 'thread', 'threads')})"
     memory = peak_memory(torch.device("cpu"))
-    assert (memory["kind"], memory["reserved"]) == ("resident", None)
-    assert 50e6 < memory["bytes"] < 1e12  # torch alone takes more than the one; no machine has the other
+    assert (memory.kind, memory.reserved) == ("resident", None)
+    assert 50e6 < memory.bytes < 1e12  # torch alone takes more than the one; no machine has the other

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lasttoken.model import varlen
 from lasttoken.model.attention import lay_out, packed_attention
-from lasttoken.model.varlen import Stretches, agrees, attend_stretches, serves, text_by_text
+from lasttoken.model.varlen import Sequences, agrees, attend_varlen, reference_attention, serves
 
 CPU = torch.device("cpu")
 
@@ -32,9 +32,9 @@ def test_a_packed_row_by_one_kernel_is_what_blocks_give(
 
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
         calls.append(1)
-        return text_by_text(*args, **kwargs)
+        return reference_attention(*args, **kwargs)
 
-    monkeypatch.setattr(varlen, "proven", lambda device, dtype, width: kernel)
+    monkeypatch.setattr(varlen, "verified_kernel", lambda device, dtype, width: kernel)
     whole, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout, sliding_window=window)
     assert calls == [1]
     torch.testing.assert_close(whole, blocks, rtol=1e-5, atol=1e-6)  # order of sums
@@ -44,7 +44,7 @@ def test_what_kernels_do_not_know_goes_by_blocks(monkeypatch: pytest.MonkeyPatch
     def never(device: torch.device, dtype: torch.dtype, width: int) -> None:
         raise AssertionError("asked for a kernel")
 
-    monkeypatch.setattr(varlen, "proven", never)
+    monkeypatch.setattr(varlen, "verified_kernel", never)
     q, module = states(8, 2, 0), nn.Identity().train()
     packed_attention(module, q, q, q, None, layout=lay_out([8], kind="cuda"))  # a CPU
     monkeypatch.setattr(varlen, "serves", lambda kind, dtype, width: True)
@@ -67,25 +67,25 @@ def test_where_kernels_serve() -> None:
 
 def test_without_a_kernel_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(varlen, "serves", lambda kind, dtype, width: True)
-    monkeypatch.setattr(varlen, "proven", lambda device, dtype, width: None)
+    monkeypatch.setattr(varlen, "verified_kernel", lambda device, dtype, width: None)
     q = states(8, 2, 0)
-    assert attend_stretches(q, q, q, lay_out([8]).stretches, scale=1.0, window=None) is None
+    assert attend_varlen(q, q, q, lay_out([8]).sequences, scale=1.0, window=None) is None
 
 
-def further(q: Tensor, k: Tensor, v: Tensor, stretches: Stretches, *, scale: float, sides: tuple[int, int]) -> Tensor:
+def further(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float, sides: tuple[int, int]) -> Tensor:
     """Off by one in its window."""
-    return text_by_text(q, k, v, stretches, scale=scale, sides=(sides[0] + (sides[0] > 0), sides[1]))
+    return reference_attention(q, k, v, sequences, scale=scale, sides=(sides[0] + (sides[0] > 0), sides[1]))
 
 
-def leaking(q: Tensor, k: Tensor, v: Tensor, stretches: Stretches, *, scale: float, sides: tuple[int, int]) -> Tensor:
+def leaking(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float, sides: tuple[int, int]) -> Tensor:
     """Texts that see each other."""
-    bounds = stretches.bounds[[0, -1]]
-    return text_by_text(q, k, v, replace(stretches, bounds=bounds), scale=scale, sides=sides)
+    cu_seqlens = sequences.cu_seqlens[[0, -1]]
+    return reference_attention(q, k, v, replace(sequences, cu_seqlens=cu_seqlens), scale=scale, sides=sides)
 
 
-def detached(q: Tensor, k: Tensor, v: Tensor, stretches: Stretches, *, scale: float, sides: tuple[int, int]) -> Tensor:
+def detached(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, *, scale: float, sides: tuple[int, int]) -> Tensor:
     """No gradient to its keys."""
-    return text_by_text(q, k.detach(), v, stretches, scale=scale, sides=sides)
+    return reference_attention(q, k.detach(), v, sequences, scale=scale, sides=sides)
 
 
 def broken(*args: Any, **kwargs: Any) -> Tensor:
@@ -93,11 +93,11 @@ def broken(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def test_a_kernel_has_to_be_right_to_be_used() -> None:
-    assert agrees(text_by_text, CPU)
+    assert agrees(reference_attention, CPU)
     with torch.inference_mode():
-        assert agrees(text_by_text, CPU)
+        assert agrees(reference_attention, CPU)
     assert [agrees(kernel, CPU) for kernel in (further, leaking, detached, broken)] == [False] * 4
 
 
 def test_nothing_is_proven_on_a_cpu() -> None:
-    assert varlen.proven(CPU, torch.bfloat16, 64) is None
+    assert varlen.verified_kernel(CPU, torch.bfloat16, 64) is None

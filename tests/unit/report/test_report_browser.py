@@ -18,11 +18,11 @@ from lasttoken.evaluation.calibration import Calibration
 from lasttoken.evaluation.comparison import compare
 from lasttoken.evaluation.decisions import Rule
 from lasttoken.evaluation.policy import Policy
+from lasttoken.evaluation.run_record import read_record
 from lasttoken.labels import LabelSpace
-from lasttoken.report.collect import collect
 from lasttoken.report.page import render
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.slow]
 LONG = ("a-label-of-one-word-that-is-longer-than-any-screen-of-a-phone-is-wide-" * 2, "x" * 90)
 TELL_COLOUR = """<script>addEventListener("load", () => {
   document.title = "on " + getComputedStyle(document.body).backgroundColor;
@@ -37,7 +37,9 @@ def page(request: pytest.FixtureRequest, write_run: Callable[..., Path], tmp_pat
     labels = None if request.param == "compared" else LabelSpace((*names, *LONG), multi=multi)
     rule = Rule(thresholds=np.linspace(0.2, 0.8, 30)) if multi else Rule()
     told = {"labels": labels, "policy": Policy(Calibration("none"), rule), "updates": 50}
-    runs = [collect(write_run(name, skill=skill, **told)) for name, skill in (("a", 3.0), ("b-" * 30, 2.5), ("c", 1.5))]
+    runs = [
+        read_record(write_run(name, skill=skill, **told)) for name, skill in (("a", 3.0), ("b-" * 30, 2.5), ("c", 1.5))
+    ]
     comparison = compare({run.name: run.predictions for run in runs}, draws=200).to_dict()
     path = tmp_path / "report.html"
     path.write_text(

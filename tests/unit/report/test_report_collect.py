@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from lasttoken.errors import ArtifactError
-from lasttoken.report.collect import collect
+from lasttoken.evaluation.run_record import read_record
 
 
 def test_a_run_is_read_as_written(write_run) -> None:
-    run = collect(write_run("embedding", updates=20, invalid_answers=0.012, notes=["12 rows were truncated"]))
+    run = read_record(write_run("embedding", updates=20, invalid_answers=0.012, notes=["12 rows were truncated"]))
     assert run.name == "embedding"
     assert run.measures.cost.trainable_parameters == 12_195_848
     assert run.measures.invalid_answers == 0.012
@@ -25,7 +25,7 @@ def test_a_run_is_read_as_written(write_run) -> None:
 
 
 def test_null_stands_for_nan(write_run) -> None:
-    run = collect(write_run("linear", cost={"total_parameters": None, "train_rows_per_second": None}))
+    run = read_record(write_run("linear", cost={"total_parameters": None, "train_rows_per_second": None}))
     assert math.isnan(run.measures.cost.total_parameters)
     assert math.isnan(run.measures.cost.train_rows_per_second)
 
@@ -33,7 +33,7 @@ def test_null_stands_for_nan(write_run) -> None:
 def test_log_and_texts_may_be_absent(write_run) -> None:
     folder = write_run("linear", texts=None)
     (folder / "steps.jsonl").unlink()
-    run = collect(folder)
+    run = read_record(folder)
     assert run.steps == []
     assert run.texts is None
 
@@ -47,7 +47,7 @@ def test_a_bad_file_is_named(write_run, file: str, damage: str) -> None:
     else:
         path.write_bytes(b"{ \xff not what it was")
     with pytest.raises(ArtifactError) as caught:
-        collect(path.parents[1] if "/" in file else path.parent)
+        read_record(path.parents[1] if "/" in file else path.parent)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).endswith("run the fit again")
 
@@ -57,7 +57,7 @@ def test_a_damaged_step_is_named_with_its_line(write_run) -> None:
     lines = (folder / "steps.jsonl").read_text().splitlines()
     (folder / "steps.jsonl").write_text("\n".join([lines[0], lines[1][:20]]))
     with pytest.raises(ArtifactError, match=r"steps\.jsonl:2: content: Invalid JSON"):
-        collect(folder)
+        read_record(folder)
 
 
 def test_a_missing_field_is_named(write_run) -> None:
@@ -66,26 +66,26 @@ def test_a_missing_field_is_named(write_run) -> None:
     del content["cost"]["train_seconds"]
     path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=r"metrics\.json: cost\.train_seconds: Field required; run the fit again"):
-        collect(path.parent)
+        read_record(path.parent)
 
 
 def test_a_run_without_test_metrics_is_refused(write_run) -> None:
     with pytest.raises(ArtifactError, match=r"metrics\.json: no metrics of the test split"):
-        collect(write_run("embedding", splits={}))
+        read_record(write_run("embedding", splits={}))
 
 
 def test_a_newer_format_is_named(write_run) -> None:
-    with pytest.raises(ArtifactError, match=r"metrics\.json: format 2 is newer than 1, .* upgrade lasttoken"):
-        collect(write_run("embedding", format=2))
+    with pytest.raises(ArtifactError, match=r"metrics\.json: format 3 is newer than 2, .* upgrade lasttoken"):
+        read_record(write_run("embedding", format=3))
 
 
 def test_labels_of_another_run_are_refused(write_run) -> None:
     folder = write_run("embedding")
     (folder / "labels.json").write_text('{"names": ["no", "yes"], "multi": false}')
     with pytest.raises(ArtifactError, match=r"test\.parquet: its labels are not those of .*labels\.json"):
-        collect(folder)
+        read_record(folder)
 
 
 def test_no_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nothing-here: no such run folder"):
-        collect(tmp_path / "nothing-here")
+        read_record(tmp_path / "nothing-here")

@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lasttoken.config import Data, Linear, Run
+from lasttoken.config.methods import Linear
+from lasttoken.config.run import Run
+from lasttoken.config.settings import Data
 from lasttoken.data.dataset import Dataset, Splits
 from lasttoken.data.subset import with_fewer
 from lasttoken.errors import DataError
-from lasttoken.experiment import run_method
+from lasttoken.evaluation.run_record import read_record
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.report.collect import Further, collect
+from lasttoken.record.schema import ProblemMeasure
 from lasttoken.report.compose import write_report
-from lasttoken.report.entries import entries, told_apart
+from lasttoken.report.entries import entries, with_unique_names
+from lasttoken.studies.one import run_method
 
 SPACE = LabelSpace(("fruit", "tool"))
 WORDS = (("apple", "pear", "plum", "fig"), ("saw", "drill", "plane", "rasp"))
@@ -52,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_seeds_and_sizes_of_one_method_are_one_entry(study: Path) -> None:
-    found = entries([collect(path) for path in sorted(study.iterdir())])
+    found = entries([read_record(path) for path in sorted(study.iterdir())])
     assert [(e.runs[0].name, len(e.runs), sorted(e.smaller)) for e in found] == [
         ("linear", 2, [20, 40, 80]), ("words", 1, []),
     ]  # fmt: skip
@@ -61,7 +64,7 @@ def test_seeds_and_sizes_of_one_method_are_one_entry(study: Path) -> None:
 
 
 def test_what_is_shown_is_the_mean_over_seeds(study: Path) -> None:
-    entry = entries([collect(path) for path in sorted(study.iterdir())])[0]
+    entry = entries([read_record(path) for path in sorted(study.iterdir())])[0]
     view = entry.view()
     scores = [run.test.metrics["accuracy"].estimate for run in entry.runs]
     assert view.test.metrics["accuracy"].estimate == pytest.approx(np.mean(scores))
@@ -86,8 +89,8 @@ def test_a_page_of_a_study(study: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_fit_twice_is_no_second_seed(study: Path) -> None:
-    run = collect(study / "words")
-    found = told_apart(entries([run, run]))
+    run = read_record(study / "words")
+    found = with_unique_names(entries([run, run]))
     assert [len(entry.runs) for entry in found] == [1, 1]
     assert all("/" in entry.runs[0].name for entry in found)
 
@@ -109,9 +112,9 @@ def test_smaller_sizes_judged_on_other_rows_are_refused_too(study: Path, tmp_pat
 
 
 def test_measures_that_only_some_seeds_have_are_not_averaged(study: Path) -> None:
-    entry = entries([collect(path) for path in sorted(study.iterdir())])[0]
+    entry = entries([read_record(path) for path in sorted(study.iterdir())])[0]
     first, second = entry.runs
-    kept = Further(name="a", words="a", estimate=0.5, low=0.4, high=0.6, level=0.95)
+    kept = ProblemMeasure(name="a", words="a", estimate=0.5, low=0.4, high=0.6, level=0.95)
     odd = kept.model_copy(update={"words": "b"})
     for run, further in ((first, [odd, kept]), (second, [kept.model_copy(update={"estimate": 0.7})])):
         run.measures.splits["test"] = run.test.model_copy(update={"further": further})

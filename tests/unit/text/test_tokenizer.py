@@ -5,8 +5,7 @@ import pytest
 from tiny import make_tokenizer
 
 from lasttoken.errors import UserError
-from lasttoken.journal import Journal
-from lasttoken.text.tokenizer import Encoded, encode, encode_windows, end_token
+from lasttoken.text.tokenizer import Encoded, encode, encode_windows, end_token, with_suffix
 
 
 def test_special_tokens_are_those_of_the_tokenizer() -> None:
@@ -113,10 +112,25 @@ def test_windows_cover_a_text_and_overlap() -> None:
 
 
 def test_what_lies_behind_the_last_window_is_told() -> None:
-    tokenizer, journal = make_tokenizer(), Journal()
+    tokenizer = make_tokenizer()
     text = " ".join(["goal"] * 50)
     whole = len(encode(tokenizer, [text], limit=999).ids[0])
-    found = encode_windows(tokenizer, [text], limit=9, overlap=0.0, most=2, journal=journal)
+    found = encode_windows(tokenizer, [text], limit=9, overlap=0.0, most=2)
     assert found.lost.tolist() == [whole - 1 - 16]
-    assert journal.lost == [whole - 1 - 16]
-    assert journal.truncation.cut == 1
+    assert found.truncation().cut == 1
+
+
+def test_a_suffix_follows_every_text_and_window_before_the_special_token_that_ends_it() -> None:
+    tokenizer = make_tokenizer(encoder=True)
+    added = tokenizer(" it is:", add_special_tokens=False)["input_ids"]
+    plain = encode(tokenizer, ["xy", "xyxyxyxyxy"], limit=5)
+    longer = with_suffix(tokenizer, plain, " it is:")
+    assert [ids.tolist() for ids in longer.ids] == [[*ids[:-1].tolist(), *added, 2] for ids in plain.ids]
+    assert longer.truncation() == plain.truncation()  # a suffix is no text, cut or not
+    windows = encode_windows(tokenizer, ["xyxyxyxyxy", "xy"], limit=5, overlap=0.0, most=9)
+    split = with_suffix(tokenizer, windows, " it is:")
+    assert windows.windows
+    assert split.windows == [[n + len(added) for n in lengths] for lengths in windows.windows]
+    pieces = np.split(windows.ids[0], np.cumsum(windows.windows[0])[:-1])
+    assert split.ids[0].tolist() == [t for piece in pieces for t in (*piece[:-1].tolist(), *added, 2)]
+    assert split.truncation() == windows.truncation()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lasttoken.errors import ConfigError, Diverged
-from lasttoken.train.loop import Best, Step, keep_best, train
+from lasttoken.train.loop import keep_best, train
+from lasttoken.train.outcome import End, Step
+from lasttoken.train.state import Best, TrainState
 
 
 def model_and_optimizer(lr: float = 0.5) -> tuple[nn.Linear, torch.optim.Optimizer]:
@@ -32,7 +34,9 @@ def constant(progress: float) -> float:
 
 def test_a_step_tells_what_it_did() -> None:
     model, optimizer = model_and_optimizer(lr=0.1)
-    steps = train(squared(model), [[(3.0, 1), (1.0, 3)]], optimizer, count=1, multiplier=lambda p: 0.5, clip=100)
+    steps = train(
+        squared(model), [[(3.0, 1), (1.0, 3)]], optimizer, numbers=range(1, 2), multiplier=lambda p: 0.5, clip=100
+    )
     step = next(steps)
     assert (step.number, step.items) == (1, 4)
     assert step.loss == pytest.approx((9 + 3) / 4)
@@ -45,7 +49,7 @@ def test_a_step_tells_what_it_did() -> None:
 
 def test_the_gradient_is_clipped_after_it_is_reported() -> None:
     model, optimizer = model_and_optimizer(lr=1.0)
-    step = next(train(squared(model), [[(3.0, 1)]], optimizer, count=1, multiplier=constant, clip=0.5))
+    step = next(train(squared(model), [[(3.0, 1)]], optimizer, numbers=range(1, 2), multiplier=constant, clip=0.5))
     assert step.grad_norm == pytest.approx(6.0)
     assert model.weight.item() == pytest.approx(0.5, rel=1e-5)  # clip_grad_norm_ adds 1e-6 to the norm
 
@@ -53,13 +57,17 @@ def test_the_gradient_is_clipped_after_it_is_reported() -> None:
 def test_progress_begins_at_zero_and_stays_below_one() -> None:
     model, optimizer = model_and_optimizer()
     seen: list[float] = []
-    list(train(squared(model), [[(1.0, 1)]] * 9, optimizer, count=4, multiplier=lambda p: seen.append(p) or 1.0))
+    list(
+        train(
+            squared(model), [[(1.0, 1)]] * 9, optimizer, numbers=range(1, 5), multiplier=lambda p: seen.append(p) or 1.0
+        )
+    )
     assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_an_update_without_batches_moves_nothing() -> None:
     model, optimizer = model_and_optimizer()
-    step = next(train(squared(model), [[]], optimizer, count=1, multiplier=constant))
+    step = next(train(squared(model), [[]], optimizer, numbers=range(1, 2), multiplier=constant))
     assert (step.loss, step.items, step.grad_norm) == (0.0, 0.0, 0.0)
     assert model.weight.item() == 0.0
 
@@ -67,7 +75,9 @@ def test_an_update_without_batches_moves_nothing() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_raises_and_keeps_the_weights_of_the_step_before(bad: float) -> None:
     model, optimizer = model_and_optimizer(lr=0.1)
-    steps = train(squared(model), [[(3.0, 1)], [(bad, 1)]], optimizer, count=2, multiplier=constant, clip=100)
+    steps = train(
+        squared(model), [[(3.0, 1)], [(bad, 1)]], optimizer, numbers=range(1, 3), multiplier=constant, clip=100
+    )
     next(steps)
     before = model.weight.item()
     with pytest.raises(Diverged, match=r"^update 2: loss (nan|inf), gradient norm (nan|inf); lower the learning rate$"):
@@ -94,54 +104,72 @@ def run(
     patience: int = 2,
     error: BaseException | None = None,
     first: float | None = None,
-) -> tuple[float, Best, list[tuple[int, float | None]]]:
+    deadline: float = math.inf,
+) -> tuple[float, End, list[tuple[int, float | None]]]:
     """(the weight that stays, how it ended, what was logged), update i scoring values[i - 1]."""
     model, told = nn.Linear(1, 1, bias=False), []
     nn.init.zeros_(model.weight)
-    best = keep_best(
-        [model],
+    state = TrainState(weights=[model.weight], deadline=deadline)
+    if first is not None:
+        state.best = Best(first, 0, state.copied())
+    end = keep_best(
+        state,
         scripted(model, values, error),
         lambda: values[int(model.weight.item()) - 1],
         every=every,
         last=last or len(values),
         patience=patience,
-        log=lambda step, score: told.append((step.number, score)),
-        first=first,
+        log=lambda step: told.append((step.number, step.score)),
     )
-    return model.weight.item(), best, told
+    return model.weight.item(), end, told
 
 
 def test_the_best_weights_stay_and_training_stops_without_a_gain() -> None:
     weight, best, told = run([0.1, 0.5, 0.5, 0.4, 0.9])
     assert weight == 2.0
-    assert best == Best(0.5, 2, "stopped early at update 4: no gain in 2 scores")
+    assert best == End("early", 2, 0.5, "stopped early at update 4: no gain in 2 scores")
     assert told == [(1, 0.1), (2, 0.5), (3, 0.5), (4, 0.4)]
 
 
+def test_training_ends_after_the_update_in_which_its_time_is_up() -> None:
+    """That update is scored, so that it may be the best."""
+    weight, end, told = run([0.5, 0.6, 0.7], every=3, deadline=0.0)
+    assert told == [(1, 0.5)]
+    assert weight == 1.0
+    assert end == End("early", 1, 0.5, "ended at update 1 of 3, when its time was up")
+    assert run([0.5], deadline=0.0)[1] == End("finished", 1, 0.5, "finished")  # it was the last anyway
+
+
+def test_where_the_time_is_up_the_best_weights_stay() -> None:
+    weight, end, _ = run([0.5, 0.6], first=0.9, deadline=0.0)
+    assert weight == 0.0
+    assert end == End("early", 0, 0.9, "ended at update 1 of 2, when its time was up")
+
+
 def test_the_weights_before_the_first_update_may_be_the_best() -> None:
-    assert run([0.4, 0.1, 0.2], first=0.5)[:2] == (0.0, Best(0.5, 0, "finished"))
-    assert run([0.1, 0.6], first=0.5)[:2] == (2.0, Best(0.6, 2, "finished"))
+    assert run([0.4, 0.1, 0.2], first=0.5)[:2] == (0.0, End("finished", 0, 0.5, "finished"))
+    assert run([0.1, 0.6], first=0.5)[:2] == (2.0, End("finished", 2, 0.6, "finished"))
     assert run([0.1, 0.2, 0.3, 0.6], first=0.5)[:2] == (
         4.0,
-        Best(0.6, 4, "finished"),
+        End("finished", 4, 0.6, "finished"),
     )  # it gains, though below the start
 
 
 def test_divergence_below_the_start_keeps_the_start() -> None:
     weight, best, _ = run([0.1], first=0.5, last=9, error=Diverged("update 2: loss nan"))
     assert weight == 0.0
-    assert best.end == "diverged at update 2: loss nan; the weights before the first update are kept"
+    assert best.told == "diverged at update 2: loss nan; the weights before the first update are kept"
 
 
 def test_training_that_ends_without_a_gain_has_not_stopped_early() -> None:
-    assert run([0.5, 0.4, 0.3])[1] == Best(0.5, 1, "finished")
-    assert run([0.5, 0.4, 0.3, 0.2])[1].end == "stopped early at update 3: no gain in 2 scores"
+    assert run([0.5, 0.4, 0.3])[1] == End("finished", 1, 0.5, "finished")
+    assert run([0.5, 0.4, 0.3, 0.2])[1].told == "stopped early at update 3: no gain in 2 scores"
 
 
 def test_a_gain_begins_the_count_anew() -> None:
     weight, best, _ = run([0.5, 0.4, 0.6, 0.5, 0.7, 0.1])
     assert weight == 5.0
-    assert best == Best(0.7, 5, "finished")
+    assert best == End("finished", 5, 0.7, "finished")
 
 
 def test_between_scores_nothing_is_kept() -> None:
@@ -152,26 +180,30 @@ def test_between_scores_nothing_is_kept() -> None:
 
 
 def test_ctrl_c_and_divergence_keep_the_best_weights() -> None:
-    for error, end in (
-        (KeyboardInterrupt(), "stopped by Ctrl-C; the weights of update 1 are kept"),
-        (Diverged("update 3: loss nan"), "diverged at update 3: loss nan; the weights of update 1 are kept"),
+    for error, how, told in (
+        (KeyboardInterrupt(), "interrupted", "stopped by Ctrl-C; the weights of update 1 are kept"),
+        (
+            Diverged("update 3: loss nan"),
+            "diverged",
+            "diverged at update 3: loss nan; the weights of update 1 are kept",
+        ),
     ):
-        weight, best, _ = run([0.5, 0.4], patience=9, error=error)
+        weight, best, _ = run([0.5, 0.4], patience=9, last=9, error=error)
         assert weight == 1.0
-        assert (best.update, best.end, best.failure) == (1, end, error)
+        assert (best.update, best.told, best.how) == (1, told, how)
 
 
 def test_divergence_before_the_first_score_keeps_the_last_good_weights() -> None:
     weight, best, told = run([0.3, 0.5], every=9, last=9, error=Diverged("update 3: loss nan"))
     assert weight == 2.0
     assert (best.score, best.update) == (0.5, 2)
-    assert best.end == "diverged at update 3: loss nan; the weights of update 2 are kept"
+    assert best.told == "diverged at update 3: loss nan; the weights of update 2 are kept"
     assert told == [(1, None), (2, None)]
 
 
 def test_with_nothing_to_keep_they_are_raised() -> None:
     with pytest.raises(Diverged, match="too early"):
-        run([], error=Diverged("too early"))
+        run([], last=9, error=Diverged("too early"))
     with pytest.raises(KeyboardInterrupt):
         run([0.5], every=2, last=9, error=KeyboardInterrupt())
 
@@ -187,7 +219,8 @@ def test_weights_that_do_not_train_are_left_alone() -> None:
                 model.bias.fill_(number)
             yield Step(number, 0.0, 0.0, 0.0, 1.0, 0.0)
 
-    keep_best([model], steps(), lambda: -model.weight.item(), every=1, last=9, patience=5, log=lambda step, score: None)
+    state = TrainState(weights=[model.weight])
+    keep_best(state, steps(), lambda: -model.weight.item(), every=1, last=9, patience=5, log=lambda step: None)
     assert (model.weight.item(), model.bias.item()) == (1.0, 2.0)
 
 
@@ -211,7 +244,14 @@ def test_running_out_of_memory_costs_nothing_of_the_update() -> None:
         updates = [[[0, 1], [2, 3, 4, 5]], [[0, 1, 2, 3]]]
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
         steps = list(
-            train(loss_and_count, updates, optimizer, count=2, multiplier=lambda progress: 1.0, smaller=smaller)
+            train(
+                loss_and_count,
+                updates,
+                optimizer,
+                numbers=range(1, 3),
+                multiplier=lambda progress: 1.0,
+                smaller=smaller,
+            )
         )
         assert [step.items for step in steps] == [6, 4]
         ends.append(model.weight.detach().clone())
@@ -229,7 +269,7 @@ def test_an_optimiser_without_memory_says_what_to_do() -> None:
         lambda rows: (model(torch.ones(rows, 1)).sum(), rows),
         [[1]],
         Full(model.parameters(), lr=1.0),
-        count=1,
+        numbers=range(1, 2),
         multiplier=lambda p: 1.0,
     )
     with pytest.raises(ConfigError, match=r"memory in the optimiser's step; set train.optimizer = paged_adamw32bit"):
@@ -241,6 +281,12 @@ def test_without_a_smaller_way_the_lack_of_memory_is_raised() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = nn.Linear(1, 1)
-    steps = train(loss_and_count, [[1]], torch.optim.SGD(model.parameters(), lr=1.0), count=1, multiplier=lambda p: 1.0)
+    steps = train(
+        loss_and_count,
+        [[1]],
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        numbers=range(1, 2),
+        multiplier=lambda p: 1.0,
+    )
     with pytest.raises(torch.OutOfMemoryError):
         next(steps)

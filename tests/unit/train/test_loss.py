@@ -18,7 +18,6 @@ from lasttoken.train.loss import (
     focal_label_loss,
     label_loss,
     make_loss,
-    ranking_loss,
 )
 
 
@@ -106,17 +105,6 @@ def test_asymmetric_loss_forgets_easy_negatives() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_ranking_loss_by_its_formula() -> None:
-    loss, count = ranking_loss(LOGITS, LABELS)
-    expected = sum(
-        math.log(1 + sum(math.exp(-s) for s, t in zip(row, true, strict=True) if t))
-        + math.log(1 + sum(math.exp(s) for s, t in zip(row, true, strict=True) if not t))
-        for row, true in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
-    )
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert count == 7
-
-
 @pytest.mark.parametrize("name", FOR)
 def test_every_loss_falls_on_the_right_side(name: str) -> None:
     """A few steps down its gradient, and the decisions are right; extreme logits give no NaN."""
@@ -152,8 +140,6 @@ def test_sums_do_not_depend_on_how_a_batch_is_cut() -> None:
             {},
             "not for rows with any number of labels; choose from cross_entropy, focal, asym",
         ),
-        ("ranking", CLASSES, {}, "not for rows with one label; choose from cross_entropy, focal, logit_adjusted"),
-        ("ranking", LABELS, {"balanced": True}, "ranking does not go with class_weights; leave one of them out"),
         ("focal", CLASSES, {"smoothing": 0.1}, "focal does not go with label_smoothing"),
     ],
 )

@@ -1,0 +1,275 @@
+"""Compare several methods on the same rows, at several training sizes and seeds, and write one report.
+
+A study is a folder of runs with one report. An interrupted study can be started again: finished runs are kept. A
+different study in the same folder is refused before anything is trained.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from lasttoken.config.methods import MethodConfig
+from lasttoken.config.parse import settings_line
+from lasttoken.config.run import Run
+from lasttoken.config.settings import Data, Decision, Settings
+from lasttoken.data.dataset import Splits
+from lasttoken.data.load import load_data
+from lasttoken.data.subset import with_fewer
+from lasttoken.errors import ArtifactError, ConfigError, UserError
+from lasttoken.evaluation.metrics import HEADLINE, named
+from lasttoken.journal import Journal, told, unheard
+from lasttoken.paths import local
+from lasttoken.record.atomic import claimed
+from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
+from lasttoken.report.compose import Written, write_report
+from lasttoken.report.page import check_page
+from lasttoken.studies.one import check_same, finished, in_step, leads, run_method
+from lasttoken.studies.timed import Limit, as_kept, limited, within
+
+FEW_TEST_ROWS = 100  # below which a cross-validation is advised: the interval of an accuracy of .8 is .16 wide at 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study: a method or a recipe's entry, with so many training rows, from a seed."""
+
+    name: str
+    run: Run
+    optional: bool = False  # left out, and no failure, where its model is not on this machine
+
+    def folder(self, first_seed: int) -> str:
+        """embedding; embedding-200 with 200 training rows; embedding-200-seed1 with another than the first seed."""
+        rows, seed = self.run.data.train_rows, self.run.seed
+        return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The outcome of several methods on the same rows."""
+
+    runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
+    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts; empty in a process that does not lead
+    failed: list[str]  # one sentence per method that could not run or was cut short
+    folders: list[Path]  # of each of `runs`, that of its first seed
+    report: Path  # the page that shows all of it
+
+
+def study(
+    data: Data | Splits,
+    methods: Mapping[str, MethodConfig],
+    out: Path | str,
+    *,
+    sizes: Sequence[int | None] = (None,),
+    seeds: int = 1,
+    metric: str = HEADLINE,
+    goal: float | None = None,
+    decision: Decision | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    time: str | None = None,
+) -> Study:
+    """Fit every method on the same rows and say which is best, and whether that is shown; `lasttoken compare` from Python.
+
+    data: where rows are (`Data(source="reviews.csv", text=("body",), label=("stars",))`), or the parts themselves, as
+    `make_splits` gives them. methods: name -> settings (`{"linear": Linear(), "rank-16": Embedding(lora=Lora(r=16))}`).
+    out: the folder of all runs and of report.html; runs that are finished in it are kept. sizes: training rows, None for
+    all. seeds: fits of each, with `Data(folds=5)` repeats of the cross-validation, each with folds of its own. time: 10m or
+    1h30m, of which each fit has an equal share; its epochs, frozen blocks and training rows are chosen to end in it. Notes go
+    to the logger "lasttoken". Raises UserError.
+    """
+    if not methods or not isinstance(methods, Mapping):
+        raise ConfigError(["methods: give settings by name, such as {'linear': Linear()}"])
+    if not isinstance(data, Data | Splits):
+        raise ConfigError(
+            [f"data: got {data!r}; describe it: Data(source='reviews.csv', text=('body',), label=('stars',))"]
+        )
+    plain = [name for name, config in methods.items() if not isinstance(config, Settings)]
+    if plain:
+        raise ConfigError([f"methods: {plain[0]!r} is {methods[plain[0]]!r}; give its settings, such as Linear()"])
+    wrong_sizes = [size for size in sizes if size is not None and (not isinstance(size, Integral) or size < 1)]
+    if wrong_sizes:
+        raise ConfigError([f"sizes: {wrong_sizes[0]!r} is no number of training rows; None stands for all of them"])
+    folder, described = local(out), data if isinstance(data, Data) else Data(source="rows given from Python")
+    check_not_run(folder)
+    limit = limited(time, monotonic())
+    wrong = [name for name in methods if not re.fullmatch(r"[\w.-]+", name)]
+    if wrong:
+        raise ConfigError([f"methods: {wrong[0]!r} names a folder; use letters, digits, - and _"])
+    splits = load_repeats(data, seed, seeds, logged("data")) if isinstance(data, Data) else data
+    values = {"seed": seed, "device": device, "data": described, "decision": decision or Decision()}
+    runs = {name: Run(method=config, **values) for name, config in methods.items()}
+    cells = grid(runs, list(sizes), seeds)
+    return run_cells(
+        cells, splits, folder, metric=metric, goal=goal, journal_of=logged, tell=told("study"), limit=limit
+    )
+
+
+def logged(name: str) -> Journal:
+    """A journal whose notes go to the logger "lasttoken" under a name."""
+    return Journal(tell=told(name))
+
+
+def load_repeats(data: Data, seed: int, repeats: int, journal: Journal) -> Splits | dict[int, Splits]:
+    """The parts of `data`; by the seed of a run where several repeats of a cross-validation have folds of their own."""
+    first = load_data(data, seed=seed, journal=journal)
+    if data.folds is None or repeats == 1:
+        return first
+    others = [(seed + i, repeated(data, i)) for i in range(1, repeats)]
+    return {seed: first} | {other: load_data(own, seed=other, journal=Journal(tell=unheard)) for other, own in others}
+
+
+def repeated(data: Data, repeat: int) -> Data:
+    """The data of a repeat of a cross-validation: its folds are drawn by another seed."""
+    return data if data.split_seed is None else data.model_copy(update={"split_seed": data.split_seed + repeat})
+
+
+def grid(
+    configs: Mapping[str, Run], sizes: Sequence[int | None], seeds: int, *, optional: Collection[str] = ()
+) -> list[Cell]:
+    """Every method at every size and seed, ordered by seed, then size, then method as given.
+
+    Rows are split by the first seed in every run, so that all runs share the same test rows. With folds every row is
+    judged anyway, and each seed draws its own. optional: names of methods. Raises ConfigError on folds and sizes together.
+    """
+    cells = []
+    if any(run.data.folds for run in configs.values()) and list(sizes) != [None]:
+        raise ConfigError(["sizes: folds train on all rows but their own; leave out the sizes, or the folds"])
+    for more in range(seeds):
+        for size in sizes:
+            for name, first in configs.items():
+                split_seed = first.seed if more and first.data.split_seed is None else first.data.split_seed
+                data = first.data.model_copy(update={"train_rows": size, "split_seed": split_seed})
+                data = data if first.data.folds is None else repeated(first.data, more)
+                run = first.model_copy(update={"seed": first.seed + more, "data": data})
+                cells.append(Cell(name, run, name in optional))
+    return cells
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    splits: Splits | Mapping[int, Splits],
+    out: Path,
+    *,
+    metric: str,
+    journal_of: Callable[[str], Journal],
+    tell: Callable[[str], None],
+    goal: float | None = None,
+    limit: Limit | None = None,
+) -> Study:
+    """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
+
+    splits: of every run, or by the run's seed. A method that cannot run is reported and left out. limit: of the time for
+    all of them, of which each has an equal share of what is left. Raises the last UserError if no method could run.
+    """
+    by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
+    named(metric, by_seed[cells[0].run.seed].labels.multi)  # fail before anything is trained
+    check_page(out / "report.html")
+    check_writable(out)
+    first_seed = cells[0].run.seed
+    kept = [as_kept(cell.run, out / cell.folder(first_seed), limit) for cell in cells]
+    parts = {
+        (rows, seed): by_seed[seed] if rows is None else with_fewer(by_seed[seed], rows, seed=seed)
+        for rows, seed in {(run.data.train_rows, run.seed) for run in (*(cell.run for cell in cells), *kept)}
+    }
+    check_kept(cells, kept, parts, out)
+    if limit is None and (advice := few_rows(by_seed[first_seed], cells)):  # folds and a limit exclude each other
+        tell(advice)
+    folders, failed, last, missing = [], [], None, set[str]()
+    for number, cell in enumerate(cells):
+        config, name = cell.run, cell.folder(first_seed)
+        asked = getattr(config.method, "model", "")
+        if cell.optional and not at_hand(asked):
+            if cell.name not in missing:
+                tell(
+                    f"{cell.name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
+                )
+            missing.add(cell.name)
+            continue
+        journal = journal_of(name)
+        try:
+            with claimed(out / name, here=leads(config.device)):
+                known = kept[number]
+                outcome = finished(known, parts[known.data.train_rows, known.seed], out / name)
+                in_step(config.device)
+                if outcome is None:
+                    fits = sum(not (out / later.folder(first_seed)).exists() for later in cells[number:])
+                    whole = by_seed[config.seed] if limit else parts[config.data.train_rows, config.seed]
+                    first = out / cell.folder(config.seed)  # the same cell of the first seed
+                    made = within(config, whole, limit, fits=fits, journal=journal, like=first)
+                    tell(f"{name}: {settings_line(made.run)}")  # kept in config.toml
+                    outcome = run_method(
+                        made.run, made.splits, out / name, name=cell.name, journal=journal, until=made.until
+                    )
+                else:
+                    journal.note(f"kept from before, {out / name}")
+        except UserError as error:
+            last = error.with_traceback(None)  # whose frames would hold the model in memory
+            last.__cause__ = last.__context__ = None
+            failed.append(f"{name} left out: {error}")
+            journal.note(f"left out: {error}")
+            continue
+        end = outcome.measures.end
+        if end.how == "interrupted":
+            tell(cut_short_sentence(name, outcome.folder))
+            raise KeyboardInterrupt
+        if end.how == "diverged":
+            failed.append(f"{name} was cut short: {end.told or 'its training diverged; the best weights were kept'}")
+        folders.append(outcome.folder)
+        del outcome  # and the model with it: the next one needs the memory
+    if not folders and last is not None:
+        raise last
+    others = {path for path in runs_in(out) if path != out} - set(folders)
+    if others:
+        tell(
+            f"{out} holds {len(others)} more runs, which are not in this report: lasttoken report {shlex.quote(str(out))} has all"
+        )
+    page, written = out / "report.html", Written([], [], {})
+    if leads(cells[0].run.device):
+        journal_of("report").progress("comparing the runs", 0, 0)
+        written = write_report(folders, page, metric=metric, goal=goal)
+    return Study(written.shown, written.comparison, failed, written.folders, page)
+
+
+def cut_short_sentence(name: str, folder: Path) -> str:
+    """What is said of a run that Ctrl-C cut short, and that is kept."""
+    return (
+        f"{name}: {folder} holds the run that Ctrl-C cut short, and reports call it interrupted; the same command fits {name} "
+        f"anew and keeps this run as {folder.name}{INTERRUPTED}"
+    )
+
+
+def few_rows(splits: Splits, cells: Sequence[Cell]) -> str:
+    """Advice to cross-validate, in a sentence; empty where test rows are enough, were given, or learning curves are asked."""
+    ours = splits.origin.startswith("made here") and all(cell.run.data.train_rows is None for cell in cells)
+    if splits.folds or not ours or len(splits.test) >= FEW_TEST_ROWS:
+        return ""
+    whole = len(splits.train) + len(splits.valid) + len(splits.test)
+    return (
+        f"{len(splits.test)} test rows show large differences only: --folds 5 (in Python Data(folds=5)) judges all {whole} "
+        "rows, each by a model that did not see it"
+    )
+
+
+def at_hand(model: str) -> bool:
+    """Whether a model loads without a download. Imported late, so that linear methods do not import transformers."""
+    from lasttoken.model.files import on_this_machine
+
+    return on_this_machine(model)
+
+
+def check_kept(cells: Sequence[Cell], kept: Sequence[Run], parts: Mapping[Any, Splits], out: Path) -> None:
+    """Raise ArtifactError if the folder of a cell holds anything but its `kept` run, before any run is trained."""
+    for cell, run in zip(cells, kept, strict=True):
+        folder = out / cell.folder(cells[0].run.seed)
+        if not folder.exists():
+            continue
+        if not (folder / MANIFEST).is_file():
+            raise ArtifactError(f"{folder} is there and is no run; name another folder with --out, or remove it")
+        check_same(run, parts[run.data.train_rows, run.seed], folder)

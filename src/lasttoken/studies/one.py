@@ -1,0 +1,403 @@
+"""One method on one problem: fit, predict, judge, explain, and write the run, in this one direction.
+
+The record of a run is made in memory and written once, with the model, into a folder that appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import platform
+import shutil
+import subprocess
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lasttoken import catalog
+from lasttoken.config.parse import flat, read_run, to_toml
+from lasttoken.config.run import Run
+from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.splits_file import data_digest, write_splits
+from lasttoken.errors import ArtifactError, UserError
+from lasttoken.evaluation.metrics import METRICS
+from lasttoken.evaluation.policy import check_decision, fit_policy, judged_parts
+from lasttoken.evaluation.predictions import Predictions
+from lasttoken.evaluation.problem_metrics import label_counts, problem_metrics
+from lasttoken.evaluation.run_record import RunRecord, ValidationRows, read_fact, write_record
+from lasttoken.evaluation.summary import brier, interval_of, measured, summarize
+from lasttoken.explain.explanation import explained
+from lasttoken.journal import Journal
+from lasttoken.methods.classifier import Fitted, Said
+from lasttoken.model.device import choose_device, describe_device
+from lasttoken.predictor import Predictor
+from lasttoken.record.artifact import SETTINGS
+from lasttoken.record.folder import INTERRUPTED, check_free, files, read_json, verify, writing
+from lasttoken.record.schema import Environment, LoggedStep, Metrics
+from lasttoken.report.page import render, write_page
+from lasttoken.report.tables import mistakes
+from lasttoken.report.verdict import title
+from lasttoken.studies.folds import (
+    Fold,
+    cross_validated,
+    in_order,
+    remove_folds,
+    rows_per_second,
+    run_folds,
+    said_of,
+)
+from lasttoken.train.distributed import join, launched
+from lasttoken.wording import figure, first_line, span
+
+if TYPE_CHECKING:
+    from lasttoken.train.state import TrainState
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
+WARM_UP = 32  # rows predicted before the clock starts
+FEW = 20  # rows of a kind below which a score says little
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run."""
+
+    folder: Path
+    measures: Metrics
+    fitted: Fitted | None  # None where the folder was there already
+
+
+@dataclass(frozen=True)
+class Until:
+    """Times of time.monotonic() for a run that has to end."""
+
+    training: float = math.inf  # when training ends, finished or not
+    explaining: float = math.inf  # after which mistakes are no longer explained
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Uncalibrated predictions of the validation and test rows."""
+
+    valid: Said
+    test: Said  # of the folds' models where there are folds
+    rows_per_second: float  # on test rows
+    folds: Sequence[Fold] = ()  # that predicted the test rows; empty where the one model did
+
+
+def run_method(
+    config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal, until: Until | None = None
+) -> Outcome:
+    """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only.
+
+    until: the times of a run that has to end.
+    """
+    until = Until() if until is None else until
+    journal.progress(catalog.loading(config.method), 0, 0)  # torch too, which takes seconds
+    check_decision(config.decision, splits.valid.targets, splits.labels)
+    world = join(catalog.device_of(config.method.method, config.device))
+    check_free(folder)  # fail before training
+    folds = run_folds(config, splits, folder, writes=world.rank == 0, journal=journal) if splits.folds else []
+    fitted = catalog.fit(
+        config.method,
+        splits.train,
+        splits.valid,
+        seed=config.seed,
+        device=config.device,
+        journal=journal,
+        state=state_until(until.training),
+    )
+    found = predict_parts(fitted, splits, journal, folds)
+    record = judge(config, splits, fitted, found, folder, name=name, journal=journal)
+    try:
+        if world.rank == 0:
+            if time.monotonic() >= until.explaining:
+                journal.note("mistakes are not explained: the time is up")
+            elif not folds:  # whose models, which made the mistakes, are gone
+                record = explain_mistakes(config, splits, fitted, record, journal)
+            record = write_run(record, splits, fitted, journal)
+            if folds and fitted.end.how != "interrupted":
+                remove_folds(folder)
+    finally:
+        world.wait()  # where the disk is full too: the others wait here
+    return Outcome(record.folder, record.measures, fitted)
+
+
+def state_until(deadline: float) -> TrainState | None:
+    """The state of a training that ends at `deadline`; None without one. Imports torch."""
+    if deadline == math.inf:
+        return None
+    from lasttoken.train.state import TrainState
+
+    return TrainState(deadline=deadline)
+
+
+def predict_parts(fitted: Fitted, splits: Splits, journal: Journal, folds: Sequence[Fold] = ()) -> Predicted:
+    """Predictions of the validation and test rows; the test rows are timed. Of `folds` they are those made there."""
+    predictor = Predictor(fitted.classifier)
+    valid = predictor.said(splits.valid.texts, journal, "predicting validation rows")
+    if folds:
+        return Predicted(valid, said_of(splits, folds), rows_per_second(folds), folds)
+    fitted.classifier.predict_proba(splits.test.texts[:WARM_UP])
+    began = time.perf_counter()
+    fresh = Predictor(fitted.classifier)  # what was said before does not count
+    test = fresh.said(splits.test.texts, journal, "predicting test rows")
+    spent = time.perf_counter() - began
+    if test.truncation:
+        journal.note(f"test: {test.truncation}")
+    return Predicted(valid, test, len(splits.test) / spent)
+
+
+def judge(
+    config: Run, splits: Splits, fitted: Fitted, found: Predicted, folder: Path, *, name: str, journal: Journal
+) -> RunRecord:
+    """The record of the run, its mistakes not yet explained. The policy is made on validation rows, everything is measured on test."""
+    journal.progress("judging", 0, 0)
+    test = replace(predicted(splits.test, found.test), fold=splits.fold_of)
+    raw = {"valid": predicted(splits.valid, found.valid), "test": test}
+    policy, notes = fit_policy(config.decision, raw["valid"], seed=config.seed, above=splits.above)
+    for sentence in notes:
+        journal.note(sentence)
+    parts = [(fold.policy, fold.raw) for fold in found.folds] or [(policy, raw["test"])]
+    tested = [own.shipped(said) for own, said in parts]
+    shipped = {
+        "valid": raw["valid"],  # the policy knows validation too well
+        "test": in_order(splits, tested) if found.folds else tested[0],
+    }
+    truncation = cost_of_truncation(shipped["test"], found.test.lost, seed=config.seed)
+    for told in (silent(shipped["test"]), None if truncation is None else truncation["told"]):
+        if told:
+            journal.note(f"test: {told}")
+    learnt = label_counts(splits.train.targets, len(splits.labels))
+    more = problem_metrics(splits.labels, learnt, len(splits.train), splits.hierarchy)
+    invalid = found.test.invalid
+    measures = Metrics.model_validate(
+        {
+            "name": name,
+            "method": config.method.method,
+            "model": config.method.model_dump().get("model"),
+            "end": {key: getattr(fitted.end, key) for key in ("how", "update", "score", "told")},
+            "splits": {part: summarize(one, seed=config.seed, more=more) for part, one in shipped.items()},
+            "raw": measured(raw["test"]),
+            "brier": {of: one.to_dict() for of, one in brier(shipped["test"], seed=config.seed).items()},
+            "guarantees": judged_parts(parts, config.decision),
+            "truncation": truncation,
+            "cost": cost_of(fitted, found.rows_per_second),
+            "invalid_answers": None if invalid is None else float(invalid.mean()),
+            "cross_validated": cross_validated(splits, found.folds) if found.folds else None,
+        }
+    )
+    return RunRecord(
+        folder,
+        to_toml(config),
+        environment(config, splits),
+        splits.labels,
+        logged(fitted, config),
+        measures,
+        shipped["test"],
+        list(splits.test.texts),
+        raw["test"].probs,
+        policy,
+        explained=[],
+        valid=ValidationRows(shipped["valid"], splits.valid.texts, raw["valid"].probs),
+    )
+
+
+def predicted(data: Dataset, said: Said) -> Predictions:
+    """Predictions of `data`."""
+    return Predictions(data.ids, data.targets, said.probs, data.labels)
+
+
+def cost_of(fitted: Fitted, rate: float) -> dict[str, Any]:
+    """The cost of the run, for metrics.json. A model size not known in memory is later replaced by its size on disk."""
+    cost = fitted.cost
+    return {
+        "trainable_parameters": cost.trainable_parameters,
+        "total_parameters": cost.total_parameters,
+        "train_seconds": cost.seconds,
+        "train_rows_per_second": cost.rows_per_second,
+        "predict_rows_per_second": rate,
+        "peak_memory_bytes": cost.peak_bytes,
+        "peak_memory_kind": cost.peak_kind,
+        "peak_reserved_bytes": cost.peak_reserved,
+        "model_bytes": cost.model_bytes,
+    }
+
+
+def logged(fitted: Fitted, config: Run) -> list[LoggedStep]:
+    """The steps of the training for steps.jsonl, scores under the metric that decided."""
+    metric = getattr(config.method, "train").metric if fitted.steps else ""  # noqa: B009 - methods without steps have none
+    return [
+        LoggedStep(
+            update=step.number,
+            loss=step.loss,
+            lr=step.lr,
+            grad_norm=step.grad_norm,
+            rows=step.rows,
+            seconds=step.seconds,
+            valid=None if step.score is None else {metric: step.score},
+        )
+        for step in fitted.steps
+    ]
+
+
+def explain_mistakes(config: Run, splits: Splits, fitted: Fitted, record: RunRecord, journal: Journal) -> RunRecord:
+    """The record with the words of the surest mistakes weighed; without, and with a note, where that cannot be.
+
+    A trained model is not lost for it.
+    """
+    place = {row: i for i, row in enumerate(splits.test.ids)}
+    asked = [(one.id, splits.test.texts[place[one.id]], one.label) for one in mistakes(record, config.explained)]
+    journal.progress("explaining mistakes", 0, 0)
+    try:
+        return replace(record, explained=explained(Predictor(fitted.classifier, record.policy), asked))
+    except (UserError, MemoryError, RuntimeError) as error:  # torch's own, of memory too
+        journal.note(f"mistakes are not explained: {first_line(error)}")
+        return record
+
+
+def write_run(record: RunRecord, splits: Splits, fitted: Fitted, journal: Journal) -> RunRecord:
+    """Write the run folder: the model, the record and the page. Returns the record as it was written."""
+    record = replace(record, folder=vacant(record.folder, journal))
+    journal.progress("writing", 0, 0)
+    with writing(record.folder) as part:
+        fitted.classifier.save(part)
+        measures = record.measures
+        if np.isnan(measures.cost.model_bytes):
+            size = sum((part / file).stat().st_size for file in files(part))
+            measures = measures.model_copy(update={"cost": measures.cost.model_copy(update={"model_bytes": size})})
+        used = read_json(part / SETTINGS)["config"].get("precision")
+        made = record.environment.model_copy(update={"precision": used})
+        measures = measures.model_copy(update={"notes": list(journal.notes)})
+        record = replace(record, environment=made, measures=measures)
+        write_record(record, part)
+        write_splits(splits, part / "splits.parquet")
+        write_page(render([record], None, title=title([record])), part / "report.html")
+    return record
+
+
+def vacant(folder: Path, journal: Journal) -> Path:
+    """`folder`, or a free name beside it if another process wrote there while this run trained."""
+    names = (folder.with_name(f"{folder.name}-{i}") for i in itertools.count(2))
+    free = folder if not folder.exists() else next(path for path in names if not path.exists())
+    if free != folder:
+        journal.note(f"{folder} was written by another process meanwhile; this run is {free}")
+    return free
+
+
+def silent(test: Predictions) -> str | None:
+    """A note if no multi-label row is predicted any label though some have one; else None."""
+    if not test.labels.multi or test.chosen.any() or not test.targets.any():
+        return None
+    most = figure(float(test.probs.max()))
+    return (
+        f"no row is given any label, the highest probability being {most}, so micro- and macro-F1 are 0; thresholds below one "
+        "half take 50 validation rows, decision.at_least_one gives every row its likeliest label (AUROC says how labels rank)"
+    )
+
+
+def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:
+    """The score on truncated rows and on the others, for metrics.json; None with few of either.
+
+    lost: tokens that each row lost, (N,); empty for a method without a limit. The two kinds of rows may differ in more
+    than that, so this is what to look at before another `long.keep` is tried, not what that would bring.
+    """
+    if min((lost > 0).sum(), (lost == 0).sum()) < FEW:
+        return None
+    metric = METRICS["micro_f1" if test.labels.multi else "accuracy"]
+    parts = {"cut": lost > 0, "whole": lost == 0}
+    found = {name: interval_of(test.take(np.flatnonzero(rows)), metric, seed=seed) for name, rows in parts.items()}
+    cut, whole = (f"{figure(one.estimate)} {span(one.low, one.high)}" for one in found.values())
+    told = f"{metric.words} {cut} on the {int(parts['cut'].sum())} rows that were cut, {whole} on the others"
+    return {"rows": int(parts["cut"].sum()), "metric": metric.name, "told": told} | {
+        name: one.to_dict() for name, one in found.items()
+    }
+
+
+def environment(config: Run, splits: Splits) -> Environment:
+    """Versions, commit and data that the run was made with."""
+    rows = {"train": len(splits.train), "valid": len(splits.valid), "test": len(splits.test)}
+    return Environment.model_validate(
+        {
+            "lasttoken": version("lasttoken"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "device": describe_device(catalog.device_of(config.method.method, config.device)),
+            "seed": config.seed,
+            "git_commit": git_commit(),
+            "data_digest": data_digest(splits),
+            "data": {
+                "source": config.data.source,
+                "origin": splits.origin,
+                "rows": rows,
+                "doubts": list(splits.doubts),
+            },
+        }
+    )
+
+
+def git_commit() -> str | None:
+    """The commit of the folder one works in; None outside a repository or without git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def finished(config: Run, splits: Splits, folder: Path) -> Outcome | None:
+    """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another.
+
+    A run that Ctrl-C cut short is none: it makes room, as FOLDER.interrupted, for the one that will be finished.
+    """
+    if not folder.exists():
+        return None
+    verify(folder)
+    check_same(config, splits, folder)
+    measures = read_fact(folder / "metrics.json", Metrics)
+    if measures.end.how == "interrupted":
+        in_step(config.device)  # others may still be reading it
+        if leads(config.device):
+            aside = folder.with_name(f"{folder.name}{INTERRUPTED}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        return None
+    return Outcome(folder, measures, None)
+
+
+def check_same(config: Run, splits: Splits, folder: Path) -> None:
+    """Raises ArtifactError where `folder` holds another run than this one, by its settings and its rows."""
+    others = differences(read_run(folder / "config.toml"), config)
+    if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
+        others.append("the rows")
+    base = read_json(folder / SETTINGS).get("base") or {}
+    if base.get("fingerprint") is not None:
+        from lasttoken.model.backbone import fingerprint  # methods without a model need not wait for transformers
+
+        others += ["the base model"] if fingerprint(base["name"]) != base["fingerprint"] else []
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """Dotted names of the settings in which two runs differ."""
+    a, b = (dict(flat(tomllib.loads(to_toml(run)))) for run in (one, other))  # as they are written: one was read
+    return [name for name in a | b if a.get(name) != b.get(name)]
+
+
+def in_step(device: str) -> None:
+    """Barrier of all training processes, so that none looks for a folder before the first has written it."""
+    if launched():
+        join(choose_device(device)).wait()
+
+
+def leads(device: str) -> bool:
+    """Whether this process is the first of the training processes: the one that prints and writes."""
+    return not launched() or join(choose_device(device)).rank == 0

@@ -1,0 +1,228 @@
+"""`--time`: a fit made to end in a given time, by a short measurement of its model on the user's own texts.
+
+What is chosen (epochs, frozen blocks, training rows) are plain settings of the run, which repeat it without a limit. The
+clock only ends a training that turns out slower than it was measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lasttoken import catalog
+from lasttoken.config.parse import read_run, seconds_in
+from lasttoken.config.run import Run
+from lasttoken.config.settings import epochs_of
+from lasttoken.data.dataset import Dataset, Splits
+from lasttoken.data.subset import nested_order, with_fewer
+from lasttoken.errors import ConfigError
+from lasttoken.journal import Journal, unheard
+from lasttoken.plan.within import Job, Speed, choose, seconds_after, told
+from lasttoken.record.folder import MANIFEST
+from lasttoken.studies.one import Until
+from lasttoken.train.distributed import launched
+from lasttoken.wording import duration
+
+UPDATES = 4  # measured, the first left out
+VALIDATED = 8  # rows
+PREDICTED = 32  # rows
+JUDGING = 5.0  # seconds from the last prediction to the written run, on a slow machine
+WEIGHED = 100  # rows predicted take as long as weighing the words of one mistake: 16 steps, or some 50 removals too
+EXPLAINING = 0.1  # share of the time that explaining mistakes may take
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The time that a command may take."""
+
+    seconds: float
+    asked: str  # as the user gave it: 10m
+    began: float  # by the clock
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self) -> float:
+        """Seconds that are left of it."""
+        return self.began + self.seconds - self.clock()
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """A fit made to end in its time."""
+
+    run: Run
+    splits: Splits
+    until: Until = field(default_factory=Until)
+
+
+def limited(asked: str | None, began: float) -> Limit | None:
+    """The limit that `--time` asks for, since `began`; None where it is not given. Raises ConfigError."""
+    if asked is None:
+        return None
+    if launched():
+        raise ConfigError(["--time: is for one process; leave it out of an accelerate launch"])
+    return Limit(seconds_in(asked, "--time"), asked, began)
+
+
+def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
+    """(speeds of the method on a few of the rows, blocks of its model): a fit of UPDATES updates, and a prediction."""
+    method: Any = run.method
+    journal.progress(f"measuring the speed of {method.model}", 0, 0)
+    quiet = Journal(tell=unheard)
+    catalog.method(method.method)  # imports
+    few = brief(method)
+    size = few.train.batch * UPDATES if trains(method) else PREDICTED
+    train, valid = spread(splits.train, size), spread(splits.valid, VALIDATED)
+    began = time.perf_counter()
+    fitted = catalog.fit(few, train, valid, seed=run.seed, device=run.device, journal=quiet)
+    spent = time.perf_counter() - began
+    asked = spread(splits.test, PREDICTED).texts
+    began = time.perf_counter()
+    fitted.classifier.predict_proba(asked)
+    row = (time.perf_counter() - began) / len(asked)
+    updates = [step.seconds for step in fitted.steps]
+    read = len(valid) if updates else len(train) + len(valid)
+    start = max(0.0, spent - sum(updates) - read * row)
+    classifier: Any = fitted.classifier
+    depth = classifier.backbone.depth
+    del fitted, classifier
+    gc.collect()
+    update = statistics.median(updates[1:] or updates or [0.0])
+    frozen = getattr(method, "trunk", 0)
+    update *= depth / (depth - frozen)
+    return Speed(start, update, row, JUDGING), depth
+
+
+def brief(method: Any) -> Any:
+    """The method's settings for a fit that only measures it: one epoch, a head drawn at random."""
+    update: dict[str, Any] = {}
+    if trains(method):
+        update["train"] = method.train.model_copy(update={"epochs": 1.0, "evaluations": 1, "patience": 1})
+    if "head_init" in type(method).model_fields:
+        update["head_init"] = "random"
+    return method.model_copy(update=update)
+
+
+def within(
+    run: Run,
+    whole: Splits,
+    limit: Limit | None,
+    *,
+    fits: int = 1,
+    journal: Journal,
+    like: Path | None = None,
+    measured: Callable[[Run, Splits, Journal], tuple[Speed, int]] = measure,
+) -> Within:
+    """The run with the most epochs, trained blocks and rows that end in its time, and its parts of `whole`.
+
+    whole: with all training rows; without a limit the run's own parts, which come back as they are. fits: still to come,
+    this one included; each has an equal share of the time that is left. like: the folder of the first seed's run, whose
+    choice is taken over if it is there. measured: gives speeds, and the blocks of the model. The journal is told what was
+    given up. A method without a language model, or that is not trained, is left as it is. Raises ConfigError where nothing
+    ends in time.
+    """
+    method: Any = run.method
+    if limit is None:
+        return Within(run, whole)
+    if whole.folds:
+        raise ConfigError(
+            ["--time: chooses the rows of one training, and folds train on all; leave one of the two out"]
+        )
+    given, fields = of_rows(whole, run), type(method).model_fields
+    if "model" not in fields or ("train" in fields and not trains(method)):
+        return Within(run, given)
+    seconds = limit.left() / fits
+    ends, asked = limit.clock() + seconds, f"--time {limit.asked}"
+    asked = asked if fits == 1 else f"{duration(seconds)} of {asked}"
+    if like is not None and (like / MANIFEST).is_file():
+        journal.note(f"{asked}: as {like.name}")
+        same = as_kept(run, like, limit)
+        return Within(same, of_rows(whole, same), Until(ends, ends))
+    speed, depth = measured(run, given, journal)
+    explained = min(run.explained, int(EXPLAINING * seconds / (WEIGHED * speed.row)))
+    speed = replace(speed, end=speed.end + explained * WEIGHED * speed.row)
+    job = job_of(run, given, depth)
+    chosen = choose(job, speed, ends - limit.clock(), time=limit.asked)
+    fitting = chosen_run(run, job, chosen).model_copy(update={"explained": explained})
+    training = ends - seconds_after(chosen, speed) - chosen.valid * speed.row  # the last weights are validated
+    fewer = f"; {explained} of {run.explained} mistakes are explained" if explained < run.explained else ""
+    journal.note(told(job, chosen, speed, time=asked) + fewer)
+    return Within(fitting, of_rows(whole, fitting), Until(training, ends - explained * WEIGHED * speed.row))
+
+
+def of_rows(whole: Splits, run: Run) -> Splits:
+    """The parts of `whole` that the run learns from and is judged on."""
+    rows = run.data.train_rows
+    return whole if rows is None else with_fewer(whole, rows, seed=run.seed)
+
+
+def job_of(run: Run, splits: Splits, depth: int) -> Job:
+    """What the run would do without a limit. depth: blocks of the model."""
+    method: Any = run.method
+    rows, valid, test = len(splits.train), len(splits.valid), len(splits.test)
+    fewest = nested_order(splits.train, seed=run.seed)[1]
+    if not trains(method):
+        return Job(rows, valid, test, epochs=0, fewest=fewest)
+    can_freeze, settings = "trunk" in type(method).model_fields, method.train
+    return Job(
+        rows,
+        valid,
+        test,
+        epochs=epochs_of(settings.epochs, settings.batch, rows),
+        batch=settings.batch,
+        evaluations=settings.evaluations,
+        trunk=method.trunk if can_freeze else 0,
+        depth=depth if can_freeze else 0,
+        head_first=method.footprint().head_first,
+        fewest=fewest,
+    )
+
+
+def trains(method: Any) -> bool:
+    """Whether the method has a training loop."""
+    return "train" in type(method).model_fields and method.footprint().trains != "nothing"
+
+
+def spread(data: Dataset, count: int) -> Dataset:
+    """At most `count` rows of all lengths: those at even distances in the order of length."""
+    order = np.argsort([len(text) for text in data.texts], kind="stable")
+    places = (np.arange(min(count, len(data))) + 0.5) * len(data) / min(count, len(data))
+    return data.take(order[places.astype(np.int64)])
+
+
+def chosen_run(run: Run, job: Job, chosen: Job) -> Run:
+    """The run with the epochs, frozen blocks and training rows of `chosen` as plain settings."""
+    method: Any = run.method
+    update: dict[str, Any] = {}
+    if chosen.epochs != job.epochs:
+        update["train"] = method.train.model_copy(update={"epochs": chosen.epochs})
+    if chosen.trunk != job.trunk:
+        update["trunk"] = chosen.trunk
+    return with_settings(run, update, run.data.train_rows if chosen.rows == job.rows else chosen.rows)
+
+
+def with_settings(run: Run, method: dict[str, Any], rows: int | None) -> Run:
+    """The run with other settings of its method, and other training rows."""
+    data = run.data.model_copy(update={"train_rows": rows})
+    return run.model_copy(update={"method": run.method.model_copy(update=method), "data": data})
+
+
+def as_kept(run: Run, folder: Path, limit: Limit | None) -> Run:
+    """The run with what a run in `folder` was given by its time; itself without a limit, and where there is none."""
+    if limit is None or not (folder / MANIFEST).is_file():
+        return run
+    kept = read_run(folder / "config.toml")
+    mine: Any = run.method
+    theirs: Any = kept.method
+    if mine.method != theirs.method or "model" not in type(mine).model_fields:
+        return run
+    update: dict[str, Any] = {"trunk": theirs.trunk} if "trunk" in type(mine).model_fields else {}
+    if trains(mine):
+        update["train"] = mine.train.model_copy(update={"epochs": theirs.train.epochs})
+    return with_settings(run, update, kept.data.train_rows).model_copy(update={"explained": kept.explained})

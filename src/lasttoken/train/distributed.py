@@ -1,0 +1,61 @@
+"""Distributed training: the processes of `accelerate launch`, or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank and the number of processes. With `size` 1 every method does nothing."""
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"  # of sums over processes: NCCL supports GPUs only
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(rank, size), for splitting work."""
+        return self.rank, self.size
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor, in place, by its sum over all processes."""
+        if self.size > 1:
+            import torch.distributed
+
+            for tensor in tensors:
+                shared = tensor.to(self.device)
+                torch.distributed.all_reduce(shared)
+                tensor.copy_(shared)
+
+    def wait(self) -> None:
+        """Wait until every process has reached this call."""
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+
+ALONE = World()
+
+
+def launched() -> bool:
+    """Whether this process is one of several in a distributed run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: torch.device | None) -> World:
+    """Join the distributed run given by WORLD_SIZE and RANK in the environment; ALONE without one."""
+    if not launched():
+        return ALONE
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device is None or device.type == "cpu")
+    return World(state.process_index, state.num_processes, str(device or "cpu"))

@@ -1,0 +1,199 @@
+"""A head fitted alone before training: it is the probe's, it is where training begins, and it is kept where that is best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from tiny import dataset
+
+from lasttoken.config.methods import Embedding, Encoder
+from lasttoken.config.parse import parse
+from lasttoken.config.settings import Lora, Training
+from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError, Diverged
+from lasttoken.fitting.warm_start import fit_head_only, solve, start_head
+from lasttoken.infer.batches import pack
+from lasttoken.journal import Journal
+from lasttoken.methods import embedding, encoder
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.pooling import Head
+from lasttoken.text.tokenizer import encode
+from lasttoken.train.distributed import ALONE
+from lasttoken.train.loss import class_loss, label_loss, make_loss
+
+STILL = Training(epochs=1.0, lr=1e-12, batch=8)  # an update moves no weight that float32 would show
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_the_solver_finds_the_regression_of_scikit_learn(multi: bool) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 12)).astype(np.float32)
+    scores = features @ rng.normal(size=(12, 3)) + rng.logistic(size=(200, 3))
+    targets = scores > 1 if multi else scores.argmax(axis=1)
+    strength = 0.5  # C of scikit-learn sums the loss over rows, here it is a mean (over labels too)
+    penalty = 1 / (strength * 200 * (3 if multi else 1))
+    loss = label_loss if multi else class_loss
+    weight, bias = solve(
+        torch.from_numpy(features), torch.from_numpy(targets), loss, penalty, torch.zeros(3, 12), torch.zeros(3)
+    )
+    logits = features @ weight.numpy().T + bias.numpy()
+    plain = [LogisticRegression(C=strength, tol=1e-8).fit(features, y) for y in (targets.T if multi else [targets])]
+    expected = (
+        np.stack([m.decision_function(features) for m in plain], axis=1) if multi else plain[0].predict_proba(features)
+    )
+    found = logits if multi else np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.abs(found - expected).max() < 2e-3  # both stop when the gradient is small, not when it is zero
+
+
+@pytest.mark.parametrize(
+    ("multi", "name"),
+    [
+        (False, "cross_entropy"),
+        (False, "logit_adjusted"),
+        (True, "cross_entropy"),
+        (True, "asymmetric"),
+    ],
+)
+def test_no_small_step_from_the_head_lowers_the_loss(
+    multi: bool, name: str, load_shared: Callable[..., Backbone]
+) -> None:
+    """At the start the loss's slope in the head is what the penalty towards 0 allows, and far below that of a random head."""
+    backbone, rows = load_shared("llama"), dataset(60, multi=multi)
+    encoded = encode(backbone.tokenizer, rows.texts, limit=64)
+    loss = make_loss(name, rows.targets, 3, gamma=2.0, balanced=False, smoothing=0.0, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    head, journal = Head(backbone.width, 3, pooling="mean"), Journal()
+    batch = pack(encoded, np.arange(60), backbone)
+    with torch.no_grad():
+        hidden = backbone.hidden(batch.inputs, batch.layout)
+
+    def value_and_slope() -> tuple[float, float]:
+        total, count = loss(head(hidden, batch.layout.ends), torch.from_numpy(rows.targets))
+        slope = torch.autograd.grad(total / count, head.linear.bias)[0]
+        return total.item() / count, slope.norm().item()
+
+    before = value_and_slope()
+    start_head(head, backbone, (encoded, encoded), (rows, rows), loss, budget=512, world=ALONE, journal=journal)
+    after = value_and_slope()
+    assert after[0] < 0.5 * before[0]
+    assert after[1] < 0.02 * before[1]  # biases are not pulled, so their slope is that of the loss alone
+    assert journal.notes[-1].startswith(
+        f"head: fitted alone on the frozen model, validation loss {after[0]:.4g} (L2 penalty "
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"trunk": 1},
+        {"pooling": "attention"},
+        {"max_length": 8, "long": {"keep": "windows", "overlap": 0.0}},
+        {"max_length": 8, "long": {"keep": "windows", "overlap": 0.0, "combine": "attention"}},
+    ],
+    ids=["whole", "trunk", "attention", "windows", "attention over windows"],
+)
+def test_training_begins_where_the_probe_ends(settings: dict[str, Any], folder: Callable[..., Path]) -> None:
+    """Without a step to speak of, the model answers texts made of a topic's own words, which a random head cannot."""
+    rows = dataset(60)
+    scores = {}
+    for init in ("random", "probe"):
+        values = {"model": str(folder("llama")), "pooling": "mean", "head_init": init, **settings}
+        config = parse(Embedding, {**values, "lora": Lora(r=2), "train": STILL})
+        journal = Journal()
+        model = embedding.fit(config, rows, rows, seed=0, device="cpu", journal=journal).classifier
+        scores[init] = (model.predict_proba(rows.texts).probs.argmax(axis=1) == rows.targets).mean()
+        told = [note for note in journal.notes if note.startswith("before the first update: validation micro-F1")]
+        assert len(told) == (init == "probe")
+    assert scores["random"] < 0.7
+    assert scores["probe"] > 0.9
+
+
+def test_an_encoder_begins_there_too(folder: Callable[..., Path]) -> None:
+    rows = dataset(60)
+    config = Encoder(model=str(folder("modernbert")), head_init="probe", train=STILL)
+    model = encoder.fit(config, rows, rows, seed=0, device="cpu", journal=Journal()).classifier
+    assert (model.predict_proba(rows.texts).probs.argmax(axis=1) == rows.targets).mean() > 0.9
+
+
+def test_training_that_only_harms_leaves_the_start(folder: Callable[..., Path]) -> None:
+    rows, journal = dataset(60), Journal()
+    train = Training(epochs=1.0, lr=30.0, batch=8, evaluations=4)
+    config = Embedding(model=str(folder("llama")), pooling="mean", head_init="probe", lora=Lora(r=2), train=train)
+    model = embedding.fit(config, rows, rows, seed=0, device="cpu", journal=journal).classifier
+    assert (model.predict_proba(rows.texts).probs.argmax(axis=1) == rows.targets).mean() > 0.9
+    assert any("before the first update" in note and "best validation" in note for note in journal.notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        (Embedding, {"head": "mlp"}, "head_init = probe fits one linear layer; leave head = mlp out, or head_init"),
+        (Encoder, {"long": {"keep": "windows", "combine": "max"}}, "head_init = probe fits one vector a text; choose"),
+    ],
+)
+def test_a_head_that_is_no_regression_is_refused(kind: type[Any], settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse(kind, {"head_init": "probe", **settings})
+
+
+def test_a_dimension_that_hardly_moves_does_not_count() -> None:
+    """Its deviation is rounding; divided by it, rounding of other rows would decide."""
+    rows = dataset(60)
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(np.c_[rng.normal(size=(60, 4)), np.full(60, 1000.3)].astype(np.float32))
+    features[:, 0] += torch.from_numpy(rows.targets)
+    found = fit_head_only(features.clone(), features.clone(), (rows, rows), class_loss)
+    moved = features + torch.tensor([0, 0, 0, 0, 0.01])
+    assert (moved @ found.weight.T - features @ found.weight.T).abs().max() < 1e-2
+
+
+def test_vectors_that_are_not_finite_are_told() -> None:
+    rows = dataset(6)
+    vectors = torch.full((6, 4), float("nan"))
+    with pytest.raises(Diverged, match=r"^the frozen model's vectors are not finite; use another model"):
+        fit_head_only(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
+
+
+def test_a_head_of_few_rows_begins_as_the_names_rows() -> None:
+    """One row a label says little of thirty dimensions; the names say all, and validation rows show it."""
+    rng, rows = np.random.default_rng(0), dataset(300)
+    names = torch.from_numpy(rng.normal(size=(3, 30)).astype(np.float32))
+
+    def vectors(data: Dataset) -> torch.Tensor:
+        return names[torch.from_numpy(data.targets)] + 2 * torch.from_numpy(rng.normal(size=(len(data), 30))).float()
+
+    few = rows.take(np.array([int(np.flatnonzero(rows.targets == label)[0]) for label in range(3)]))
+    seen, asked = vectors(few), vectors(rows)
+    found = fit_head_only(seen.clone(), asked.clone(), (few, rows), class_loss, names=names)
+    alone = fit_head_only(seen.clone(), asked.clone(), (few, rows), class_loss)
+    assert (found.share > 0, alone.share) == (True, 0)
+    assert found.loss < 0.8 * alone.loss
+    total, count = class_loss(asked @ found.weight.T + found.bias, torch.from_numpy(rows.targets))
+    assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
+
+
+def test_names_that_mislead_are_left_out() -> None:
+    rows, rng = dataset(60), np.random.default_rng(0)
+    names = torch.from_numpy(rng.normal(size=(3, 8)).astype(np.float32))
+    turned = names.roll(1, dims=0)  # each label's vectors point to the next one's name
+    vectors = turned[torch.from_numpy(rows.targets)] + 0.1 * torch.from_numpy(rng.normal(size=(60, 8))).float()
+    found = fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), class_loss, names=names)
+    assert found.share == 0
+
+
+@pytest.mark.parametrize(("init", "count", "begun"), [("auto", 30, True), ("probe", 30, False), ("auto", 120, False)])
+def test_names_are_asked_only_where_rows_are_few(
+    init: str, count: int, begun: bool, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("lasttoken.fitting.head.name_rows", lambda *given: asked.append(given))
+    config = parse(Embedding, {"model": str(folder("llama")), "head_init": init, "train": STILL})
+    embedding.fit(config, dataset(count), dataset(9), seed=0, device="cpu", journal=Journal())
+    assert bool(asked) == begun
