@@ -97,13 +97,13 @@ def test_a_probe_reads_fewer_rows() -> None:
 
 
 def test_explaining_mistakes_has_a_tenth_of_the_time(folder: Callable[..., Path]) -> None:
-    """A mistake takes 20 s, as long as 200 rows."""
+    """A mistake takes 10 s, as long as 100 rows."""
     run = run_of(embedding(folder)).model_copy(update={"explained": 5})
     made, journal = chosen(run, 250)
-    assert made.run.explained == 1
+    assert made.run.explained == 2
     assert made.until.explaining == 330
-    assert journal.notes[0].endswith("; 1 of 5 mistakes are explained")
-    assert chosen(run, 100)[0].run.explained == 0
+    assert journal.notes[0].endswith("; 2 of 5 mistakes are explained")
+    assert chosen(run, 90)[0].run.explained == 0
 
 
 def test_later_seeds_do_what_the_first_one_did(folder: Callable[..., Path], tmp_path: Path) -> None:
