@@ -28,7 +28,7 @@ GUIDES = [
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 
 
-WORDS = 20  # of a text, where a page does not speak of long ones: commands run as they stand, twenty epochs too
+WORDS = 20  # of a text, where a page does not speak of long ones: commands run as they stand, all epochs too
 
 
 def write_rows(folder: Path, words: int | None) -> None:

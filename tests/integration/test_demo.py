@@ -21,7 +21,7 @@ def test_demo_compares_methods_on_docstrings(command: Callable[..., Any], tmp_pa
     out = tmp_path / "demo"
     said = command("demo", "--rows", 120, "--methods", "linear,probe", "--out", out)
     assert said.code == 0, said.err
-    assert {path.name for path in out.iterdir()} == {"linear", "probe", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"linear", "probe", "report.html", "docstrings.csv"}
     assert "label = library, names masked, split by module" in said.err
     assert " scores highest (" in said.out
     facts = json.loads((out / "linear/env.json").read_text())
@@ -35,6 +35,8 @@ def test_demo_can_be_used_at_once(command: Callable[..., Any], tmp_path: Path) -
     said = command("demo", "--rows", 100, "--methods", "linear", "--out", tmp_path / "demo", "--json")
     assert said.code == 0, said.err
     assert [run["name"] for run in json.loads(said.out)["runs"]] == ["linear"]
+    checked = command("check", tmp_path / "demo/docstrings.csv", "--text", "docstring", "--label", "library")
+    assert "docstrings.csv: 100 rows" in checked.out
     (tmp_path / "new.csv").write_text("text\nReturn the eigenvalues of a matrix.\n")
     labelled = command("predict", tmp_path / "demo/linear", tmp_path / "new.csv")
     assert labelled.code == 0, labelled.err

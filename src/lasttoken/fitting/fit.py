@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,11 +107,11 @@ def fit_weights(
         world=world,
         smaller=halving(budget, lengths, state, journal),
     )
-    with recomputing_until_done(modules[0]), compiling(settings, modules[0], journal):
+    with training(modules), recomputing_until_done(modules[0]), compiling(settings, modules[0], journal):
         end = keep_best(
             state,
-            with_rows(in_mode(modules, steps), settings.batch, len(lengths)),
-            score,
+            with_rows(steps, settings.batch, len(lengths)),
+            evaluating(score, modules),
             every=max(1, per_epoch // settings.evaluations),
             last=count,
             patience=patience_of(settings.patience, epochs * settings.evaluations),
@@ -186,19 +186,32 @@ def with_rows(steps: Iterator[Step], batch: int, rows: int) -> Iterator[Step]:
         yield replace(step, rows=min(batch, rows - (step.number - 1) % per_epoch * batch))
 
 
-def in_mode(modules: Sequence[nn.Module], steps: Iterator[Step]) -> Iterator[Step]:
-    """`steps`; each runs with the modules in training mode and is yielded with them in evaluation mode."""
-    while True:
-        for module in modules:
-            module.train()
-        try:
-            step = next(steps, None)
-        finally:  # also after divergence, so that the kept weights predict without dropout
-            for module in modules:
-                module.eval()
-        if step is None:
-            return
-        yield step
+@contextmanager
+def training(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules in training mode; in evaluation mode at the end, also after divergence, so that kept weights predict."""
+    switch(modules, on=True)
+    try:
+        yield
+    finally:
+        switch(modules, on=False)
+
+
+def evaluating(score: Callable[[], float], modules: Sequence[nn.Module]) -> Callable[[], float]:
+    """`score` of modules that are in evaluation mode meanwhile, and in training mode before and after."""
+
+    def compute() -> float:
+        switch(modules, on=False)
+        found = score()
+        switch(modules, on=True)
+        return found
+
+    return compute
+
+
+def switch(modules: Sequence[nn.Module], *, on: bool) -> None:
+    """Set training mode on or off."""
+    for module in modules:
+        module.train(on)
 
 
 def compiling(settings: Training, model: nn.Module, journal: Journal) -> AbstractContextManager[None]:

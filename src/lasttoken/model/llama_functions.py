@@ -7,6 +7,7 @@ gradients. T tokens, H width, d size of a head, r rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ class Group:
     scale: float = 1.0
     threshold: int = 0  # share of dropped inputs, in 256ths
 
-    def stacked(self, dtype: torch.dtype) -> Tensor:
-        """Every A, (n r, in)."""
-        return torch.cat(self.a).to(dtype)
+    @cached_property
+    def stacked(self) -> Tensor:
+        """Every A, (n r, in), in the precision of the weights; forward and backward pass share it."""
+        return torch.cat(self.a).to(self.weights[0].dtype)
 
-    def scaled(self, dtype: torch.dtype) -> list[Tensor]:
-        """Every B, times scale."""
-        return [(b * self.scale).to(dtype) for b in self.b]
+    @cached_property
+    def scaled(self) -> list[Tensor]:
+        """Every B, times scale, in the precision of the weights."""
+        return [(b * self.scale).to(self.weights[0].dtype) for b in self.b]
 
     def outputs(self, x: Tensor, kept: Tensor | None) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Outputs (T, out) of an input (T, in); the input after dropout, and times every A, (T, n r), for `gradients`.
@@ -43,8 +46,8 @@ class Group:
         if not self.a:
             return outs, None, None
         dropped = x if kept is None else x * kept
-        low = linear(dropped, self.stacked(x.dtype))
-        parts = zip(outs, low.chunk(len(outs), dim=1), self.scaled(x.dtype), strict=True)
+        low = linear(dropped, self.stacked)
+        parts = zip(outs, low.chunk(len(outs), dim=1), self.scaled, strict=True)
         return [plus_linear(out, part, b) for out, part, b in parts], dropped, low
 
     def gradients(
@@ -58,7 +61,7 @@ class Group:
         if dropped is None or low is None:
             return grad_x, []
         through = torch.cat(
-            [linear(grad, b.t()) for grad, b in zip(grads, self.scaled(first.dtype), strict=True)], dim=1
+            [linear(grad, b.t()) for grad, b in zip(grads, self.scaled, strict=True)], dim=1
         )  # (T, n r)
         of_a = linear(through.t(), dropped.t()).to(self.a[0].dtype).chunk(len(grads))
         of_b = [
@@ -66,7 +69,7 @@ class Group:
             for grad, part, b in zip(grads, low.chunk(len(grads), dim=1), self.b, strict=True)
         ]
         if grad_x is not None:
-            stacked = self.stacked(first.dtype).t()
+            stacked = self.stacked.t()
             grad_x = (
                 plus_linear(grad_x, through, stacked)
                 if kept is None

@@ -25,9 +25,10 @@ def make_optimizer(
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if name == "adamw" or weights[0].device.type != "cuda":
-        return torch.optim.AdamW(groups, lr=lr, foreach=True)
+    kind = weights[0].device.type
+    if name == "adamw" or kind != "cuda":
+        return torch.optim.AdamW(groups, lr=lr, fused=kind in ("cpu", "cuda"))  # a kernel a weight, not ten
     import bitsandbytes.optim
 
-    kind = bitsandbytes.optim.AdamW8bit if name == "adamw8bit" else bitsandbytes.optim.PagedAdamW32bit
-    return kind(groups, lr=lr)
+    paged = name == "paged_adamw32bit"
+    return (bitsandbytes.optim.PagedAdamW32bit if paged else bitsandbytes.optim.AdamW8bit)(groups, lr=lr)
