@@ -1,14 +1,22 @@
-"""`lasttoken demo`: the whole job on text that is already on this machine, with the best model that is installed."""
+"""`lasttoken demo`: the whole job on text that is already on this machine, with the best model that is installed.
+
+Its rows are kept as docstrings.csv beside the runs, so that every other command can be tried on them.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lasttoken.cli import options as o
+
+if TYPE_CHECKING:
+    from lasttoken.data.dataset import Rows
 
 # Chosen for a model of 135 M parameters on a CPU; everything else is a default. --time shortens what does not fit.
 SETTINGS = [
@@ -71,7 +79,8 @@ def demo(
     with Screen() as screen:
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")
-        splits = make_splits(docstring_rows(rows=rows, seed=seed), seed=seed, test=TEST)
+        described = docstring_rows(rows=rows, seed=seed)
+        splits = make_splits(described, seed=seed, test=TEST)
         journal.note(splits.summary)
         done = run_cells(
             grid(configs, [None], 1, optional=() if methods or found else ("encoder",)),
@@ -82,4 +91,18 @@ def demo(
             tell=screen.note,
             limit=limit,
         )
+    write_csv(described, out / "docstrings.csv")
     show(done, metric=HEADLINE, as_json=as_json)
+
+
+def write_csv(rows: Rows, path: Path) -> None:
+    """Write the demo's rows as a CSV file with the columns docstring, library and module."""
+    from lasttoken.record.atomic import writing_file
+
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["docstring", "library", "module"])
+    for docstring, labels, module in zip(rows.texts, rows.labels or (), rows.groups or (), strict=True):
+        writer.writerow([docstring, *labels, module])
+    with writing_file(path) as stream:
+        stream.write(text.getvalue().encode("utf-8"))
