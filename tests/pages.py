@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from lasttoken.cli.demo import write_csv
 from lasttoken.data.demo import docstring_rows
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,8 @@ def write_rows(folder: Path, words: int | None) -> None:
         (folder / f"{name}.csv").write_text(
             "\n".join(content[:61] if name != "new" else content[:6]) + "\n", encoding="utf-8"
         )
+    (folder / "demo").mkdir()
+    write_csv(rows, folder / "demo/docstrings.csv")
     header, *rest = lines["reviews"]
     (folder / "test.csv").write_text("\n".join([header, *rest[60:]]) + "\n", encoding="utf-8")
 

@@ -25,6 +25,7 @@ from lasttoken.config.run import Run
 from lasttoken.config.settings import Data, Decision, Ends, Long, Lora, Settings, Training
 from lasttoken.errors import UserError
 from lasttoken.estimator import TextClassifier
+from lasttoken.packages import default_probed
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,7 +63,8 @@ def settings_page() -> str:
 def default_of(field: FieldInfo) -> str:
     """A default as TOML writes it; of a table, where it stands and what differs from it; nothing for one that is not set."""
     if field.default_factory is not None:  # the model: what it is depends on what is installed
-        return "`smollm2` if installed, else `tiny`"
+        probed = field.default_factory is default_probed
+        return "`minilm` if installed, else as for `embedding`" if probed else "`smollm2` if installed, else `tiny`"
     value = field.default
     if not isinstance(value, Settings):
         return "" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"

@@ -41,3 +41,8 @@ def found(package: str, pattern: str) -> Path | None:
 def default_model() -> str:
     """The language model where none is named: LASTTOKEN_MODEL, `smollm2` where it is installed, else `tiny`."""
     return os.environ.get(ASKED) or (SMOLLM2 if installed_smollm2() else "tiny")
+
+
+def default_probed() -> str:
+    """The frozen model of a probe where none is named: LASTTOKEN_MODEL, `minilm` where it is installed, else as `default_model`."""
+    return os.environ.get(ASKED) or (MINILM if installed_minilm() else default_model())

@@ -12,7 +12,15 @@ import pytest
 from gguf_files import write_gguf
 
 from lasttoken.evaluation.predictions import read_predictions
-from lasttoken.packages import INSTALL, SMOLLM2, default_model, installed_smollm2
+from lasttoken.packages import (
+    INSTALL,
+    MINILM,
+    SMOLLM2,
+    default_model,
+    default_probed,
+    installed_minilm,
+    installed_smollm2,
+)
 
 
 @pytest.fixture
@@ -92,9 +100,10 @@ def test_a_package_that_is_not_installed_is_one_sentence_and_tiny_stands_in(
 
 
 def test_the_default_model_is_smollm2_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_model() == "tiny"  # as the tests set it
+    assert (default_model(), default_probed()) == ("tiny", "tiny")  # as the tests set it
     monkeypatch.delenv("LASTTOKEN_MODEL")
     assert default_model() == (SMOLLM2 if installed_smollm2() else "tiny")
+    assert default_probed() == (MINILM if installed_minilm() else default_model())
 
 
 @pytest.mark.slow

@@ -64,7 +64,6 @@ def demo(
     check_free(out)
     names = chosen(methods)
     found = encoder or (MINILM if "encoder" in names and installed_minilm() else None)
-    settings = [*SETTINGS, *([f"probe.model={MINILM}"] if installed_minilm() else [])]  # the embeddings that people use
     data = {"source": "docstrings of installed libraries", "group": "module"}
     configs = method_configs(
         names,
@@ -74,7 +73,7 @@ def demo(
         quantize=None,
         seed=seed,
         device="auto",
-        settings=[setting for setting in settings if setting.partition(".")[0] in names],
+        settings=[setting for setting in SETTINGS if setting.partition(".")[0] in names],
     )
     with Screen() as screen:
         journal = screen.journal("data")

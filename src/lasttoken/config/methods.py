@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from lasttoken.config.footprint import Footprint
 from lasttoken.config.settings import Count, Ends, Long, Lora, Settings, Share, Source, Training
 from lasttoken.errors import ConfigError
-from lasttoken.packages import default_model
+from lasttoken.packages import default_model, default_probed
 
 # Settings that several methods share
 MODEL = (
@@ -258,7 +258,7 @@ class Probe(Settings):
     suffix: ClassVar[str] = ""  # a mean over tokens gains nothing by it
 
     method: Literal["probe"] = Field(default="probe", description="Name of the method")
-    model: Source = Field(default_factory=default_model, validate_default=True, description=MODEL)
+    model: Source = Field(default_factory=default_probed, validate_default=True, description=MODEL)
     revision: Revision = None
     trust_remote_code: OwnCode = False
     quantize: Quantize = "none"

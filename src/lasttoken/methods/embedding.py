@@ -30,6 +30,7 @@ from lasttoken.model.device import choose_device
 from lasttoken.model.lora import Merge
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.pooling import Head
+from lasttoken.packages import SMOLLM2
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
 from lasttoken.train.state import TrainState
@@ -136,7 +137,7 @@ def advice(config: Embedding, backbone: Backbone) -> list[str]:
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     base = "base" in Path(config.model).name.lower()  # some base models carry a template
-    if backbone.tokenizer.chat_template and not base:
+    if backbone.tokenizer.chat_template and not base and config.model != SMOLLM2:  # whose package has no base model
         said.append(
             f"{config.model} looks like a chat or instruct checkpoint; base checkpoints gave better embeddings in the "
             "paper (F1 .824 against .601 for Llama-3.2-1B)"

@@ -125,12 +125,17 @@ def metric_column(metric: Metric) -> Column:
 
 
 def columns(headline: Metric, *, multi: bool) -> list[Column]:
-    """The columns of the table of methods, quality before cost; the first is the headline."""
+    """The columns of the table of methods, quality before cost; the first is the headline.
+
+    What was not trained (zero-shot) has no training time and no trainable parameters, rather than the least.
+    """
     quality = dict.fromkeys([headline.name, "macro_f1", "micro_f1" if multi else "accuracy", "ece", "log_loss"])
     return [
         *(metric_column(METRICS[name]) for name in quality),
-        Column("trainable parameters", lambda run: run.measures.cost.trainable_parameters, wording.size, False),
-        Column("training time", lambda run: run.measures.cost.train_seconds, wording.duration, False),
+        Column(
+            "trainable parameters", lambda run: run.measures.cost.trainable_parameters or math.nan, wording.size, False
+        ),
+        Column("training time", lambda run: run.measures.cost.train_seconds or math.nan, wording.duration, False),
         Column("training rows/s", lambda run: run.measures.cost.train_rows_per_second, wording.rate, True),
         Column("prediction rows/s", lambda run: run.measures.cost.predict_rows_per_second, wording.rate, True),
         Column("peak memory", lambda run: run.measures.cost.peak_memory_bytes, wording.data_size, False),
