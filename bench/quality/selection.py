@@ -3,8 +3,8 @@
     python bench/quality/selection.py --data ../shared/data [--sets banking77] [--seeds 0,1,2]
 
 One training a draw, without early stopping. At every validation the scores of validation and test rows are written down;
-each rule then chooses one of them by validation rows alone. What is there is not run again. LoRA is on the upper blocks,
-which is faster.
+each rule then chooses one of them by validation rows alone (only the head's start, the same for all rules, has seen test
+rows). What is there is not run again. LoRA is on the upper blocks, which is faster.
 """
 
 from __future__ import annotations

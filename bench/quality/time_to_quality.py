@@ -115,12 +115,13 @@ def configurations(name: str, toy: bool) -> Iterator[tuple[str, str, dict[str, A
     yield "ours", "ours", own
 
 
-def verdict(fits: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def verdict(fits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a set came to: the score to reach, the peer's seconds and ours (None where it was not reached)."""
-    ends = {key: max(one["score"] for one in told) for key, told in fits.items() if key != "ours"}
+    told = {key: fit["validations"] for key, fit in fits.items()}
+    ends = {key: max(one["score"] for one in each) for key, each in told.items() if key != "ours"}
     best = max(ends, key=lambda key: ends[key])
-    reached = [one["seconds"] for one in fits["ours"] if one["score"] >= ends[best]]
-    peer = fits[best][-1]["seconds"]
+    reached = [one["seconds"] for one in told["ours"] if one["score"] >= ends[best]]
+    peer = told[best][-1]["seconds"]
     ours = reached[0] if reached else None
     return {"score": ends[best], "best": best, "peer": peer, "ours": ours, "share": ours and round(ours / peer, 3)}
 
@@ -141,12 +142,13 @@ def main() -> None:
     found: dict[str, Any] = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     for name in arguments.sets:
         place = name if arguments.rows is None else f"{name}, {arguments.rows} rows"
+        place += ", toy" * arguments.toy
         fits: dict[str, Any] = found.setdefault(place, {}).setdefault("fits", {})
         for key, side, settings in configurations(name, arguments.toy):
-            if key not in fits:
-                fits[key] = timed(arguments, name, side, settings)
+            if fits.get(key, {}).get("settings") != settings:
+                fits[key] = {"settings": settings, "validations": timed(arguments, name, side, settings)}
                 arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                print(place, key, fits[key][-1], flush=True)
+                print(place, key, fits[key]["validations"][-1], flush=True)
         found[place] |= verdict(fits)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(place, {key: value for key, value in found[place].items() if key != "fits"}, flush=True)

@@ -44,5 +44,5 @@ def default_model() -> str:
 
 
 def default_probed() -> str:
-    """The frozen model of a probe where none is named: LASTTOKEN_MODEL, `minilm` where it is installed, else as `default_model`."""
+    """The model of a probe where none is named: LASTTOKEN_MODEL, `minilm` where it is installed, else `default_model`."""
     return os.environ.get(ASKED) or (MINILM if installed_minilm() else default_model())

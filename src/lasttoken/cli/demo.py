@@ -81,6 +81,8 @@ def demo(
         described = docstring_rows(rows=rows, seed=seed)
         splits = make_splits(described, seed=seed, test=TEST)
         journal.note(splits.summary)
+        out.mkdir(parents=True, exist_ok=True)
+        write_csv(described, out / "docstrings.csv")
         done = run_cells(
             grid(configs, [None], 1, optional=() if methods or found else ("encoder",)),
             splits,
@@ -90,7 +92,6 @@ def demo(
             tell=screen.note,
             limit=limit,
         )
-    write_csv(described, out / "docstrings.csv")
     show(done, metric=HEADLINE, as_json=as_json)
 
 

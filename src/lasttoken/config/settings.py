@@ -244,7 +244,7 @@ def learning_rate(lr: float | str, width: int) -> float:
 
 
 def epochs_of(epochs: float | str, batch: int, rows: int) -> float:
-    """`auto` is what gives UPDATES updates, within EPOCHS: few rows have to be seen often, and many need not be."""
+    """`auto` is the fewest whole epochs with UPDATES updates, within EPOCHS: few rows have to be seen often, many need not be."""
     fewest, most = EPOCHS
     return min(most, max(fewest, float(-(-UPDATES * batch // max(1, rows))))) if isinstance(epochs, str) else epochs
 

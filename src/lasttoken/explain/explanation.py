@@ -95,7 +95,7 @@ def by_gradients(classifier: Classifier, text: str, column: int, steps: int) -> 
         place = (
             int(np.searchsorted(starts, end - 1, side="right")) - 1
         )  # a token may begin with the space before its word
-        if end > start and place >= 0 and words:
+        if end > start and place >= 0:
             scores[place] = value + (0.0 if scores[place] != scores[place] else scores[place])
     return Explanation(classifier.labels.names[column], text, words, scores, found.log_odds, "gradients", found.gap)
 

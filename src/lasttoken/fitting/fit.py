@@ -59,14 +59,14 @@ def fit_weights(
 ) -> Trained:
     """Train the learner's modules in place; they end with the weights that scored best on the validation set.
 
-    state: of a training to resume; None starts afresh. Updated in place; consistent where journal.progress tells of training.
+    state: of a training to resume; None starts afresh. Updated in place; it can be saved whenever progress of `training` is told.
     Raises Diverged or KeyboardInterrupt if either came before the first validation score.
     """
     state = TrainState() if state is None else state
     metric, modules, lengths = validation_metric(settings.metric, learner.valid), learner.modules, learner.lengths
     per_epoch = math.ceil(len(lengths) / settings.batch)
     epochs = epochs_of(settings.epochs, settings.batch, len(lengths))
-    count = max(1, math.ceil(epochs * per_epoch))
+    count, every = max(1, math.ceil(epochs * per_epoch)), math.ceil(per_epoch / settings.evaluations)
     rate = learning_rate(settings.lr, learner.width)
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = make_optimizer(settings.optimizer, weights, lr=rate, weight_decay=settings.weight_decay)
@@ -112,9 +112,9 @@ def fit_weights(
             state,
             with_rows(steps, settings.batch, len(lengths)),
             evaluating(score, modules),
-            every=max(1, per_epoch // settings.evaluations),
+            every=every,
             last=count,
-            patience=patience_of(settings.patience, epochs * settings.evaluations),
+            patience=patience_of(settings.patience, count / every),
             log=log,
         )
     end = replace(end, told=sentence(end, metric))
@@ -148,7 +148,8 @@ def scorer(learner: Learner, metric: str, state: TrainState) -> Callable[[], flo
     def score() -> float:
         probs = learner.predict()
         if not np.isfinite(probs).all():
-            raise Diverged(f"update {state.update + 1}: predictions are not finite; lower the learning rate")
+            remedy = "lower the learning rate" if state.steps else "set --precision float32, or use another model"
+            raise Diverged(f"update {state.update + 1}: predictions are not finite; {remedy}")
         return float(METRICS[metric](learner.valid.targets, probs))
 
     return score
@@ -201,9 +202,10 @@ def evaluating(score: Callable[[], float], modules: Sequence[nn.Module]) -> Call
 
     def compute() -> float:
         switch(modules, on=False)
-        found = score()
-        switch(modules, on=True)
-        return found
+        try:
+            return score()
+        finally:
+            switch(modules, on=True)
 
     return compute
 

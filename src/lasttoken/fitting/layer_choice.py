@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 STRIDE = 4  # of the first look; halved until every neighbour of the best was tried
-DEEP = 16  # layers; of fewer all are tried
+DEEP = 16  # layers; up to this many, all are tried
 
 
 def best_layer(count: int, losses_of: Callable[[int], np.ndarray]) -> tuple[int, dict[int, np.ndarray]]:
-    """(the place of `count` layers with the lowest mean loss of those tried, the losses by place, in order).
+    """(index of the layer with the lowest mean loss of those tried, losses by index, in order).
 
     losses_of: place -> losses of the rows (N,). The last layer is always tried.
     """

@@ -3,8 +3,8 @@
 Fine-tuning from a fitted head distorts the pretrained features less than from a random one (Kumar 2022,
 arXiv:2202.10054). It costs one forward pass over the texts.
 
-Where rows are few, a model that predicts the next token knows more of the labels than they say: the layer may then begin
-as the label names' rows of the vocabulary head, and what is fitted is the difference from them.
+With few rows, the pretrained vocabulary head knows more about the label names than the rows do: the layer may then begin
+as the label names' rows of that head, and the difference from them is fitted.
 """
 
 from __future__ import annotations
@@ -125,12 +125,14 @@ def fit_head_only(
     Raises Diverged where vectors are not finite.
     """
     if not (torch.isfinite(seen).all() and torch.isfinite(asked).all()):
-        raise Diverged("the frozen model's vectors are not finite; use another model, or --quantize none")
+        raise Diverged(
+            "the frozen model's vectors are not finite; use --precision float32, --quantize none, or another model"
+        )
     mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0)
     scale = torch.where(scale > 1e-4 * mean.abs() + 1e-6, scale, 1.0)  # near-constant dimensions are not scaled up
     classes, shares = len(data[0].labels), (0.0,) if names is None else SHARES
-    names = seen.new_zeros(classes, seen.shape[1]) if names is None else names
-    named = [(part - mean) @ names.T for part in (seen, asked)]  # (N, C), (M, C): logits of the names alone
+    # (N, C), (M, C): logits of the names alone
+    named = [0.0 if names is None else (part @ names.T - mean @ names.T) for part in (seen, asked)]
     for vectors_of_part in (seen, asked):
         vectors_of_part.sub_(mean).div_(scale)
     wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
@@ -149,7 +151,7 @@ def fit_head_only(
                 break
             before = value
         tried += len(PENALTIES)
-    weight = best.weight / scale + best.share * names
+    weight = best.weight / scale + (0.0 if names is None else best.share * names)
     return HeadOnly(weight, best.bias - weight @ mean, best.loss, best.penalty, best.share)
 
 

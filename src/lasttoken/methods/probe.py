@@ -45,7 +45,7 @@ from lasttoken.train.state import TrainState
 
 FOLDS = 3  # of the comparison of layers
 COMPARED = 3000  # training rows that layers are compared on, at most
-CLEAR = 3.0  # standard errors by which a layer has to beat the own embedding: the best of several is compared with it
+CLEAR = 3.0  # standard errors by which a layer must beat the encoder's own embedding; high, as the best of several is compared
 
 
 @dataclass(frozen=True, eq=False)

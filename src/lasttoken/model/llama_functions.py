@@ -105,7 +105,7 @@ def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Heads(torch.autograd.Function):
-    """Norm, q, k and v with adapters, and rotary positions: (T, H) -> (T, heads * d), twice (T, key heads * d)."""
+    """Norm, q, k and v with adapters, and rotary positions: (T, H) -> q (T, heads * d); k, v (T, key heads * d)."""
 
     @staticmethod
     def forward(

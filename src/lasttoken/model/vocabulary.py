@@ -25,7 +25,8 @@ HEAD = "lm_head.weight"  # the tensor in the files of transformers
 def name_rows(backbone: Backbone, revision: str | None, labels: Sequence[str]) -> Tensor | None:
     """Rows (C, H) float32: the mean over each name's tokens, less the mean over labels; None where they are not at hand.
 
-    A hidden state times a row is then the logit of that name as the next word, as the model scales its logits.
+    A hidden state times a row is the mean next-token logit of the name's tokens, less the mean over labels, which softmax does
+    not see. Logits are scaled as the model does; a soft cap of them (Gemma 2) is left out.
     """
     words = [" " + " ".join(re.findall(r"[^\W_]+", label)) for label in labels]
     ids = [backbone.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]

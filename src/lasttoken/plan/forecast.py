@@ -84,8 +84,7 @@ def phases_of(fit: Fit, rows: Rows, step: int) -> dict[str, int]:
     plan, trained, on_cpu = fit.footprint, 4 * fit.trained, fit.card.kind != "cuda"
     always = fit.loaded + fit.states + trained * on_cpu  # a copy of the best weights, in main memory
     reading, train = moment_bytes(fit, a_pass(rows, "valid", plan.budget)), len(rows.parts["train"])
-    updating = trained * (2 if plan.optimizer == "adamw" or on_cpu else 1)
-    phases = {"training": always + step, "step": always + updating, "validation": always + merged_bytes(fit) + reading}
+    phases = {"training": always + step, "step": always + trained, "validation": always + merged_bytes(fit) + reading}
     if plan.head_first:  # every text's vector, while the model reads or L-BFGS has logits and their gradients
         vectors = 4 * fit.shape.width * (train + len(rows.parts["valid"]))
         phases["head"] = fit.loaded + vectors + max(reading, 3 * 4 * train * fit.classes)

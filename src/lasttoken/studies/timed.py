@@ -23,9 +23,11 @@ from lasttoken.config.settings import epochs_of
 from lasttoken.data.dataset import Dataset, Splits
 from lasttoken.data.subset import nested_order, with_fewer
 from lasttoken.errors import ConfigError
+from lasttoken.evaluation.run_record import read_fact
 from lasttoken.journal import Journal, unheard
 from lasttoken.plan.within import Job, Speed, choose, seconds_after, told
 from lasttoken.record.folder import MANIFEST
+from lasttoken.record.schema import Metrics
 from lasttoken.studies.one import Until
 from lasttoken.train.distributed import launched
 from lasttoken.wording import duration
@@ -34,7 +36,9 @@ UPDATES = 4  # measured, the first left out
 VALIDATED = 8  # rows
 PREDICTED = 32  # rows
 JUDGING = 5.0  # seconds from the last prediction to the written run, on a slow machine
-WEIGHED = 100  # rows predicted take as long as weighing the words of one mistake: 16 steps, or some 50 removals too
+WEIGHED = (
+    100  # explaining one mistake takes as long as predicting this many rows: 16 steps of gradients, or removals too
+)
 EXPLAINING = 0.1  # share of the time that explaining mistakes may take
 
 
@@ -143,7 +147,7 @@ def within(
     if like is not None and (like / MANIFEST).is_file():
         journal.note(f"{asked}: as {like.name}")
         same = as_kept(run, like, limit)
-        return Within(same, of_rows(whole, same), Until(ends, ends))
+        return Within(same, of_rows(whole, same), Until(ends - after_training(given, like), ends))
     speed, depth = measured(run, given, journal)
     explained = min(run.explained, int(EXPLAINING * seconds / (WEIGHED * speed.row)))
     speed = replace(speed, end=speed.end + explained * WEIGHED * speed.row)
@@ -154,6 +158,13 @@ def within(
     fewer = f"; {explained} of {run.explained} mistakes are explained" if explained < run.explained else ""
     journal.note(told(job, chosen, speed, time=asked) + fewer)
     return Within(fitting, of_rows(whole, fitting), Until(training, ends - explained * WEIGHED * speed.row))
+
+
+def after_training(splits: Splits, kept: Path) -> float:
+    """Seconds from the end of training to the written run, at the speed of the run in a folder."""
+    rate = read_fact(kept / "metrics.json", Metrics).cost.predict_rows_per_second
+    rows = 2 * len(splits.valid) + len(splits.test)  # the last weights are validated first
+    return JUDGING + (rows / rate if rate > 0 else 0.0)
 
 
 def of_rows(whole: Splits, run: Run) -> Splits:

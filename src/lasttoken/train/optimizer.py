@@ -27,7 +27,9 @@ def make_optimizer(
     groups = [group for group in groups if group["params"]]
     kind = weights[0].device.type
     if name == "adamw" or kind != "cuda":
-        return torch.optim.AdamW(groups, lr=lr, fused=kind in ("cpu", "cuda"))  # a kernel a weight, not ten
+        return torch.optim.AdamW(
+            groups, lr=lr, fused=kind in ("cpu", "cuda")
+        )  # one kernel per weight instead of about ten
     import bitsandbytes.optim
 
     paged = name == "paged_adamw32bit"

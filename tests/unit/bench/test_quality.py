@@ -147,6 +147,7 @@ def test_time_to_quality_is_that_of_the_first_validation_at_the_best_peers_score
         "better": [{"seconds": 40.0, "score": 0.6}, {"seconds": 80.0, "score": 0.9}, {"seconds": 120.0, "score": 0.8}],
         "ours": [{"seconds": 10.0, "score": 0.5}, {"seconds": 20.0, "score": 0.9}, {"seconds": 30.0, "score": 0.95}],
     }
+    fits = {key: {"settings": {}, "validations": told} for key, told in fits.items()}
     assert verdict(fits) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": 20.0, "share": 0.167}
-    never = {**fits, "ours": fits["ours"][:1]}
+    never = {**fits, "ours": {"settings": {}, "validations": fits["ours"]["validations"][:1]}}
     assert verdict(never) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": None, "share": None}

@@ -157,7 +157,7 @@ def test_a_dimension_that_hardly_moves_does_not_count() -> None:
 def test_vectors_that_are_not_finite_are_told() -> None:
     rows = dataset(6)
     vectors = torch.full((6, 4), float("nan"))
-    with pytest.raises(Diverged, match=r"^the frozen model's vectors are not finite; use another model"):
+    with pytest.raises(Diverged, match=r"^the frozen model's vectors are not finite; use --precision float32, "):
         fit_head_only(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from lasttoken.errors import ConfigError
 from lasttoken.model.cpu_rates import cpu_name, keep_rates
 from lasttoken.plan.cards import find_card, known_cards, this_machine
+
+VERSION = f"torch {version('torch')}, oneDNN's float32"
 
 
 @pytest.mark.parametrize(
@@ -63,12 +66,15 @@ def test_the_cpu_is_planned_in_the_precision_that_was_measured_faster(
 ) -> None:
     monkeypatch.setenv("LASTTOKEN_CACHE", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    keep_rates(f"{cpu_name()}, 3 threads, small", {"float32": 4e9, "bfloat16": 8e9})
-    keep_rates(f"{cpu_name()}, 3 threads, large", {"float32": 9e9, "bfloat16": 8e9})
-    keep_rates(f"{cpu_name()}, 2 threads, large", {"float32": 1e9, "bfloat16": 8e12})
+    keep_rates(f"{cpu_name()}, 3 threads, {VERSION}, small", {"float32": 4e9, "bfloat16": 8e9})
+    keep_rates(f"{cpu_name()}, 3 threads, {VERSION}, large", {"float32": 9e9, "bfloat16": 8e9})
+    keep_rates(f"{cpu_name()}, 2 threads, {VERSION}, large", {"float32": 1e9, "bfloat16": 8e12})
+    old = {"float32": 1e9, "bfloat16": 9e12}
+    keep_rates(f"{cpu_name()}, 3 threads, torch 1.0, oneDNN's float32, large", old)
+    keep_rates(f"{cpu_name()}, 3 threads, torch {version('torch')}, large", old)
     card = this_machine("cpu")
     assert (card.itemsize, card.rate) == (4, 9e9)
-    keep_rates(f"{cpu_name()}, 3 threads, larger", {"float32": 1e9, "bfloat16": 2e12})
+    keep_rates(f"{cpu_name()}, 3 threads, {VERSION}, larger", {"float32": 1e9, "bfloat16": 2e12})
     card = this_machine("cpu")
     assert (card.itemsize, card.rate) == (2, 2e12)
 
