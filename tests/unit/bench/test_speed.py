@@ -146,7 +146,7 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (
         first[start - 2] == "| Features of a frozen model, `tiny` (6.9 M) | short, 10 tokens | bfloat16 | 50.0 | 3.33 |"
     )
-    assert first[start + 8 : start + 11] == [
+    assert first[start + 9 : start + 12] == [
         f"| Features of a frozen model, `tiny` (6.9 M), short | the best peer | 2.50 [2.00, 3.00] | at least 2 | reached | {cpu} |",
         f"| Start of a process | `lasttoken --help`, seconds | .250 | at most 0.3 | reached | {cpu} |",
         f"| Start of a process | `import lasttoken`, seconds | .104 | at most 0.1 | **not reached** | {cpu} |",
