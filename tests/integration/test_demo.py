@@ -54,6 +54,6 @@ def test_the_settings_of_every_method_are_ones_it_has() -> None:
         device="auto",
         settings=list(SETTINGS),
     )
-    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 5
+    assert configs["embedding"].method.model_dump()["train"]["epochs"] == 4
     assert configs["instruction"].method.model_dump()["train_model"] is False
     assert configs["encoder"].method.model_dump()["train"]["epochs"] == 6
