@@ -54,6 +54,24 @@ class Trained:
     end: End
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long a training is at most, and when it is validated."""
+
+    epochs: float
+    updates: int
+    every: int  # updates between validations
+    patience: int  # validations without a gain before it stops
+
+
+def length_of(settings: Training, rows: int) -> Length:
+    """The length of a training on that many rows."""
+    per_epoch = math.ceil(rows / settings.batch)
+    epochs = epochs_of(settings.epochs, settings.batch, rows)
+    count, every = max(1, math.ceil(epochs * per_epoch)), math.ceil(per_epoch / settings.evaluations)
+    return Length(epochs, count, every, patience_of(settings.patience, count / every))
+
+
 def fit_weights(
     learner: Learner, settings: Training, *, seed: int, world: World, journal: Journal, state: TrainState | None = None
 ) -> Trained:
@@ -64,9 +82,7 @@ def fit_weights(
     """
     state = TrainState() if state is None else state
     metric, modules, lengths = validation_metric(settings.metric, learner.valid), learner.modules, learner.lengths
-    per_epoch = math.ceil(len(lengths) / settings.batch)
-    epochs = epochs_of(settings.epochs, settings.batch, len(lengths))
-    count, every = max(1, math.ceil(epochs * per_epoch)), math.ceil(per_epoch / settings.evaluations)
+    length = length_of(settings, len(lengths))
     rate = learning_rate(settings.lr, learner.width)
     weights = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = make_optimizer(settings.optimizer, weights, lr=rate, weight_decay=settings.weight_decay)
@@ -74,7 +90,7 @@ def fit_weights(
     journal.progress("preparing training", 0, 0)
     budget = budget_of(state, learner, settings, journal)
     journal.note(
-        f"training: {len(lengths)} rows, {epochs:g} epoch{'' if epochs == 1 else 's'} at most, {count} "
+        f"training: {len(lengths)} rows, {length.epochs:g} epoch{'' if length.epochs == 1 else 's'} at most, {length.updates} "
         f"updates of {settings.batch} rows by {type(optimizer).__name__}, peak learning rate {rate:g} ({settings.schedule}), "
         f"best validation {METRICS[metric].words} kept"
         + (f"; resumes after update {state.update}" * bool(state.update))
@@ -87,21 +103,23 @@ def fit_weights(
         state.seconds = before + time.perf_counter() - began
         latest = next((s.score for s in reversed(state.steps) if s.score is not None), None)
         told = "" if latest is None else f", validation {METRICS[metric].words} {figure(latest)}"
-        journal.progress(f"training{told}", step.number, count)
+        journal.progress(f"training{told}", step.number, length.updates)
         rows, valid = len(lengths), len(learner.valid)
         slowest = max(scoring, default=None)
-        if said := estimated(state.steps[done:], settings, rows=rows, valid=valid, count=count, scoring=slowest):
+        if said := estimated(
+            state.steps[done:], settings, rows=rows, valid=valid, count=length.updates, scoring=slowest
+        ):
             journal.note(said)
 
     if learner.scored_first and not state.update:
         state.best = Best(score(), 0, state.copied())
         journal.note(f"before the first update: validation {METRICS[metric].words} {figure(state.best.score)}")
-    journal.progress("training", state.update, count)
+    journal.progress("training", state.update, length.updates)
     steps = train(
         seeded(learner.loss_and_count, seed, world),
         updates(lengths, batch=settings.batch, budget=budget, seed=seed, share=world.share, done=state.update),
         optimizer,
-        numbers=range(state.update + 1, count + 1),
+        numbers=range(state.update + 1, length.updates + 1),
         multiplier=schedule(settings.schedule, warmup=settings.warmup),
         clip=settings.clip,
         world=world,
@@ -112,9 +130,9 @@ def fit_weights(
             state,
             with_rows(steps, settings.batch, len(lengths)),
             evaluating(score, modules),
-            every=every,
-            last=count,
-            patience=patience_of(settings.patience, count / every),
+            every=length.every,
+            last=length.updates,
+            patience=length.patience,
             log=log,
         )
     end = replace(end, told=sentence(end, metric))
