@@ -54,7 +54,7 @@ def render(runs: Sequence[RunRecord], comparison: Mapping[str, Any] | None, *, t
         verdict=verdict(runs, comparison, metric),
         scope=scope(runs, level, metric),
         created=max(run.environment.created for run in runs)[:10],
-        devices=list(dict.fromkeys(run.environment.device for run in runs)),
+        devices=devices(runs),
         columns=columns,
         axis=figures.axis_strip(scale),
         notes=[(run.name, note) for run in runs for note in tables.notes(run)],
@@ -79,6 +79,12 @@ def render(runs: Sequence[RunRecord], comparison: Mapping[str, Any] | None, *, t
         hardest=tables.hardest(runs),
         measures=tables.measures(runs),
     )
+
+
+def devices(runs: Sequence[RunRecord]) -> list[str]:
+    """The devices of the runs, each once; `cpu`, of a method without torch, only where no other is one."""
+    found = list(dict.fromkeys(run.environment.device for run in runs))
+    return [name for name in found if not any(other.startswith(f"{name} (") for other in found)]
 
 
 def doubted(runs: Sequence[RunRecord]) -> str:
