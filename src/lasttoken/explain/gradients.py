@@ -57,8 +57,8 @@ def attribute(model: Classifier, text: str, column: int, *, steps: int) -> Attri
             given, baselines=neutral, n_steps=steps, internal_batch_size=max(1, TOKENS // read.copy_tokens)
         )
     with torch.no_grad():
-        ends = odds(torch.cat([given, neutral])).double().cpu().tolist()
-    return Attribution(read.spans, found.detach().sum(dim=2)[0].double().cpu().numpy(), *ends)
+        ends = odds(torch.cat([given, neutral])).cpu().double().tolist()
+    return Attribution(read.spans, found.detach().sum(dim=2)[0].cpu().double().numpy(), *ends)
 
 
 def neutral_of(layer: nn.Embedding) -> Tensor:

@@ -150,10 +150,14 @@ def kept_bytes(model: nn.Module, loss_and_count: Loss, micro: MicroBatch) -> int
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # returning an operation's own output as it is would keep the graph alive
 
-    training = model.training
+    training, device = model.training, next(model.parameters()).device
+    cards = [device] if device.type == "cuda" else []  # by default fork_rng starts every card that is visible
     model.train()
     try:
-        with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with (
+            torch.random.fork_rng(devices=cards),
+            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        ):
             loss, _ = loss_and_count(micro)
         del loss
     finally:

@@ -199,7 +199,7 @@ def add_predictions(
     where, tokens = to_tensor(at, backbone), to_tensor(index.tree.predicted[predictions], backbone)
     with backbone.autocast():
         logs = log_probs(backbone.vocabulary, hidden, where, tokens)
-    values, owner = logs.double().cpu().numpy(), rows[at]
+    values, owner = logs.cpu().double().numpy(), rows[at]
     for depth in np.unique(index.depth[predictions]):  # a pass may run parent and child: score parents first
         here = index.depth[predictions] == depth
         row, prediction = owner[here], predictions[here]

@@ -26,14 +26,17 @@ class World:
         return self.rank, self.size
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor, in place, by its sum over all processes."""
-        if self.size > 1:
-            import torch.distributed
+        """Replace each tensor, in place, by its sum over all processes; one message for all tensors of a dtype."""
+        if self.size == 1:
+            return
+        import torch.distributed
 
-            for tensor in tensors:
-                shared = tensor.to(self.device)
-                torch.distributed.all_reduce(shared)
-                tensor.copy_(shared)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1).to(self.device) for tensor in alike])
+            torch.distributed.all_reduce(flat)
+            for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def wait(self) -> None:
         """Wait until every process has reached this call."""

@@ -35,6 +35,16 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == torch.device("mps")
 
 
+@pytest.mark.parametrize(("rank", "cards", "index"), [("1", 2, 1), ("1", 1, 0), ("5", 4, 1)])
+def test_every_process_has_a_card_that_it_sees(
+    rank: str, cards: int, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert choose_device("cuda") == torch.device("cuda", index)
+
+
 def test_other_names_are_refused() -> None:
     with pytest.raises(
         ConfigError, match="device: 'gpu' is not among auto, cpu, cuda, mps; to choose a card, set CUDA_VIS"
@@ -57,12 +67,6 @@ def test_a_container_has_what_its_limit_leaves(version: int, tmp_path: Path, mon
     limit.write_text("5000000")
     assert device_memory(cpu) == 5_000_000
     assert free_memory(cpu) == 3_000_000 < (free or 0)  # the third million is a cache that gives way
-
-
-def test_every_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert choose_device("auto") == torch.device("cuda", 3)
 
 
 def test_the_cpu_in_words_and_its_memory() -> None:

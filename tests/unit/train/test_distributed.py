@@ -14,9 +14,12 @@ import torch
 from lasttoken.train.distributed import join
 world = join(torch.device("cpu"))
 a, b = torch.tensor([1.0 + world.rank]), torch.tensor([10.0 * world.rank, 1.0], dtype=torch.float64)
-world.add([a, b])
+c = torch.ones(2, 3).t()[:, :1] * (1 + world.rank)  # not contiguous
+messages, reduce = [], torch.distributed.all_reduce
+torch.distributed.all_reduce = lambda flat: (messages.append(len(flat)), reduce(flat))
+world.add([a, b, c])
 world.wait()
-print(world.share, a.tolist(), b.tolist(), flush=True)
+print(world.share, a.tolist(), b.tolist(), c.tolist(), messages, flush=True)
 torch.distributed.destroy_process_group()
 """
 
@@ -49,4 +52,5 @@ def test_two_processes_add_up() -> None:
         for rank in range(2)
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in running]
-    assert said == ["(0, 2) [3.0] [10.0, 2.0]", "(1, 2) [3.0] [10.0, 2.0]"]
+    sums = "[3.0] [10.0, 2.0] [[3.0], [3.0], [3.0]] [4, 2]"  # and the lengths of the messages, one a dtype
+    assert said == [f"(0, 2) {sums}", f"(1, 2) {sums}"]
