@@ -46,7 +46,9 @@ def test_folder_instead_of_a_file(refused: Refused) -> None:
 
 
 def test_unknown_ending(refused: Refused) -> None:
-    assert "'.xlsx' is of no known format; read are .csv, .tsv, .jsonl" in train(refused, "a", name="rows.xlsx")
+    assert "files ending in '.xlsx' cannot be read; use one of .csv, .tsv, .jsonl" in train(
+        refused, "a", name="rows.xlsx"
+    )
 
 
 def test_empty_file(refused: Refused) -> None:
@@ -54,7 +56,7 @@ def test_empty_file(refused: Refused) -> None:
 
 
 def test_header_only(refused: Refused) -> None:
-    wanted = "rows.csv: there are no rows, only column names; check that it was written whole"
+    wanted = "rows.csv: there are no rows, only column names; check that the file is complete"
     assert train(refused, HEADER) == wanted
 
 
@@ -107,7 +109,7 @@ def test_quote_that_is_never_closed(refused: Refused) -> None:
 def test_nul_bytes(refused: Refused) -> None:
     said = train(refused, GOOD + "a\0b,goal\n")
     assert said == (
-        "rows.csv:22: a NUL byte, so the file is damaged or no text; if it is UTF-16, name it: --encoding utf-16-le"
+        "rows.csv:22: a NUL byte, so the file is damaged or not text; if it is UTF-16, name it: --encoding utf-16-le"
     )
 
 
@@ -120,7 +122,7 @@ def test_wrong_encoding_names_the_byte(refused: Refused) -> None:
 
 def test_unknown_encoding(refused: Refused) -> None:
     said = train(refused, GOOD, "--encoding", "utf-9")
-    assert said == "rows.csv: 'utf-9' is no encoding that Python knows; try utf-8, cp1252 or utf-16"
+    assert said == "rows.csv: 'utf-9' is not an encoding that Python knows; try utf-8, cp1252 or utf-16"
 
 
 def test_broken_json_line(refused: Refused) -> None:
@@ -135,7 +137,7 @@ def test_parquet_cut_short(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["a", "b"] * 50, "label": ["x", "y"] * 50}), path)
     said = train(refused, path.read_bytes()[:-40], name="rows.parquet")
-    assert said.startswith("rows.parquet: not a Parquet file, or cut short (")
+    assert said.startswith("rows.parquet: not a Parquet file, or truncated (")
     assert said.endswith("; write or copy it again")
 
 
@@ -149,12 +151,12 @@ def test_single_class(refused: Refused) -> None:
 
 def test_class_with_one_row(refused: Refused) -> None:
     said = train(refused, GOOD + "alone,bond\n")
-    assert said == "label has one row only: 'bond'; add rows, merge it into another label, or remove it"
+    assert said == "1 label has one row only: 'bond'; add rows, merge it into another label, or remove it"
 
 
 def test_empty_texts(refused: Refused) -> None:
     said = train(refused, GOOD + ",goal\n  ,price\n")
-    assert said == "rows.csv: 2 rows have an empty text, id '20', '21'; mend them, or drop them with --drop-empty"
+    assert said == "rows.csv: 2 rows have an empty text, id '20', '21'; fill them in, or drop them with --drop-empty"
 
 
 def test_thresholds_on_test_rows(refused: Refused, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_thresholds_on_test_rows(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("text,label\nanother one,x\nand a second,y\n", encoding="utf-8")
     said = refused("train", "rows.csv", "--valid", "other.csv", "--test", "other.csv", *LINEAR)
     assert said.startswith(
-        "the texts of all 2 test rows are in valid too, and what is chosen on rows cannot be judged on"
+        "the texts of all 2 test rows are in valid too, which the model is selected on, so test scores"
     )
 
 

@@ -166,7 +166,7 @@ def test_the_same_seed_gives_the_same() -> None:
     [(float("nan"), "nan"), ("bad", "'bad'"), (None, "None"), (["a", ""], r"\['a', ''\]"), ([None], r"\[None\]")],
 )
 def test_among_lists_of_labels_every_row_is_one(second: Any, shown: str) -> None:
-    told = rf"^the labels of text 1 are {shown}, where others have lists of names; give a list of names, \[\] where a text has"
+    told = rf"^the labels of text 1 are {shown}, but other texts have lists of names; give a list of names, \[\] for a text"
     with pytest.raises(DataError, match=told):
         LinearClassifier().fit(["a", "b"], [["x"], second])
 
@@ -280,7 +280,7 @@ def test_probabilities_that_are_not_finite_are_no_answer() -> None:
 
 
 def test_numbers_of_texts_and_labels_differ() -> None:
-    with pytest.raises(DataError, match="60 texts and 59 labels; there must be one label"):
+    with pytest.raises(DataError, match="60 texts and 59 labels; give one label"):
         LinearClassifier().fit(TEXTS, NAMES[:-1])
 
 
@@ -290,12 +290,12 @@ def test_one_class() -> None:
 
 
 def test_indicator_of_other_numbers() -> None:
-    with pytest.raises(DataError, match="labels with two axes are an indicator of 0 and 1, one column a label"):
+    with pytest.raises(DataError, match="labels with two dimensions must be 0 or 1, one column per label"):
         LinearClassifier().fit(TEXTS, np.full((60, 3), 2))
 
 
 def test_validation_label_that_training_lacks() -> None:
-    with pytest.raises(DataError, match=r"validation labels \['golf'\] are not among those of training"):
+    with pytest.raises(DataError, match=r"validation labels \['golf'\] are not among the training labels"):
         LinearClassifier().fit(TEXTS, NAMES, valid=(["a"], ["golf"]))
 
 

@@ -1,7 +1,7 @@
-"""Real rows without a download: docstrings of the libraries that are installed here, and which library each is from.
+"""Demo data without a download: docstrings of installed Python libraries, labelled with their library.
 
-Source files are read and parsed, never imported: it is quick, and nothing of theirs runs. Library names are masked
-wherever they stand, so that a text has to be told by what it says.
+Source files are parsed, never imported: it is quick, and none of their code runs. Library names are masked in the
+texts, so that a classifier has to go by the content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from lasttoken.data.dataset import Rows
 from lasttoken.errors import DataError
 
-LIBRARIES = {  # label -> import name; the standard library has none of its own
+LIBRARIES = {  # label -> import name; "" is the standard library
     "matplotlib": "matplotlib",
     "networkx": "networkx",
     "numpy": "numpy",
@@ -35,12 +35,12 @@ LIBRARIES = {  # label -> import name; the standard library has none of its own
 }
 FEWEST_LABELS = 4
 SHORTEST, LONGEST = 100, 300  # characters of a text
-PER_MODULE = 12  # at most so many texts of one module, lest a few large ones be the whole library
-SPARE = 1.5  # texts collected for each one wanted: some libraries have too few, some texts are near-duplicates
-ALIKE = 0.4  # Jaccard similarity of word pairs from which two texts count as one
+PER_MODULE = 12  # most texts from one module, so that a few large modules do not make up a whole library
+SPARE = 1.5  # texts collected per text wanted: near-duplicates are dropped, and some libraries have too few
+ALIKE = 0.4  # Jaccard similarity of word pairs from which two texts are near-duplicates
 MASK = "LIBRARY"
 
-# Copies, tests, generated tables and tools: folders and files whose docstrings are not the library's own description.
+# Folders and files of tests, vendored copies, generated tables and tools: their docstrings do not describe the library.
 SKIPPED = {
     "tests", "test", "testing", "conftest", "setup", "externals", "extern", "vendored", "third_party", "deprecated",
     "benchmarks", "examples", "site-packages", "dist-packages", "idlelib", "lib2to3", "turtledemo", "ensurepip",
@@ -63,10 +63,10 @@ SECTION = re.compile(
     re.IGNORECASE,
 )
 SIGNATURE = re.compile(r"[\w.]+\([^()]*(\([^()]*\)[^()]*)*\)\s*((->|--|=>)\s*[\w.\[\], ]+?)?\s*([.:;]|--|$)")
-DESCRIPTION_HEADINGS = {"explanation", "description"}  # their text goes on describing; every other heading ends it
-# House phrases: a sentence with one of them names its library without describing anything.
+DESCRIPTION_HEADINGS = {"explanation", "description"}  # a section with another heading ends the text
+# Stock phrases that give a library away: sentences with one of them are removed.
 REFERRAL = "sphx_glr_|User Guide|Developing Guide|full documentation|glossary entry"
-INSIDE = r"(?:[^.]|\.(?!\s|$))*?"  # of a sentence
+INSIDE = r"(?:[^.]|\.(?!\s|$))*?"  # matches within one sentence
 MARKUP = [
     (re.compile(r"(?:https?://|www\.)[^\s'\">)]+"), ""),
     (re.compile(r"(?<!\w)\[\d+\]_?|\|?\[[\w#*]+\]_"), ""),  # citations and footnotes
@@ -75,36 +75,36 @@ MARKUP = [
     (re.compile(r"`~?\.?([^`]+?)(?:\s*<[^`<> ]+>)?`_{0,2}"), r"\1"),
     (re.compile(r"\*\*(\w(?:[^*]*\w)?)\*\*|(?<![\w*])\*(\w(?:[^*]*\w)?)\*(?![\w*])"), r"\1\2"),
     (re.compile(rf"{INSIDE}\b(?:{REFERRAL}){INSIDE}(?:\.(?=\s|$)|$)"), ""),
-    (re.compile(r"\s+(?=[.,;](\s|$))"), ""),  # what a citation leaves behind
+    (re.compile(r"\s+(?=[.,;](\s|$))"), ""),  # spaces left by removed citations
 ]
 
 
 @dataclass(frozen=True)
 class Described:
-    """One described thing of one library."""
+    """The text of one docstring, and where it is from."""
 
     label: str
     module: str
-    name: str  # dotted, from the module's name on
+    name: str  # dotted, module included
     text: str
 
 
 def docstring_rows(*, rows: int = 2000, seed: int = 0, libraries: Mapping[str, str] = LIBRARIES) -> Rows:
-    """About `rows` docstrings labelled with their library in even shares, or all there are; grouped by module.
+    """About `rows` docstrings, the same number per library where possible: label = library, group = module.
 
-    The same installed versions and seed give the same rows. Raises DataError where fewer than four libraries are found.
+    The same installed versions and seed give the same rows. Raises DataError on too few rows or libraries.
     """
     folders = {label: folder for label, package in sorted(libraries.items()) if (folder := source_folder(package))}
     if rows < len(folders):
-        raise DataError(f"demo: {rows} rows cannot show {len(folders)} labels; ask for {10 * len(folders)} or more")
+        raise DataError(f"demo: {rows} rows are too few for {len(folders)} labels; ask for {10 * len(folders)} or more")
     wanted = int(SPARE * rows / max(1, len(folders)))
     pool = [found for label, folder in folders.items() for found in collect(label, folder, wanted, seed)]
-    random.Random(f"demo pool {seed}").shuffle(pool)  # of two near-duplicates, neither library is favoured
+    random.Random(f"demo pool {seed}").shuffle(pool)  # so that no library is favoured when near-duplicates are dropped
     pool = without_near_duplicates(pool)
     share = shares(Counter(found.label for found in pool), rows)
     if len(share) < FEWEST_LABELS:
         raise DataError(
-            f"demo: docstrings of {sorted(share)} found, {FEWEST_LABELS} libraries are needed; "
+            f"demo: found docstrings of {sorted(share)} only, but {FEWEST_LABELS} libraries are needed; "
             f"install more of {', '.join(sorted(libraries.keys() - share.keys()))}"
         )
     kept = [found for found, place in zip(pool, places(pool), strict=True) if place < share[found.label]]
@@ -118,7 +118,7 @@ def docstring_rows(*, rows: int = 2000, seed: int = 0, libraries: Mapping[str, s
 
 
 def source_folder(package: str) -> Path | None:
-    """Where the package's source lies, found without importing it; "" is the standard library; None: not installed."""
+    """The folder of a package's source, found without an import; None if not installed. "" is the standard library."""
     if not package:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(package)
@@ -126,12 +126,12 @@ def source_folder(package: str) -> Path | None:
 
 
 def collect(label: str, folder: Path, wanted: int, seed: int) -> list[Described]:
-    """`wanted` texts or a few more from `folder`, files in a seeded order; fewer where there are no more."""
+    """`wanted` texts or slightly more from `folder`, or all it has. Files are read in a seeded random order."""
     stream = random.Random(f"demo {label} {seed}")
     files = sorted(source_files(folder))
     stream.shuffle(files)
-    prefix = folder.name if (folder / "__init__.py").exists() else ""  # the standard library is no package
-    found: dict[str, Described] = {}  # by name: a package may define what one of its modules is called
+    prefix = folder.name if (folder / "__init__.py").exists() else ""  # the standard library has no package name
+    found: dict[str, Described] = {}  # by name: a module and a function of its package may share one
     for file in files:
         if len(found) >= wanted:
             break
@@ -156,7 +156,7 @@ def source_files(folder: Path) -> Iterator[str]:
 
 
 def own(folder: str) -> bool:
-    """Whether a folder of this name holds public code; of private folders only numpy's core does."""
+    """Whether a folder of this name holds public code. The only private one that does is numpy's `_core`."""
     return folder not in SKIPPED and (folder == "_core" or not folder.startswith("_"))
 
 
@@ -164,11 +164,11 @@ def docstrings(source: bytes | str, module: str) -> list[tuple[str, str]]:
     """(dotted name, docstring) of the module and of its public classes, functions and methods, in the file's order."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # another's invalid escapes are not ours to mend
+            warnings.simplefilter("ignore")  # about invalid escapes in their code
             tree = ast.parse(source)
-    except SyntaxError:  # written for a later Python
+    except SyntaxError:  # written for a newer Python
         return []
-    named: dict[str, str] = {}  # a property's setter bears the name of its getter: the first one counts
+    named: dict[str, str] = {}  # a property's getter and setter share a name: keep the first
     for name, docstring in described(tree, module):
         named.setdefault(name, docstring)
     return list(named.items())
@@ -177,7 +177,7 @@ def docstrings(source: bytes | str, module: str) -> list[tuple[str, str]]:
 def described(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
 ) -> Iterator[tuple[str, str]]:
-    """The node's own docstring, then those of what is defined in it; the inside of a function is nobody's to call."""
+    """(name, docstring) of the node, then of public definitions inside it. Functions are not searched inside."""
     if docstring := ast.get_docstring(node):
         yield name, docstring
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -195,7 +195,7 @@ def prose(docstring: str) -> str:
         if len(longer) > LONGEST:
             break
         text = longer
-    if text.endswith(":"):  # what the last sentence announces was a block, and is left out
+    if text.endswith(":"):  # the last sentence announces a block that is left out
         ends = [end.start() + 1 for end in re.finditer(r"\.(?= [A-Z])", text)]
         return text[: ends[-1]] if ends else ""
     return text
@@ -228,14 +228,14 @@ def described_lines(docstring: str) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """The text without reStructuredText's marks, single-spaced."""
+    """The text without reStructuredText markup, single-spaced."""
     for pattern, replacement in MARKUP:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())
 
 
 def masked(text: str) -> str:
-    """The text with every library's name and alias as `MASK`; of a path into a library only its last part stays."""
+    """The text with library names and aliases as `MASK`. A dotted path into a library keeps its last part only."""
     return LIBRARY_NAME.sub(MASK, DOTTED_PATH.sub(r"\1", text))
 
 
@@ -247,7 +247,7 @@ def worth_reading(text: str) -> bool:
 
 
 def without_near_duplicates(pool: Iterable[Described]) -> list[Described]:
-    """The pool, in order, without texts that open with an earlier one's sentence or share many word pairs with it."""
+    """The pool without texts that share their first sentence or many word pairs with an earlier one."""
     kept: list[Described] = []
     sizes: list[int] = []
     begun: set[str] = set()
@@ -269,7 +269,7 @@ def without_near_duplicates(pool: Iterable[Described]) -> list[Described]:
 
 
 def shares(available: Mapping[str, int], rows: int) -> dict[str, int]:
-    """How many rows each label gives: as many as the next, but what a small one lacks is made up by the larger."""
+    """Rows per label: equal shares of `rows`; a label with fewer texts gives all, and larger ones make up for it."""
     share: dict[str, int] = {}
     for left, label in zip(
         range(len(available), 0, -1), sorted(available, key=lambda name: (available[name], name)), strict=True

@@ -1,7 +1,7 @@
-"""Texts and labels that are given from Python: lists, arrays, data frames, Arrow, sparse matrices.
+"""Convert texts and labels passed from Python: lists, arrays, data frames, Arrow arrays, sparse matrices.
 
-Each becomes a list of text and an array of targets, or is refused in one sentence before anything is fitted. A table of
-one column is that column. pandas, polars and pyarrow are recognised by what they can do, never imported.
+Texts become a list of strings, labels an array of targets. Anything else is an error before fitting begins. A table of
+one column is used as that column. pandas, polars and pyarrow are recognised by their attributes, never imported.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LISTS = (list, tuple, set, frozenset)
 
 
 def as_texts(texts: Any) -> list[str]:
-    """A list of the texts; of a table of one column, that column. Raises DataError on one string, or on what is no text."""
+    """The texts as a list of strings. Raises DataError on a single string, or on an element that is not a string."""
     if sparse.issparse(texts):
         raise DataError("texts must be strings, got a sparse matrix; give the texts themselves, not their features")
     columns = width(texts)
-    if columns is not None and columns != 1:  # iterating a data frame would give the names of its columns
+    if columns is not None and columns != 1:  # iterating a data frame would give its column names
         raise DataError(f"texts must be one column, got {columns}; pass one, or join them into one first")
     found = [str(text) if isinstance(text, str) else text for text in listed(texts, "texts")]
     for i, text in enumerate(found):
@@ -39,10 +39,10 @@ def as_texts(texts: Any) -> list[str]:
 
 
 def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(classes (C,), targets (N,) int64 or (N, C) bool).
+    """Classes (C,) and targets: (N,) int64 with one label per text, (N, C) bool with any number.
 
-    The classes of an indicator are the names of a data frame's columns, else 0, 1, ... C - 1. With `classes` the labels
-    must be among them. Raises DataError.
+    The classes of an indicator matrix are the column names of a data frame, else 0, 1, ..., C - 1. With `classes`
+    given, the labels must be among them. Raises DataError.
     """
     if sparse.issparse(labels):
         return indicated(labels.toarray(), None, classes)
@@ -57,7 +57,7 @@ def encoded(labels: Any, classes: np.ndarray | None = None) -> tuple[np.ndarray,
 
 
 def from_names(found: list[Any], classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of one label a text: its classes, sorted, and targets (N,) int64."""
+    """Sorted classes and targets (N,) int64 from one label per text."""
     if any(missing(label) for label in found):
         raise DataError("some labels are None or NaN; drop or fill such rows")
     kinds = {"text" if isinstance(label, str) else "bytes" if isinstance(label, bytes) else "other" for label in found}
@@ -72,21 +72,21 @@ def from_names(found: list[Any], classes: np.ndarray | None) -> tuple[np.ndarray
         column = {name: j for j, name in enumerate(known)}
         targets = [column.get(value) for value in values]
     except (TypeError, ValueError) as error:
-        raise DataError(f"labels such as {shortened(found[0])} are no names or numbers; give text") from error
+        raise DataError(f"labels such as {shortened(found[0])} are neither names nor numbers; give text") from error
     check_classes(known)
     unknown = {str(value) for value, target in zip(values, targets, strict=True) if target is None}
     if unknown:
-        raise DataError(f"validation labels {sorted(unknown)[:5]} are not among those of training")
+        raise DataError(f"validation labels {sorted(unknown)[:5]} are not among the training labels")
     return known, np.array(targets, dtype=np.int64)
 
 
 def from_sets(found: list[Any], classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of a list of names a text: its classes, sorted, and targets (N, C) bool."""
+    """Sorted classes and targets (N, C) bool from a list of names per text."""
     for number, row in enumerate(found):
         if not isinstance(row, LISTS) or not all(isinstance(name, str) and name for name in row):
             raise DataError(
-                f"the labels of text {number} are {row!r}, where others have lists of names; give a list of names, [] where "
-                "a text has no label"
+                f"the labels of text {number} are {row!r}, but other texts have lists of names; give a list of names, "
+                "[] for a text without labels"
             )
     known = np.array(sorted({name for row in found for name in row})) if classes is None else classes
     check_classes(known)
@@ -94,25 +94,25 @@ def from_sets(found: list[Any], classes: np.ndarray | None) -> tuple[np.ndarray,
 
 
 def are_flags(found: list[Any]) -> bool:
-    """Whether rows are those of an indicator: lists of the same number of values, none of which is text or missing."""
+    """Whether rows form an indicator matrix: lists of equal length, without text or missing values."""
     if not all(isinstance(row, list | tuple) for row in found) or len({len(row) for row in found}) > 1:
         return False
     return any(found) and not any(isinstance(value, str) or missing(value) for row in found for value in row)
 
 
 def from_flags(found: list[Any], classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows of numbers: an indicator, or a column of labels where each row has one number."""
+    """Classes and targets from rows of numbers: an indicator matrix, or labels if each row has one number."""
     if len(found[0]) == 1:
         return from_names([row[0] for row in found], classes)
     return indicated(np.array(found, dtype=object), None, classes)
 
 
 def indicated(values: np.ndarray, names: list[Any] | None, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of an indicator (N, C), whose columns have `names` or None: its classes, and targets (N, C) bool."""
+    """Classes and targets (N, C) bool from an indicator matrix (N, C). names: of its columns, if they have any."""
     if any(missing(value) for value in values.ravel()):
         raise DataError("some labels are None or NaN; drop or fill such rows")
     if values.ndim != 2 or not np.isin(values, (0, 1)).all():
-        raise DataError("labels with two axes are an indicator of 0 and 1, one column a label")
+        raise DataError("labels with two dimensions must be 0 or 1, one column per label")
     if values.shape[1] == 1:
         return from_names(values[:, 0].tolist(), classes)
     targets = values.astype(bool)
@@ -126,13 +126,15 @@ def indicated(values: np.ndarray, names: list[Any] | None, classes: np.ndarray |
     wanted = [str(name) for name in classes]
     if place.keys() == set(wanted):
         return classes, targets[:, [place[name] for name in wanted]]
-    if wanted == [str(j) for j in range(len(names))]:  # those of training had no names
+    if wanted == [str(j) for j in range(len(names))]:  # the training columns had no names
         return classes, targets
-    raise DataError(f"the label columns are {list(place)[:5]}, those of training {wanted[:5]}; give the same columns")
+    raise DataError(
+        f"the label columns are {list(place)[:5]}, but those of training were {wanted[:5]}; give the same columns"
+    )
 
 
 def check_classes(known: Collection[Any]) -> None:
-    """Raise DataError unless there are two classes or more, whose names differ and can be written."""
+    """Raise DataError unless there are two classes or more, with different names that UTF-8 can encode."""
     names = [str(name) for name in known]
     if len(names) < 2:
         raise DataError(f"labels hold {len(names)} class(es): {names}; two or more are needed")
@@ -144,22 +146,20 @@ def check_classes(known: Collection[Any]) -> None:
 
 
 def check_characters(text: str, what: str) -> None:
-    """Raise DataError where text holds half a character (a lone surrogate), which no tokenizer and no file can hold."""
+    """Raise DataError if text has a lone surrogate: half a character, which tokenizers and UTF-8 cannot encode."""
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = ord(text[error.start])
-        raise DataError(
-            f"{what} holds \\u{half:x}, which is half a character; write the pair or take it out"
-        ) from error
+        raise DataError(f"{what} holds \\u{half:x}, which is half a character; write the pair or remove it") from error
 
 
 def listed(values: Any, what: str) -> list[Any]:
-    """The values of a list, an array, a series, an Arrow array or an iterator, or of the one column of a table.
+    """The values of a list, array, series, Arrow array, iterator or one-column table, as a list.
 
-    Raises DataError on what has no order or is a single value.
+    Raises DataError on a single value, a mapping or a set.
     """
     if isinstance(values, str | bytes):
         raise DataError(f"{what} must be a list of strings, got one string; put it into a list")
@@ -176,43 +176,41 @@ def listed(values: Any, what: str) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """An element of an array as a list or a number; any other value as it is."""
+    """An array as a list, or as a number if it has no dimensions; any other value unchanged."""
     if isinstance(value, np.ndarray) or (getattr(value, "shape", None) == () and not isinstance(value, np.generic)):
         return value.tolist()
     return value
 
 
 def width(values: Any) -> int | None:
-    """The number of columns of a table, None of what has one axis. Raises DataError on more than two axes, or none."""
+    """The number of columns of a table; None for one-dimensional values. Raises DataError on other dimensions."""
     shape = getattr(values, "shape", None)
     if not isinstance(shape, tuple) or len(shape) == 1:
         return None
     if len(shape) != 2:
-        raise DataError(f"an array of {len(shape)} axes is no list; give one value a row")
+        raise DataError(f"an array of {len(shape)} dimensions is not a list; give one value per row")
     return shape[1]
 
 
 def missing(value: Any) -> bool:
-    """Whether a label is none: None, or what is unequal to itself or does not say so, as NaN, NaT and pandas' NA."""
+    """Whether a label is missing: None, NaN, NaT or pandas' NA."""
     if value is None:
         return True
     try:
-        return bool(value != value)
+        return bool(value != value)  # true of NaN and NaT; NA raises TypeError
     except (TypeError, ValueError):
         return type(value).__name__ == "NAType"
 
 
 def dataset(texts: list[str], targets: np.ndarray, space: LabelSpace) -> Dataset:
-    """The rows as a Dataset, numbered from 0. Raises DataError where texts and labels differ in number."""
+    """The rows as a Dataset, with ids from 0. Raises DataError if the numbers of texts and labels differ."""
     if len(texts) != len(targets):
-        raise DataError(
-            f"{len(texts)} texts and {len(targets)} labels; there must be one label, or row of labels, a text"
-        )
+        raise DataError(f"{len(texts)} texts and {len(targets)} labels; give one label, or one row of labels, per text")
     return Dataset([str(i) for i in range(len(texts))], texts, targets, space)
 
 
 def held_out(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which rows are validation (N,) bool, stratified by label. Raises DataError where there are too few rows."""
+    """A mask (N,) bool of the validation rows, stratified by label. Raises DataError if there are too few rows."""
     names = [tuple(map(str, np.flatnonzero(row))) if targets.ndim == 2 else (str(row),) for row in targets]
     parts = shared_out(names, None, (1 - share, share), multi=targets.ndim == 2, rng=generator(seed, "split"))
     if not (parts == 1).any():

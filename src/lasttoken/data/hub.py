@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face Hub, and those of the `datasets` library in memory, as tables.
+"""Datasets of the Hugging Face Hub, or of the `datasets` library in memory, as tables.
 
-Class labels become their names. The parts of a data set become those of a split; a part with another name is left out
-with a warning, since nothing says what it is for.
+Class numbers become class names. The splits of a dataset become train, valid and test. A split with a name that is not
+known to be one of these is left out with a warning.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def hub_table(source: str, wanted: Sequence[str]) -> Table:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         searched = f"data set {name!r}" + (f", config {config!r}," if config else "")
         raise DataError(
-            f"{source}: {searched} is neither in the local cache nor to be had from the Hugging Face Hub ({reason}); "
-            "check the name, or to work offline give a .csv, .jsonl or .parquet file"
+            f"{source}: {searched} is not in the local cache and cannot be loaded from the Hub ({reason}); "
+            "check the name, or work offline with a .csv, .jsonl or .parquet file"
         ) from error
     return parts_table(parts, wanted, source)
 
@@ -46,12 +46,12 @@ def parts_table(parts: Mapping[Any, datasets.Dataset], wanted: Sequence[str], na
     others = sorted(str(part) for part in parts if part not in known)
     if not known:
         raise DataError(
-            f"{name}: its parts are {', '.join(others)}, none of {', '.join(PARTS)}; write a file of the part you mean"
+            f"{name}: none of its parts ({', '.join(others)}) is {', '.join(PARTS)}; save the part you mean as a file"
         )
     uses = [PARTS[str(part)] for part in known]
     if len(set(uses)) < len(uses):
         raise DataError(
-            f"{name}: of its parts {', '.join(map(str, known))} two are for one use; write a file of the parts you mean"
+            f"{name}: two parts ({', '.join(map(str, known))}) have the same use; save the parts you mean as files"
         )
     if others:
         warnings.warn(
@@ -87,11 +87,11 @@ def dataset_cells(dataset: datasets.Dataset, wanted: Sequence[str]) -> Iterator[
 
 
 def decoder(feature: object) -> Callable[[Any], Any]:
-    """The function from a stored cell to what a reader would write there."""
+    """The function from a stored cell to its value, with class numbers turned into names."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
-        return lambda cell: None if cell is None or cell < 0 else feature.int2str(cell)  # -1 is how datasets says none
+        return lambda cell: None if cell is None or cell < 0 else feature.int2str(cell)  # -1: no label
     if isinstance(feature, datasets.List | datasets.LargeList) and isinstance(feature.feature, datasets.ClassLabel):
         one = decoder(feature.feature)
         return lambda cell: None if cell is None else [one(item) for item in cell]

@@ -1,7 +1,7 @@
-"""From the cells of a table to the label names of each row.
+"""Turn the cells of label columns into the label names of each row.
 
-Which of four shapes the truth has is told by the caller where it can be (several columns; a separator) and by the
-cells where they leave no doubt (lists, or single values). Names stay as they are, but for white space around separators.
+Labels come in four forms. The caller names two of them: several 0/1 columns, or a separator within cells. The cells
+show the other two: lists, or single values. Names are kept as written, without white space around separators.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from lasttoken.data.label_tools import unwrapped
 from lasttoken.errors import DataError
 
 LISTS = (list, tuple, set, frozenset, np.ndarray)
-Places = Callable[[list[int]], str]  # indices of rows -> how errors name them
+Places = Callable[[list[int]], str]  # row indices -> how errors name these rows
 SEPARATORS = (";", "|", ",", "#", " / ")  # between several labels in a cell, as people write them
-YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}  # 1.0 is what a merge makes of a 1
+YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}  # 1.0: pandas turns 1 into it when a column has gaps
 
 
 def label_names(
@@ -29,11 +29,11 @@ def label_names(
     places: Places,
     keep_empty: bool = False,
 ) -> tuple[list[tuple[str, ...]], bool]:
-    """The names of each row, sorted, and whether a row may hold any number of them.
+    """The sorted label names of each row, and whether rows are multi-label.
 
     `cells` holds one sequence (N,) for each of `columns`. Equal rows share one tuple. Raises DataError on a missing
-    label, an indicator that is not 0 or 1, and lists mixed with single values. `keep_empty` gives a row that lacks its
-    only label an empty tuple instead, and one whose cell of several is missing `UNLABELLED`.
+    label, an indicator that is not 0 or 1, and lists mixed with single values. With `keep_empty` a missing label is no
+    error: it is () in single-label rows, `UNLABELLED` in multi-label rows.
     """
     if len(columns) > 1:
         return indicated(columns, cells, places), True
@@ -48,24 +48,24 @@ def label_names(
             mark = next(
                 (mark for mark in SEPARATORS if any(mark in value for value in values if isinstance(value, str))), None
             )
-            hint = f"; if {mark!r} stands between several labels of a row, which may have none: --separator {mark!r}"
+            hint = f"; if a row may have several labels joined by {mark!r}, or none: --separator {mark!r}"
             raise DataError(f"{error} (--drop-empty){hint if mark else ''}") from error
         return shared([only_name(value, i, places) for i, value in enumerate(values)]), False
     return from_lists(column, values, listed, places, keep_empty=keep_empty), True
 
 
 def only_name(value: Any, i: int, places: Places) -> tuple[str, ...]:
-    """The name in a cell of row i, or none."""
+    """The label of row i as a tuple of one name; () if the cell is empty."""
     if isinstance(value, str):
         return (value,) if value.strip() else ()
     return () if is_missing(value) else (name_of(value, places([i])),)
 
 
 def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Places) -> list[tuple[str, ...]]:
-    """Names of the columns that hold 1, per row."""
+    """The names of the columns that hold 1, per row."""
     flags = np.zeros((len(cells[0]), len(columns)), dtype=bool)  # (N, C)
     for j, (column, values) in enumerate(zip(columns, cells, strict=True)):
-        meaning: dict[str, bool | None] = {}  # of what the cells hold, which is little however many they are
+        meaning: dict[str, bool | None] = {}  # distinct value -> what it indicates
         for i, value in enumerate(values):
             word = str(value)
             if word not in meaning:
@@ -81,7 +81,7 @@ def indicated(columns: Sequence[str], cells: Sequence[Sequence[Any]], places: Pl
 
 
 def indicates(word: str) -> bool | None:
-    """What a cell says of its column's label: yes, no, or None where it is no indicator."""
+    """Whether a cell holds 1 (True) or 0 (False); None if it is neither."""
     said = word.strip().lower()
     return True if said in YES else False if said in NO else None
 
@@ -89,7 +89,10 @@ def indicates(word: str) -> bool | None:
 def delimited(
     column: str, values: Sequence[Any], separator: str, places: Places, *, keep_empty: bool
 ) -> list[tuple[str, ...]]:
-    """Names between separators, per row. A string without a name is the empty set; a missing cell is an error."""
+    """The names between separators, per row. An empty string means no labels.
+
+    A missing cell is an error; with `keep_empty` it is `UNLABELLED`.
+    """
     rows: list[tuple[str, ...]] = []
     for i, value in enumerate(values if keep_empty else present(values, column, places, empty=True)):
         if not isinstance(value, str) and is_missing(value):
@@ -99,7 +102,7 @@ def delimited(
         if isinstance(value, (dict, *LISTS)) or "" in names:
             raise DataError(
                 f"{places([i])}: label column {column!r} holds {shortened(value)}; "
-                f"names are joined by {separator!r} and none is empty"
+                f"write names joined by {separator!r}, none of them empty"
             )
         rows.append(tuple(sorted(set(names))))
     return shared(rows)
@@ -108,7 +111,10 @@ def delimited(
 def from_lists(
     column: str, values: Sequence[Any], listed: list[bool], places: Places, *, keep_empty: bool
 ) -> list[tuple[str, ...]]:
-    """Names in lists, per row. An empty list is the empty set; a missing cell is an error."""
+    """The names in the list of each row. An empty list means no labels.
+
+    A missing cell is an error; with `keep_empty` it is `UNLABELLED`.
+    """
     if not keep_empty:
         present(values, column, places)
     absent = [not is_list and is_missing(value) for is_list, value in zip(listed, values, strict=True)]
@@ -126,14 +132,14 @@ def from_lists(
             continue
         if any(is_missing(name) for name in value):
             raise DataError(
-                f"{places([i])}: label column {column!r} holds an empty name in {shortened(list(value))}; take it out"
+                f"{places([i])}: label column {column!r} holds an empty name in {shortened(list(value))}; remove it"
             )
         rows.append(tuple(sorted({name_of(name, places([i])) for name in value})))
     return shared(rows)
 
 
 def present(values: Sequence[Any], column: str, places: Places, *, empty: bool = False) -> Sequence[Any]:
-    """The same values. Raises DataError where some are missing, naming how many and the first; `empty` allows ''."""
+    """The values unchanged. Raises DataError if some are missing, with their number and places. `empty` allows ""."""
     absent = [i for i, value in enumerate(values) if is_missing(value) and not (empty and isinstance(value, str))]
     if absent:
         count = f"{len(absent)} rows have" if len(absent) > 1 else "the row has"
@@ -142,14 +148,14 @@ def present(values: Sequence[Any], column: str, places: Places, *, empty: bool =
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, or a string that is empty or white space alone."""
+    """Whether a cell is empty: None, NaN, or a string without anything but white space."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
 def name_of(value: Any, place: str) -> str:
-    """A cell as a name: 5 -> '5', 5.0 -> '5.0', True -> 'True'. Raises DataError on what is no single value."""
+    """A cell as a string: 5 -> '5', 5.0 -> '5.0', True -> 'True'. Raises DataError on a list, dict or bytes."""
     if isinstance(value, str):
         return value
     if isinstance(value, (dict, bytes, *LISTS)):
@@ -158,12 +164,12 @@ def name_of(value: Any, place: str) -> str:
 
 
 def shortened(value: Any) -> str:
-    """The cell as an error shows it, at most some 60 characters of it."""
+    """The cell as errors show it, cut to 60 characters."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def shared(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The same rows, where equal ones are one object, so that a million labels cost little."""
+    """The same rows, with equal ones as one object: a million labels then take little memory."""
     memo: dict[tuple[str, ...], tuple[str, ...]] = {}
     return [memo.setdefault(row, row) for row in rows]

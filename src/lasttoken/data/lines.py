@@ -1,6 +1,6 @@
-"""The lines of a text file or stream: decoded block by block, refused by name where they are no text.
+"""Decode text files and streams into lines, block by block. A binary file is an error that names its type.
 
-Every complaint names the file and the byte or line, and the encoding to try.
+Errors name the file, the byte or line, and the encoding to try.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import IO
 from lasttoken.errors import DataError
 
 BLOCK = 1 << 20  # bytes read at once
-BINARY = {  # how files begin that are no table in text, whatever their name says
+BINARY = {  # first bytes of files that are not text tables, whatever their ending -> type of file
     b"PAR1": "a Parquet file; end its name in .parquet",
     b"PK\x03\x04": "a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind; save the sheet as CSV (UTF-8)",
-    b"\x1f\x8b": "compressed with gzip; unpack it first: gunzip",
-    b"\x28\xb5\x2f\xfd": "compressed with Zstandard; unpack it first: unzstd",
-    b"\xfd7zXZ": "compressed with xz; unpack it first: unxz",
-    b"BZh91AY&SY": "compressed with bzip2; unpack it first: bunzip2",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old format (.xls); save the sheet as CSV (UTF-8)",
+    b"\x1f\x8b": "a gzip file; unpack it first: gunzip",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it first: unzstd",
+    b"\xfd7zXZ": "an xz file; unpack it first: unxz",
+    b"BZh91AY&SY": "a bzip2 file; unpack it first: bunzip2",
     b"\x89PNG": "a PNG image",
     b"%PDF": "a PDF document",
     b"version https://git-lfs": "a Git LFS pointer; get the file itself: git lfs pull",
@@ -30,11 +30,11 @@ BINARY = {  # how files begin that are no table in text, whatever their name say
     b"<!doctype html": "a web page; download the file itself",
     b"<html": "a web page; download the file itself",
 }
-UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # bytes that are nothing in cp1252
+UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # bytes that cp1252 leaves undefined
 
 
 def file_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file, ends kept."""
+    """The lines of a text file, with their line ends."""
     try:
         with path.open("rb") as stream:
             yield from decoded_lines(stream, str(path), encoding)
@@ -43,16 +43,16 @@ def file_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
-    """The lines of a binary stream, ends kept, decoded block by block. A wrong byte is named by its offset."""
+    """The lines of a binary stream, with their line ends. Raises DataError on a byte that cannot be decoded."""
     try:
-        "a".encode(encoding)  # refuses what is no encoding of text
+        "a".encode(encoding)  # a LookupError also for codecs that do not encode text, such as base64
         codec = codecs.lookup(encoding).name
     except LookupError as error:
         raise DataError(
-            f"{name}: {encoding!r} is no encoding that Python knows; try utf-8, cp1252 or utf-16"
+            f"{name}: {encoding!r} is not an encoding that Python knows; try utf-8, cp1252 or utf-16"
         ) from error
     decoder = codecs.getincrementaldecoder("utf-8-sig" if codec == "utf-8" else codec)()
-    done, number, more, pieces = 0, 0, True, list[str]()  # pieces: of a line that goes on in the next block
+    done, number, more, pieces = 0, 0, True, list[str]()  # pieces: of an unfinished line
     while more:
         block = stream.read(BLOCK)
         if not done:
@@ -67,33 +67,33 @@ def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
         if more and "\n" not in pieces[-1] and "\r" not in pieces[-1]:
             continue
         lines = io.StringIO("".join(pieces), newline="").readlines()
-        pieces = [lines.pop()] if more and lines and not lines[-1].endswith("\n") else []  # "\r" may be half a line end
+        pieces = [lines.pop()] if more and lines and not lines[-1].endswith("\n") else []  # "\r" may begin "\r\n"
         yield from without_nul(lines, name, number)
         number += len(lines)
 
 
 def check_text(begins: bytes, name: str, codec: str) -> None:
-    """Raise DataError where the first block of a file shows that it is no text, or not of this encoding."""
+    """Raise DataError if the first block of a file shows that it is binary, or UTF-8 under another encoding."""
     for magic, kind in BINARY.items():
         if begins.startswith(magic):
-            raise DataError(f"{name}: no text but {kind}")
+            raise DataError(f"{name}: this is {kind}")
     if begins.startswith(codecs.BOM_UTF8) and not codec.startswith("utf-8"):
-        raise DataError(f"{name}: begins with the mark of UTF-8; read it so: --encoding utf-8")
+        raise DataError(f"{name}: begins with a UTF-8 byte order mark; name the encoding: --encoding utf-8")
 
 
 def wrong_byte(name: str, codec: str, encoding: str, error: UnicodeDecodeError, offset: int) -> str:
-    """The sentence about the first byte that is not of the encoding, `offset` bytes into the file."""
+    """The error text for the first byte that cannot be decoded, `offset` bytes into the file."""
     begins = error.object[:4] if offset == error.start else b""
     if begins.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         other = "utf-32"
     elif begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         other = "utf-16"
-    elif b"\0" in error.object[: error.start]:  # every other byte, of UTF-16 without a mark at its beginning
+    elif b"\0" in error.object[: error.start]:  # UTF-16 without a byte order mark: every other byte is NUL
         other = "utf-16-be" if error.object.startswith(b"\0") else "utf-16-le"
     elif codec.startswith("utf-16"):
         other = "utf-8"
     elif codec in ("utf-8", "ascii") and not UNDEFINED.search(error.object):
-        other = "cp1252"  # Latin-1, with quotes and dashes in the place of control characters
+        other = "cp1252"  # Windows; agrees with Latin-1 on all printable characters
     else:
         other = "cp1250, shift_jis or gb18030, whichever it was written in"
     return (
@@ -103,18 +103,18 @@ def wrong_byte(name: str, codec: str, encoding: str, error: UnicodeDecodeError, 
 
 
 def whole_lines(stream: io.TextIOBase, name: str) -> Iterator[str]:
-    """The lines of a stream that is text already."""
+    """The lines of a stream that is already decoded."""
     for number, line in enumerate(stream):
         yield from without_nul([line], name, number)
 
 
 def without_nul(lines: list[str], name: str, before: int) -> Iterator[str]:
-    """The lines, `before` lines into the file. Raises DataError on one with a NUL byte."""
+    """The lines unchanged. Raises DataError on one with a NUL byte. before: number of lines before them in the file."""
     for number, line in enumerate(lines, before + 1):
         if "\0" in line:
             other = "utf-16-be" if number == 1 and line.startswith("\0") else "utf-16-le"
             raise DataError(
-                f"{name}:{number}: a NUL byte, so the file is damaged or no text; "
+                f"{name}:{number}: a NUL byte, so the file is damaged or not text; "
                 f"if it is UTF-16, name it: --encoding {other}"
             )
         yield line

@@ -1,8 +1,8 @@
-"""Rows out of whatever a user has: a file, a stream, a data set of the Hugging Face Hub, a data frame.
+"""Read rows from a file, a stream, a dataset of the Hugging Face Hub or a data frame.
 
-The one decision: columns are named by the caller, never found by their looks. `read_rows` gives Rows or raises
-DataError with one sentence; it never repairs. Rows without text, or without the one label that each should have, are
-refused unless `keep_empty`, after which `without_empty` drops them and says how many they were.
+The caller names the columns; they are never guessed. `read_rows` returns Rows or raises DataError, and never repairs.
+A row without text, or without its label, is an error. `keep_empty` keeps such rows; `without_empty` then drops and
+counts them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Columns:
 
     text: tuple[str, ...]  # several are joined by a blank line, or put into the template
     template: str | None = None  # such as "{title}. {body}"
-    label: tuple[str, ...] | None = None  # several are 0/1 indicators; None: no truth is needed
+    label: tuple[str, ...] | None = None  # several are 0/1 indicators; None: labels are not read
     separator: str | None = None  # between the names in a label cell such as "A;C"
     id: str | None = None  # None: the row's number from 0
     group: str | None = None  # rows of one group stay in one part
     split: str | None = None  # names each row's part: train, valid or test
 
     def __post_init__(self) -> None:
-        for name in ("text", "label"):  # iterating a name would give its letters
+        for name in ("text", "label"):  # iterating a string would give its letters
             if isinstance(given := getattr(self, name), str):
                 raise DataError(f"{name} takes a tuple of column names, got {given!r}; write ({given!r},)")
         problem = self.problem()
@@ -54,25 +54,25 @@ class Columns:
             raise DataError(problem)
 
     def problem(self) -> str | None:
-        """The sentence about columns that contradict each other, if they do."""
+        """What is wrong with the columns, in one sentence; None if nothing is."""
         labels = self.label or ()
         if not self.text or self.label == ():
             return (
                 "no text column is named"
                 if not self.text
-                else "no label column is named; leave label out to read no truth"
+                else "no label column is named; leave label out to read rows without labels"
             )
         if len(set(self.text)) < len(self.text) or len(set(labels)) < len(labels):
             return f"a column is named twice among text {list(self.text)} or label {list(labels)}; name each once"
         both = sorted(set(self.text) & set(labels))
         if both:
-            return f"column {both[0]!r} is named as text and as label; a text that holds its label teaches nothing"
+            return f"column {both[0]!r} is both text and label, so each text would contain its label; use two columns"
         if self.separator == "" or (self.separator and len(labels) != 1):
-            return f"separator {self.separator!r}: it splits the cells of one label column; leave it out or name one"
+            return f"separator {self.separator!r}: it splits the cells of one label column; name both, or leave it out"
         return None if self.template is None else self.template_problem(self.template)
 
     def template_problem(self, template: str) -> str | None:
-        """The sentence about a template that does not fit the text columns, if it does not."""
+        """What is wrong with the template, in one sentence; None if it fits the text columns."""
         try:
             pieces = list(string.Formatter().parse(template))
         except ValueError as error:
@@ -88,7 +88,7 @@ class Columns:
 
     @property
     def wanted(self) -> list[str]:
-        """The columns that are read: text, label, id, group, split, where named. A column may stand for two of them."""
+        """The named columns, in the order text, label, id, group, split. A column with two uses is listed twice."""
         return [*self.text, *(self.label or ()), *(column for _, column in self.keys)]
 
     @property
@@ -107,7 +107,7 @@ def check_header(
     quoting: str = "auto",
     keep_empty: bool = False,
 ) -> None:
-    """Raise DataError where a file lacks one of the columns, which its first record tells; other sources are not looked at."""
+    """Raise DataError if a file lacks one of the columns. Reads its first record; other sources are not checked."""
     optional = {*columns.text, *(columns.label or ())} if keep_empty else set[str]()
     if isinstance(source, str | os.PathLike) and not str(source).startswith(("hub:", PREFIX)):
         table = table_of(source, columns.wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
@@ -124,13 +124,16 @@ def read_rows(
     prefix: str = "",
     keep_empty: bool = False,
 ) -> Rows:
-    """The rows of a path, `hub:owner/name[:config]`, `wipo:FOLDER`, stream, DataFrame, Dataset or DatasetDict, in their order.
+    """The rows of a path, `hub:owner/name[:config]`, `wipo:FOLDER`, stream, DataFrame, Dataset or DatasetDict.
 
-    `format` (csv, tsv, jsonl or parquet) overrides the file's ending and has to be given with a stream. `prefix` goes
-    before row numbers that serve as ids, so that the rows of several files differ ("test:17"). The parts of a hub data
-    set become `Rows.splits` unless `columns.split` is named. `keep_empty` keeps rows without text, and such without the
-    one label that they should have, whose tuple is empty; of those of several labels it is `UNLABELLED` where the cell is
-    missing. `quoting` "none" takes quotation marks in CSV and TSV as characters. Raises DataError.
+    - `format`: csv, tsv, jsonl or parquet. It overrides the file's ending, and is required for a stream.
+    - `quoting`: "none" reads quotation marks in CSV and TSV as plain characters.
+    - `prefix` goes before row numbers that serve as ids, so that ids of several files differ ("test:17").
+    - `keep_empty` keeps rows without text or label. A missing label is () in single-label rows, `UNLABELLED` in
+      multi-label rows.
+
+    Rows keep their order. The splits of a Hub dataset become `Rows.splits` unless `columns.split` is named. Raises
+    DataError.
     """
     optional = {*columns.text, *(columns.label or ())} if keep_empty else set[str]()
     table = table_of(source, columns.wanted, format=format, encoding=encoding, quoting=quoting, optional=optional)
@@ -153,7 +156,7 @@ def read_parts(
     quoting: str = "auto",
     keep_empty: bool = False,
 ) -> dict[str, Rows]:
-    """The rows of each part that has a source, by its name. Row numbers that serve as ids begin with it, but train's."""
+    """Part name -> rows, for each part with a source. Row numbers as ids get a prefix ("test:17"), except in train."""
     given = {"train": train, "valid": valid, "test": test}
     return {
         name: read_rows(
@@ -170,15 +173,15 @@ def read_parts(
 
 
 def without_empty(rows: Rows, source: str) -> tuple[Rows, str]:
-    """The rows of `source` that have text and what label they should have, and how many were dropped, in words or "".
+    """The rows that have text and label, and the number of dropped rows in words ("" if none).
 
-    Ids stay as they were.
+    Ids do not change. `source` names the data in errors. Raises DataError if no row is left.
     """
     dropped, whole = [], len(rows)
     for what, has in (("text", Rows.has_text), ("label", Rows.has_label)):
         kept = [i for i in range(len(rows)) if has(rows, i)]
         if not kept:
-            both = f", after {dropped[0]}" if dropped else ""
+            both = f", not counting {dropped[0]}" if dropped else ""
             raise DataError(f"{source}: none of the {whole} rows has any {what}{both}; check which column holds it")
         if len(kept) < len(rows):
             dropped.append(f"{counted(len(rows) - len(kept), 'row', 'rows')} without {what}")
@@ -187,12 +190,12 @@ def without_empty(rows: Rows, source: str) -> tuple[Rows, str]:
 
 
 def check_texts(rows: Rows) -> None:
-    """Raise DataError when texts are empty or white space alone, naming how many and the first ids."""
+    """Raise DataError if texts are empty or white space, with their number and the first ids."""
     empty = [row for i, row in enumerate(rows.ids) if not rows.has_text(i)]
     if empty:
         shown = ", ".join(repr(row) for row in empty[:5]) + (", ..." if len(empty) > 5 else "")
         count = f"{len(empty)} rows have" if len(empty) > 1 else "1 row has"
-        raise DataError(f"{count} an empty text, id {shown}; mend them, or drop them with --drop-empty")
+        raise DataError(f"{count} an empty text, id {shown}; fill them in, or drop them with --drop-empty")
 
 
 def table_of(
@@ -232,11 +235,11 @@ def table_of(
 
 
 def gathered(table: Table, columns: Columns, prefix: str, *, keep_empty: bool) -> Rows:
-    """Rows out of a table's records, read one by one."""
+    """The rows of a table, whose records are read one by one."""
     width, compose = len(columns.text), composer(columns)
     numbers, texts = array("q"), list[str]()
     stores: list[list[Any]] = [[] for _ in columns.wanted[width:]]
-    memo: dict[str, str] = {}  # equal cells are kept once
+    memo: dict[str, str] = {}  # equal strings are stored once
     for number, record in table.records:
         try:
             texts.append(compose(record[:width]))
@@ -258,7 +261,7 @@ def gathered(table: Table, columns: Columns, prefix: str, *, keep_empty: bool) -
             columns.label, stores[:count], columns.separator, places=places, keep_empty=keep_empty
         )
         stores = stores[count:]
-    keys = {  # what is left of the columns, in the order in which they were asked for
+    keys = {  # the remaining columns, in the order of `columns.keys`
         use: named(store, column, places) for (use, column), store in zip(columns.keys, stores, strict=True)
     }
     ids = keys.get("id") or table.row_names(len(texts), prefix)
@@ -268,7 +271,7 @@ def gathered(table: Table, columns: Columns, prefix: str, *, keep_empty: bool) -
 
 
 def composer(columns: Columns) -> Callable[[Sequence[Any]], str]:
-    """The function that makes a row's text of its cells. Without a template, cells that hold nothing are left out."""
+    """The function from a row's text cells to its text. Without a template, empty cells are left out."""
     if columns.template is None:
         if len(columns.text) == 1:
             return lambda cells: as_text(cells[0])
@@ -278,21 +281,21 @@ def composer(columns: Columns) -> Callable[[Sequence[Any]], str]:
     def filled(cells: Sequence[Any]) -> str:
         texts = dict(zip(columns.text, map(as_text, cells), strict=True))
         if not any(text.strip() for text in texts.values()):
-            return ""  # the template's own words are no text
+            return ""  # a template filled with empty cells is not a text
         return "".join(literal + (texts[name] if name is not None else "") for literal, name in pieces)
 
     return filled
 
 
 def as_text(cell: Any) -> str:
-    """A cell as text; one that holds nothing is ''."""
+    """A cell as text; "" if it is empty."""
     if isinstance(cell, str):
         return cell
     return "" if is_missing(cell) else name_of(cell, "the text column")
 
 
 def named(cells: Sequence[Any], column: str, places: Places) -> list[str]:
-    """The cells of an id, group or split column as names. Raises DataError on a cell that holds nothing."""
+    """The cells of an id, group or split column as strings. Raises DataError on an empty cell."""
     return [name_of(cell, places([i])) for i, cell in enumerate(present(cells, column, places))]
 
 
@@ -305,7 +308,7 @@ def parts_named(names: Sequence[str], name: str) -> list[str]:
 
 
 def check_ids(ids: Sequence[str], name: str) -> None:
-    """Raise DataError when two rows have one id, naming the first such id and how many there are."""
+    """Raise DataError if rows share an id, with the first such id and the number of others."""
     if len(set(ids)) == len(ids):
         return
     twice = {row: count for row, count in Counter(ids).items() if count > 1}

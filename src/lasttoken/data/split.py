@@ -1,7 +1,7 @@
-"""Train, valid and test: given by the source, given as files, or made here from a seed.
+"""Split rows into train, valid and test: as the source says, from one file each, or drawn here from a seed.
 
-The one decision: labels are those of train. A label that train lacks is an error that names it, never a silent column.
-Groups never cross a line; labels are balanced as well as groups allow. One seed gives one split.
+The label space is that of train: a label of valid or test that train lacks is an error. All rows of a group are in one
+part, and labels are balanced as far as groups allow. The same seed gives the same split.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORDER = ("train", "valid", "test")
 
 
 def make_splits(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
-    """The three parts of one source, in the label space of its train. Raises DataError on a label that train lacks.
+    """Train, valid and test of one source, in the label space of train. Raises DataError on a label that train lacks.
 
     For cross-validation see `make_folds`.
     """
@@ -41,7 +41,7 @@ def splits_from(
     valid_fraction: float = 0.1,
     test_fraction: float = 0.2,
 ) -> Splits:
-    """The three parts of given files; those that are None are made out of train. Ids must differ across the files."""
+    """Train, valid and test, one file each; a part that is None is drawn from train. Ids must differ across files."""
     if valid is None and test is None:
         return make_splits(train, seed=seed, valid=valid_fraction, test=test_fraction)
     given = {name: rows for name, rows in zip(ORDER, (train, valid, test), strict=True) if rows is not None}
@@ -49,7 +49,7 @@ def splits_from(
 
 
 def canonical(names: Sequence[str]) -> list[str]:
-    """'train', 'valid' or 'test' for each name as sources write it. Raises DataError on other names."""
+    """Each split name as 'train', 'valid' or 'test': 'validation' -> 'valid'. Raises DataError on an unknown name."""
     unknown = Counter(name for name in names if name not in PARTS)
     if unknown:
         shown = ", ".join(f"{name!r} ({counted(count, 'row', 'rows')})" for name, count in sorted(unknown.items())[:5])
@@ -58,18 +58,20 @@ def canonical(names: Sequence[str]) -> list[str]:
 
 
 def divided(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> tuple[np.ndarray, str]:
-    """The part of each row, "train", "valid" or "test" (N,), and the sentence that says how they came about.
+    """The part of each row, "train", "valid" or "test" (N,), and a sentence that says how the parts were made.
 
-    Parts that `rows.splits` lacks are made out of its train; `valid` and `test` are shares of the rows that are divided.
-    Every label of these has a row in train. Raises DataError where that cannot be.
+    A part that `rows.splits` lacks is drawn from its train rows; `valid` and `test` are shares of those rows. Each of
+    their labels keeps a row in train. Raises DataError where that is impossible.
     """
     if not (valid > 0 and test > 0 and valid + test < 1):
-        raise DataError(f"valid {valid:g} and test {test:g}: shares above 0 whose sum is below 1 are needed")
+        raise DataError(f"valid {valid:g} and test {test:g}: each share must be above 0, and their sum below 1")
     named_rows = truths(rows)
     parts = np.array(canonical(rows.splits) if rows.splits is not None else ["train"] * len(rows), dtype="<U5")
     given = [name for name in ORDER if (parts == name).any()]
     if "train" not in given:
-        raise DataError(f"the split names {' and '.join(given)} but no train rows; mark those to train on as 'train'")
+        raise DataError(
+            f"the split has {' and '.join(given)} rows but no train rows; mark the rows to train on as 'train'"
+        )
     check_groups(rows, parts)
     missing = {name: share for name, share in (("valid", valid), ("test", test)) if name not in given}
     check_apart(rows, parts)
@@ -97,7 +99,10 @@ def shared_out(
     rng: np.random.Generator,
     train: bool = True,
 ) -> np.ndarray:
-    """Part numbers (N,), by the way that fits rows of this kind. train: part 0 is train, which gets every label."""
+    """Part numbers (N,): by group if there are groups, else stratified, iteratively so for multi-label rows.
+
+    With `train`, part 0 is train and has every label.
+    """
     column = {name: j for j, name in enumerate(sorted({name for names in truth for name in names}))}
     memberships = [[column[name] for name in names] for names in truth]
     if groups is not None:
@@ -119,14 +124,14 @@ def origin_of(rows: Rows, given: Sequence[str], missing: dict[str, float], seed:
 
 
 def way_of(rows: Rows) -> str:
-    """How `shared_out` divides these rows, in words."""
+    """How `shared_out` splits these rows, in words."""
     if rows.groups is not None:
         return "by group, balanced by label"
     return "by iterative stratification over labels" if rows.multi else "stratified by label"
 
 
 def assembled(rows: Rows, parts: np.ndarray, origin: str) -> Splits:
-    """Datasets of the parts, in the label space of train."""
+    """The parts as datasets in the label space of train. Raises DataError on a label that train lacks."""
     named_rows = truths(rows)
     taken = {name: np.flatnonzero(parts == name).tolist() for name in ORDER}
     known = {name for i in taken["train"] for name in named_rows[i]}
@@ -151,18 +156,21 @@ def dataset_of(rows: Rows, chosen: Sequence[int], space: LabelSpace) -> Dataset:
 
 
 def joined(given: dict[str, Rows]) -> Rows:
-    """One Rows of several files, whose splits are the parts they are for. Raises DataError where they disagree."""
+    """The rows of all files as one Rows, with each file's part as the split.
+
+    Raises DataError where files share an id, or differ in having one label per row or several, or in having groups.
+    """
     train = given["train"]
     for name, rows in given.items():
         if rows.splits is not None:
             raise DataError(
-                f"the {name} file has a split column, and there are files for parts too; use one or the other"
+                f"the {name} file has a split column, but valid or test is given as a file too; use one or the other"
             )
         if rows.multi != train.multi:
             one, several = (name, "train") if train.multi else ("train", name)
-            raise DataError(f"{one} has one label a row but {several} has sets of labels; write both in the same way")
+            raise DataError(f"{one} has one label per row but {several} has several; write both the same way")
         if (rows.groups is None) != (train.groups is None):
-            raise DataError(f"of train and {name} one has groups and one has none; name the group column of both")
+            raise DataError(f"only one of train and {name} has groups; name the group column of both")
     owner: dict[str, str] = {}
     for name, rows in given.items():
         for row in rows.ids:
@@ -181,14 +189,14 @@ def joined(given: dict[str, Rows]) -> Rows:
 
 
 def truths(rows: Rows) -> list[tuple[str, ...]]:
-    """The labels of rows that have them. Raises DataError where they were not read."""
+    """The label names of each row. Raises DataError if no label column was read."""
     if rows.labels is None:
-        raise DataError("the rows have no labels, so nothing can be trained on or judged; name the label column")
+        raise DataError("the rows have no labels to train on or evaluate with; name the label column")
     return rows.labels
 
 
 def check_groups(rows: Rows, parts: np.ndarray) -> None:
-    """Raise DataError when a given split cuts through a group."""
+    """Raise DataError if a given split puts rows of one group into different parts."""
     if rows.groups is None:
         return
     homes: defaultdict[str, set[str]] = defaultdict(set)
@@ -197,30 +205,31 @@ def check_groups(rows: Rows, parts: np.ndarray) -> None:
     cut = [group for group, names in homes.items() if len(names) > 1]
     if cut:
         where = " and in ".join(name for name in ORDER if name in homes[cut[0]])
-        count = f"{len(cut)} groups are" if len(cut) > 1 else "1 group is"
+        count = counted(len(cut), "group is", "groups are")
         raise DataError(
-            f"group {cut[0]!r} is in {where} ({count} cut so); keep a group in one part, or name no group column"
+            f"group {cut[0]!r} is in {where} ({count} split like this); keep each group in one part, "
+            "or name no group column"
         )
 
 
 def check_apart(rows: Rows, parts: np.ndarray) -> None:
-    """Raise DataError when valid and test are both given and test holds nothing but texts of valid.
+    """Raise DataError if every test text is in valid too.
 
-    Weights, calibration and thresholds are chosen on valid: test would judge them on the rows that they were chosen by.
+    Weights, calibration and thresholds are chosen on valid, so scores on the same texts would be optimistic.
     """
     texts = {name: {rows.texts[i] for i in np.flatnonzero(parts == name)} for name in ("valid", "test")}
     if texts["test"] and texts["test"] <= texts["valid"]:
         raise DataError(
-            f"the texts of all {(parts == 'test').sum()} test rows are in valid too, and what is chosen on rows cannot be "
-            "judged on them; give others to test, or leave valid out, which is then taken from train"
+            f"the texts of all {(parts == 'test').sum()} test rows are in valid too, which the model is selected on, "
+            "so test scores would be optimistic; use other rows for test, or leave valid out to draw it from train"
         )
 
 
 def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]], parts: np.ndarray) -> None:
-    """Raise DataError when a class has one row in all, of train, which cannot be both learnt and tested.
+    """Raise DataError if the only row of a class is in train: there is none left to evaluate it on.
 
-    One whose row is in valid or test is refused by `check_known`, which says so.
-    Not so where a row may hold any number of labels: there rare labels are the rule, and their row stays in train.
+    A class whose only row is in valid or test is left to `check_known`. Multi-label rows are not checked: rare labels
+    are normal there, and their row stays in train.
     """
     if rows.multi:
         return
@@ -230,18 +239,18 @@ def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]], parts: np.n
     )
     if len(single) > max(10, len(counts) / 2):
         raise DataError(
-            f"{len(single)} of {len(counts)} labels have one row only, such as {single[0]!r}: numbers or ids are no classes; "
-            "name another label column, or put numbers into bins first"
+            f"{len(single)} of {len(counts)} labels have one row only, such as {single[0]!r}: they look like numbers or "
+            "ids, not classes; name another label column, or put numbers into bins first"
         )
     if single:
         shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
-        what = f"{len(single)} labels have" if len(single) > 1 else "label has"
+        what = counted(len(single), "label has", "labels have")
         meant = misspelt(single[0], [name for name, count in counts.items() if count > 1])
         raise DataError(f"{what} one row only: {shown}{meant}; add rows, merge it into another label, or remove it")
 
 
 def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: str) -> None:
-    """Raise DataError when rows of `part` hold labels that train does not."""
+    """Raise DataError if rows of `part` have labels that train lacks."""
     unseen, known = Counter(name for names in truth for name in names), list(known)
     for name in known:
         del unseen[name]
@@ -256,21 +265,21 @@ def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: st
 
 
 def misspelt(name: str, known: Iterable[str]) -> str:
-    """Words on the label that a misspelt one may be; empty where none is near."""
+    """A hint at the known label that `name` may be meant as; "" if none is close."""
     known = list(known)
     alike = [other for other in known if bare(other) == bare(name) and other != name]
     if alike:
-        return f" ({name!r} may be {alike[0]!r} written otherwise)"
+        return f" ({name!r} may be {alike[0]!r} written differently)"
     meant = nearest(name, known)
     return f" ({name!r} may be {meant!r} misspelt)" if meant else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The label that a misspelt one may be; empty where none is near."""
-    return closest(name, known, cutoff=0.75) if len(name) > 5 else ""  # G06F is no G06T
+    """The known label closest to a misspelt `name`; "" if none is close, or if `name` is short."""
+    return closest(name, known, cutoff=0.75) if len(name) > 5 else ""  # G06F and G06T are two codes
 
 
 def too_few(rows: Rows, count: int) -> str:
-    """What there is too little of, for a part to have any."""
+    """The words for too few rows, or groups of rows, to split."""
     several = "" if rows.groups is None else f" in {counted(len(set(rows.groups)), 'group', 'groups')}"
     return f"{counted(count, 'row', 'rows')}{several} cannot be divided so that train has every label"

@@ -1,8 +1,8 @@
-"""File formats and tables in memory, each as the same thing: a stream of numbered records of the columns asked for.
+"""Read CSV, TSV, JSON, JSONL, Parquet or a data frame as a `Table`: a stream of numbered records.
 
-Nothing here knows what a text or a label is. Files are read once, from front to back, and only the columns asked for
-are kept, so that memory is that of the result; a `whole` table gives each record as a dict of all columns instead.
-Every complaint names the file and the line, row or byte.
+Nothing here knows what a text or a label is. A file is read once, and only the requested columns are kept, so that
+memory is that of the result. A `whole` table gives each record as a dict of all columns instead. Every error names the
+file and the line, row or byte.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-READ = {**FORMATS, ".json": "jsonl"}  # endings of what is read; a list of objects is told from one object a line
+READ = {**FORMATS, ".json": "jsonl"}  # .json may be one list of objects, or one object per line
 
 
 @dataclass(frozen=True)
 class Table:
-    """Where records come from, and the records: (number, cells in the order of the columns asked for).
+    """A named source and its records: (number, cells in the order of the requested columns).
 
-    The records of a whole table are (number, {column: cell}) in the columns' own order; those of JSON may differ in it.
+    The records of a whole table are (number, {column: cell}), with columns in the order of the source.
     """
 
     name: str  # as the user wrote it
-    unit: str  # what the numbers count: "line", of the file from 1, or "row", from 0
+    unit: str  # what record numbers count: "line" of the file, from 1, or "row", from 0
     records: Iterator[tuple[int, Any]]
-    parts: tuple[tuple[str, int], ...] = ()  # (name, rows) where the rows are those of several parts, one after another
-    empty: str = "there are no rows; check that it was written whole"  # what to say of it where it has no record
-    schema: pyarrow.Schema | None = None  # the types of all columns, where the source has types: Parquet
-    told: list[str] = field(default_factory=list)  # what looks wrong in the source: whole once all records are read
+    parts: tuple[tuple[str, int], ...] = ()  # (name, number of rows) of parts that follow one another
+    empty: str = "there are no rows; check that the file is complete"  # the error of a table without records
+    schema: pyarrow.Schema | None = None  # column types; Parquet only
+    told: list[str] = field(default_factory=list)  # warnings; complete once all records are read
 
     def at(self, number: int) -> str:
         """The place of one record, as errors name it: 'reviews.csv:17', 'reviews.parquet: row 15'."""
@@ -52,14 +52,14 @@ class Table:
         return f"{self.name}: {part} row {row}" if part else f"{self.name}: row {row}"
 
     def some(self, numbers: Sequence[int]) -> str:
-        """The place of one record or of several: 'reviews.csv: lines 4, 9, 17', five at most."""
+        """The place of one or more records, at most five: 'reviews.csv: lines 4, 9, 17'."""
         if len(numbers) == 1:
             return self.at(numbers[0])
         shown = ", ".join(f"{part} {row}".lstrip() for part, row in map(self.within, numbers[:5]))
         return f"{self.name}: {self.unit}s {shown}" + (", ..." if len(numbers) > 5 else "")
 
     def within(self, number: int) -> tuple[str, int]:
-        """The part that a record belongs to, '' without parts, and its number there."""
+        """The part of a record ("" without parts) and its number within the part."""
         for part, rows in self.parts:
             if number < rows:
                 return part, number
@@ -67,17 +67,17 @@ class Table:
         return "", number
 
     def no_rows(self) -> DataError:
-        """The error of a table whose records turned out to be none."""
+        """The error to raise if there are no records."""
         return DataError(f"{self.name}: {self.empty}")
 
     def row_names(self, count: int, prefix: str) -> list[str]:
-        """Ids for rows that have none: their number from 0, after the part that they are in."""
+        """Ids for rows without an id column: their number from 0, within their part if there are parts ('test:17')."""
         if self.parts:
             return [f"{prefix}{part}:{i}" for part, rows in self.parts for i in range(rows)]
         return [f"{prefix}{i}" for i in range(count)]
 
     def part_of_rows(self) -> list[str] | None:
-        """The part of each row, None without parts."""
+        """The part of each row; None without parts."""
         return [part for part, rows in self.parts for _ in range(rows)] or None
 
 
@@ -91,10 +91,10 @@ def file_table(
     whole: bool = False,
     optional: Collection[str] = (),
 ) -> Table:
-    """The records of a file. Its ending names the format unless `format` does. `whole` gives every column.
+    """The records of a file. Its ending tells the format unless `format` is named. `whole` gives every column.
 
-    quoting: of CSV and TSV, "none" where quotation marks are characters like any other. optional: columns that a JSON
-    object may lack, which gives None.
+    quoting: of CSV and TSV; "none" reads quotation marks as plain characters. optional: columns that a JSON object may
+    lack; the cell is then None.
     """
     check_file(path)
     format = format or format_of(path)
@@ -114,12 +114,12 @@ def stream_table(
     whole: bool = False,
     optional: Collection[str] = (),
 ) -> Table:
-    """The records of an open file such as standard input, whose format has to be named; else as `file_table`."""
+    """The records of an open file such as standard input. `format` is required; otherwise as `file_table`."""
     name = getattr(stream, "name", None)
     name = name if isinstance(name, str) else "<stream>"
     if format is None:
         raise DataError(
-            f"{name}: a stream has no ending that names its format; name it with --format: {', '.join(known_formats())}"
+            f"{name}: a stream has no file ending; name its format with --format: {', '.join(known_formats())}"
         )
     binary = stream.buffer if isinstance(stream, io.TextIOWrapper) else stream
     if isinstance(binary, io.TextIOBase):
@@ -141,25 +141,25 @@ def text_table(
     whole: bool = False,
     optional: Collection[str] = (),
 ) -> Table:
-    """The records of lines in one of the formats that are text."""
+    """The records of the lines of a CSV, TSV, JSON or JSONL file."""
     if format in ("csv", "tsv"):
         if quoting not in ("auto", "none"):
-            raise DataError(f"{name}: quoting {quoting!r} is not known; it is auto or none")
+            raise DataError(f"{name}: quoting {quoting!r} is unknown; use auto or none")
         delimiter = "," if format == "csv" else "\t"
         told: list[str] = []
         records = delimited_records(lines, name, wanted, delimiter, quoting=quoting, whole=whole, told=told)
-        empty = "there are no rows, only column names; check that it was written whole"
+        empty = "there are no rows, only column names; check that the file is complete"
         return Table(name, "line", records, empty=empty, told=told)
     if format == "jsonl":
         begins, lines = peeked(lines)
         if begins == "[":
             return Table(name, "row", document_records(lines, name, wanted, whole=whole, optional=optional))
         return Table(name, "line", json_records(lines, name, wanted, whole=whole, optional=optional))
-    raise DataError(f"{name}: no reader of format {format!r} for text; known are {', '.join(known_formats())}")
+    raise DataError(f"{name}: format {format!r} cannot be read as text; known formats are {', '.join(known_formats())}")
 
 
 def peeked(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
-    """The first character that is no white space, "" where there is none, and all the lines."""
+    """The first character that is not white space ("" if there is none), and all the lines."""
     seen: list[str] = []
     for line in lines:
         seen.append(line)
@@ -169,21 +169,21 @@ def peeked(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
 
 
 def known_formats() -> list[str]:
-    """The names that `format` may have."""
+    """The values that `format` may have."""
     return list(dict.fromkeys(FORMATS.values()))
 
 
 def format_of(path: Path, *, write: bool = False) -> str:
-    """The format that the file's ending names, to `write` or to read. Raises DataError on any other ending."""
+    """The format that the file's ending stands for. Raises DataError if it cannot be read, or with `write` written."""
     known, ending = FORMATS if write else READ, path.suffix.lower()
     if ending not in known:
-        shown = f"the ending {ending!r} is of no known format" if ending else "a name without an ending names no format"
-        raise DataError(f"{path}: {shown}; {'written' if write else 'read'} are {', '.join(known)}")
+        shown = f"files ending in {ending!r}" if ending else "files without an ending"
+        raise DataError(f"{path}: {shown} cannot be {'written' if write else 'read'}; use one of {', '.join(known)}")
     return known[ending]
 
 
 def check_file(path: Path) -> None:
-    """Raise DataError unless `path` is a file that holds something; offer near names where there are any."""
+    """Raise DataError unless `path` is a file and not empty. The error suggests a similar name where there is one."""
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in READ)
         hint = f", such as {inside[0]}" if inside else f" of the kind {', '.join(READ)}"
@@ -203,7 +203,7 @@ def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stream = source.open("rb") if isinstance(source, Path) else source  # Arrow takes a name such as a:1 for an address
+    stream = source.open("rb") if isinstance(source, Path) else source  # pyarrow would read a name such as a:1 as a URI
     try:
         file = pq.ParquetFile(stream)
         schema = file.schema_arrow
@@ -214,7 +214,7 @@ def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *
     except DataError:
         stream.close()
         raise
-    if whole:  # cells stay what the types of the schema say
+    if whole:  # cells keep the types of the schema
         records = parquet_records(file, name, schema.names)
         records = ((number, dict(zip(schema.names, cells, strict=True))) for number, cells in records)
         return Table(name, "row", records, schema=schema)
@@ -229,18 +229,18 @@ def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *
 
 
 def features_of(schema: pyarrow.Schema, wanted: Sequence[str]) -> list[Any]:
-    """What the `datasets` library wrote about each of these columns into a Parquet file; None where it wrote nothing."""
+    """The `datasets` feature of each column, from the metadata of a Parquet file; None where there is none."""
     try:
         described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = described["info"]["features"]
         return [features.get(column) for column in wanted]
-    except (ValueError, KeyError, TypeError, AttributeError):  # another's metadata, or none
+    except (ValueError, KeyError, TypeError, AttributeError):  # no metadata, or not of `datasets`
         return [None] * len(wanted)
 
 
 def class_decoder(feature: Any) -> Callable[[Any], Any] | None:
-    """The function from stored class numbers to their names, for a feature that is a class label or a list of them."""
-    if isinstance(feature, list) and len(feature) == 1:  # how older versions describe a list
+    """The function from class numbers to names, for a ClassLabel feature or a list of them; None for other features."""
+    if isinstance(feature, list) and len(feature) == 1:  # a list as older versions of `datasets` write it
         feature = {"_type": "List", "feature": feature[0]}
     if not isinstance(feature, dict):
         return None
@@ -272,13 +272,13 @@ def parquet_records(
 
 
 def damaged(name: str, error: Exception) -> str:
-    """The sentence about a Parquet file that cannot be read."""
+    """The error text for a Parquet file that cannot be read."""
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return f"{name}: not a Parquet file, or cut short ({reason}); write or copy it again"
+    return f"{name}: not a Parquet file, or truncated ({reason}); write or copy it again"
 
 
 def frame_table(frame: pandas.DataFrame, wanted: Sequence[str]) -> Table:
-    """The records of a pandas DataFrame, by position; what pandas counts as missing is None."""
+    """The records of a pandas DataFrame, numbered by position. Missing values become None."""
     found = [str(column) for column in frame.columns]
     check_columns(wanted, found, "the data frame")
     cells: list[list[Any]] = []

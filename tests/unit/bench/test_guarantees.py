@@ -68,7 +68,7 @@ def test_lists_of_names_are_several_labels_a_text() -> None:
     assert fitted.score(["alpha number 1", "beta number 1"], np.array([[1, 0], [1, 0]])) == 0.5
     with pytest.raises(
         DataError,
-        match=r"the labels of text 0 are None, where others have lists of names; give a list of names, \[\] where",
+        match=r"the labels of text 0 are None, but other texts have lists of names; give a list of names, \[\] for",
     ):
         LinearClassifier(min_count=1).fit(TEXTS, [None, ["x", "y"]] * 10)
     table = pd.DataFrame([[1, 0], [1, 1]] * 10, columns=["x", "y"])

@@ -259,5 +259,5 @@ def test_a_fixed_copy_keeps_quotes_that_are_characters_and_rows_without_a_key(tm
     given = read_rows(source, columns=columns, keep_empty=True)
     assert write_fixed(source, target, given, examine(given), columns=columns) == (1, 0)
     assert read_rows(target, columns=columns).texts == ["one"]
-    with pytest.raises(DataError, match=r"f\.json: the ending '\.json' is of no known format; written are \.csv"):
+    with pytest.raises(DataError, match=r"f\.json: files ending in '\.json' cannot be written; use one of \.csv"):
         write_fixed(source, tmp_path / "f.json", given, [], columns=columns)

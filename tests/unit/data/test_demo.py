@@ -183,11 +183,12 @@ def test_the_same_seed_gives_the_same_rows_and_another_does_not() -> None:
 
 def test_too_few_libraries_are_a_data_error() -> None:
     with pytest.raises(
-        DataError, match=r"docstrings of \['numpy', 'python'\] found, 4 libraries are needed; install more of absent"
+        DataError,
+        match=r"found docstrings of \['numpy', 'python'\] only, but 4 libraries are needed; install more of absent",
     ):
         docstring_rows(rows=20, libraries={"numpy": "numpy", "python": "", "absent": "no_such_package_here"})
 
 
 def test_too_few_rows_are_a_data_error() -> None:
-    with pytest.raises(DataError, match=r"2 rows cannot show 3 labels; ask for 30 or more"):
+    with pytest.raises(DataError, match=r"2 rows are too few for 3 labels; ask for 30 or more"):
         docstring_rows(rows=2, libraries={"numpy": "numpy", "python": "", "torch": "torch"})

@@ -136,7 +136,7 @@ def test_what_cannot_be_divided() -> None:
     assert refusal(rows("AB" * 3), 7) == "6 rows cannot be divided into 7 folds; ask for fewer folds"
     two = rows("AB" * 6, groups="aaaaaabbbbbb")
     assert refusal(two, 3) == "12 rows in 2 groups cannot be divided into 3 folds; ask for fewer folds"
-    assert "label has one row only: 'C'" in refusal(rows("AB" * 10 + "C"), 5)
+    assert "1 label has one row only: 'C'" in refusal(rows("AB" * 10 + "C"), 5)
     assert refusal(rows("AB" * 10), 5, valid=0.8).startswith("5 folds and valid 0.8: two folds or more, and a share")
     assert "valid would be empty" in refusal(rows("ABAB"), 2)
     with pytest.raises(DataError, match="a cross-validation trains on all rows"):

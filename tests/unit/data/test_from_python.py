@@ -53,8 +53,8 @@ def test_texts_of_every_kind_become_a_list_of_plain_strings(texts: Any) -> None:
         ({"x"}, "texts must be a list, got a set; put its values into a list, in order"),
         (7, "texts must be a list, got 7; put it into a list"),
         (None, "texts must be a list, got None; put it into a list"),
-        (np.array("xy"), "an array of 0 axes is no list; give one value a row"),
-        (np.zeros((1, 1, 1)), "an array of 3 axes is no list; give one value a row"),
+        (np.array("xy"), "an array of 0 dimensions is not a list; give one value per row"),
+        (np.zeros((1, 1, 1)), "an array of 3 dimensions is not a list; give one value per row"),
         (
             pd.DataFrame({"a": ["x"], "b": ["y"]}),
             "texts must be one column, got 2; pass one, or join them into one first",
@@ -62,7 +62,7 @@ def test_texts_of_every_kind_become_a_list_of_plain_strings(texts: Any) -> None:
         (sparse.csr_matrix((2, 1)), "texts must be strings, got a sparse matrix; give the texts themselves, not their"),
         (["x", b"y"], "text 1 is b'y', not a string; decode it first: text.decode()"),
         (pd.Series(["x", None], dtype="string"), "text 1 is <NA>, not a string; drop or fill such rows"),
-        (["x", "y\ud83d"], "text 1 holds \\ud83d, which is half a character; write the pair or take it out"),
+        (["x", "y\ud83d"], "text 1 holds \\ud83d, which is half a character; write the pair or remove it"),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused_in_one_sentence(texts: Any, said: str) -> None:
@@ -148,7 +148,7 @@ def test_the_columns_of_a_data_frame_name_the_classes() -> None:
     assert (again.tolist(), turned.tolist()) == (classes.tolist(), targets.tolist())
     assert encoded(np.array([[1, 0, 0]]), classes)[1].tolist() == [[True, False, False]]
     with pytest.raises(
-        DataError, match=r"the label columns are \['rude', 'sad'\], those of training \['rude', 'angry', '7'\]"
+        DataError, match=r"the label columns are \['rude', 'sad'\], but those of training were \['rude', 'angry', '7'\]"
     ):
         encoded(pd.DataFrame({"rude": [1], "sad": [0]}), classes)
     with pytest.raises(DataError, match="two classes are named 'a'; give every class its own name"):
@@ -181,19 +181,19 @@ def test_missing_labels_of_every_kind_are_refused(labels: Any) -> None:
     [
         ("abc", "labels must be a list of strings, got one string; put it into a list"),
         ({"a": 1}, "labels must be a list, got a dict"),
-        (np.array(1), "an array of 0 axes is no list"),
+        (np.array(1), "an array of 0 dimensions is not a list"),
         ([b"a", b"b"], "some labels are bytes; decode them first: label.decode()"),
         (["a", 1], "some labels are text and some are not; write all of them as text, or none"),
-        ([{"a": 1}, {"b": 1}], "labels such as {'a': 1} are no names or numbers; give text"),
+        ([{"a": 1}, {"b": 1}], "labels such as {'a': 1} are neither names nor numbers; give text"),
         (["a", "a"], "labels hold 1 class(es): ['a']; two or more are needed"),
         ([], "labels hold 0 class(es): []; two or more are needed"),
         ([["a"], []], "labels hold 1 class(es): ['a']; two or more are needed"),
         (["a", "b\ud83d"], "label 'b\\ud83d' holds \\ud83d, which is half a character"),
         ([["a", "b\ud83d"]], "label 'b\\ud83d' holds \\ud83d, which is half a character"),
-        ([[0, 1], [1]], "the labels of text 0 are [0, 1], where others have lists of names"),
-        ([{1, 2}, {1}], "the labels of text 0 are {1, 2}, where others have lists of names"),
-        (np.array([[0, 2], [1, 0]]), "labels with two axes are an indicator of 0 and 1, one column a label"),
-        (np.zeros((2, 2, 2)), "an array of 3 axes is no list"),
+        ([[0, 1], [1]], "the labels of text 0 are [0, 1], but other texts have lists of names"),
+        ([{1, 2}, {1}], "the labels of text 0 are {1, 2}, but other texts have lists of names"),
+        (np.array([[0, 2], [1, 0]]), "labels with two dimensions must be 0 or 1, one column per label"),
+        (np.zeros((2, 2, 2)), "an array of 3 dimensions is not a list"),
     ],
 )
 def test_what_are_no_labels_is_refused_in_one_sentence(labels: Any, said: str) -> None:
@@ -203,7 +203,7 @@ def test_what_are_no_labels_is_refused_in_one_sentence(labels: Any, said: str) -
 
 def test_validation_labels_are_among_those_of_training() -> None:
     classes, _ = encoded([1, 2])
-    with pytest.raises(DataError, match=r"validation labels \['1'\] are not among those of training"):
+    with pytest.raises(DataError, match=r"validation labels \['1'\] are not among the training labels"):
         encoded(["1"], classes)
     assert encoded([2, 1, 2], classes)[1].tolist() == [1, 0, 1]
 

@@ -77,9 +77,9 @@ def test_streams_are_read_in_the_named_format(tmp_path: Path) -> None:
 
 
 def test_stream_without_format_is_refused() -> None:
-    expected = "<stream>: a stream has no ending that names its format; name it with --format: csv, tsv, jsonl, parquet"
+    expected = "<stream>: a stream has no file ending; name its format with --format: csv, tsv, jsonl, parquet"
     assert refusal(io.StringIO("text\n")) == expected
-    assert "no reader of format 'xml' for text" in refusal(io.StringIO("text\n"), format="xml")
+    assert "format 'xml' cannot be read as text" in refusal(io.StringIO("text\n"), format="xml")
 
 
 def test_source_of_another_type_is_refused() -> None:
@@ -135,7 +135,7 @@ def test_numbers_are_texts_but_lists_are_not() -> None:
         ({"text": "body"}, "text takes a tuple of column names, got 'body'; write ('body',)"),
         ({"text": ("a",), "label": ()}, "no label column is named"),
         ({"text": ("a", "a")}, "a column is named twice among text"),
-        ({"text": ("a",), "label": ("a",)}, "column 'a' is named as text and as label"),
+        ({"text": ("a",), "label": ("a",)}, "column 'a' is both text and label"),
         ({"text": ("a",), "label": ("b", "c"), "separator": ";"}, "it splits the cells of one label column"),
         ({"text": ("a",), "label": ("b",), "separator": ""}, "separator ''"),
         ({"text": ("a", "b"), "template": "{a}"}, "fills in ['a'], text names ['a', 'b']; make them the same"),
@@ -152,7 +152,7 @@ def test_columns_that_contradict_each_other_are_refused(told: dict, sentence: st
 def test_empty_texts_are_counted_and_named_or_dropped(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", 'text,label,id\na,x,p\n"  ",y,q\n,x,r\nb,y,s\n')
     columns = Columns(text=("text",), label=("label",), id="id", group="id")
-    expected = f"{path}: 2 rows have an empty text, id 'q', 'r'; mend them, or drop them with --drop-empty"
+    expected = f"{path}: 2 rows have an empty text, id 'q', 'r'; fill them in, or drop them with --drop-empty"
     assert refusal(path, columns) == expected
     rows, dropped = without_empty(read_rows(path, columns=columns, keep_empty=True), "a.csv")
     assert dropped == "2 rows without text"
@@ -219,7 +219,7 @@ def test_lists_among_single_labels_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "r.jsonl", '{"text": "a", "label": ["y"]}\n{"text": "b", "label": "x"}\n')
     assert refusal(path) == f"{path}:2: label column 'label' holds 'x' where other rows hold lists; write a list"
     written(path, '{"text": "a", "label": ["y", ""]}\n')
-    assert refusal(path) == f"{path}:1: label column 'label' holds an empty name in ['y', '']; take it out"
+    assert refusal(path) == f"{path}:1: label column 'label' holds an empty name in ['y', '']; remove it"
     written(path, '{"text": "a", "label": {"y": 1}}\n')
     assert refusal(path) == f"{path}:1 holds {{'y': 1}}, a dict; give text or a number"
 
@@ -232,7 +232,7 @@ def test_separator_makes_label_sets(tmp_path: Path) -> None:
     written(path, "text,label\na,A;\n")
     assert (
         refusal(path, columns)
-        == f"{path}:2: label column 'label' holds 'A;'; names are joined by ';' and none is empty"
+        == f"{path}:2: label column 'label' holds 'A;'; write names joined by ';', none of them empty"
     )
     assert "row 0: the row has nothing in column 'label'" in refusal(
         pd.DataFrame({"text": ["a"], "label": [None]}), columns
@@ -278,7 +278,7 @@ def test_a_blank_among_several_labels_is_told_from_a_missing_one(tmp_path: Path)
     path.write_text("text,label\none,a|b\ntwo,\n", encoding="utf-8")
     assert refusal(path) == (
         f"{path}:3: the row has nothing in column 'label'; fill it in or remove the row (--drop-empty); "
-        "if '|' stands between several labels of a row, which may have none: --separator '|'"
+        "if a row may have several labels joined by '|', or none: --separator '|'"
     )
 
 
@@ -353,8 +353,8 @@ def test_parts_of_other_names_are_left_out_aloud() -> None:
 
 
 def test_parts_that_cannot_be_told_are_refused() -> None:
-    assert "its parts are a, b, none of train" in refusal(parts(a=1, b=1))
-    assert "of its parts valid, dev two are for one use" in refusal(parts(dev=1, valid=1))
+    assert "none of its parts (a, b) is train" in refusal(parts(a=1, b=1))
+    assert "two parts (valid, dev) have the same use" in refusal(parts(dev=1, valid=1))
     assert refusal(parts(train=1), Columns(text=("txt",))) == (
         "the data set, train: no column 'txt'; did you mean 'text'? there are: text, label"
     )
@@ -388,10 +388,8 @@ def test_hub_data_set_comes_through_the_library(tmp_path: Path, monkeypatch: pyt
 def test_hub_data_set_that_cannot_be_had_says_how_to_work_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     said = refusal("hub:nobody/no-such-data:en")
-    assert said.startswith(
-        "hub:nobody/no-such-data:en: data set 'nobody/no-such-data', config 'en', is neither in the "
-    )
-    assert said.endswith("check the name, or to work offline give a .csv, .jsonl or .parquet file")
+    assert said.startswith("hub:nobody/no-such-data:en: data set 'nobody/no-such-data', config 'en', is not in the ")
+    assert said.endswith("check the name, or work offline with a .csv, .jsonl or .parquet file")
     assert refusal("hub:") == "hub:: names no data set; write hub:owner/name or hub:owner/name:config"
 
 
@@ -427,7 +425,7 @@ def test_file_of_empty_lines_is_refused(tmp_path: Path) -> None:
 
 def test_header_without_rows_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text,label\n")
-    expected = f"{path}: there are no rows, only column names; check that it was written whole"
+    expected = f"{path}: there are no rows, only column names; check that the file is complete"
     assert refusal(path) == expected
     pq.write_table(
         pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}), tmp_path / "r.parquet"
@@ -455,7 +453,7 @@ def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_nul_byte_is_named_by_line(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", b"text,label\na,x\nb\0b,y\n")
     assert refusal(path) == (
-        f"{path}:3: a NUL byte, so the file is damaged or no text; if it is UTF-16, name it: --encoding utf-16-le"
+        f"{path}:3: a NUL byte, so the file is damaged or not text; if it is UTF-16, name it: --encoding utf-16-le"
     )
     assert "<stream>:2: a NUL byte" in refusal(io.StringIO("text,label\na\0,x\n"), format="csv")
 
@@ -463,9 +461,9 @@ def test_nul_byte_is_named_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("begins", "said"),
     [
-        (b"PAR1", "no text but a Parquet file; end its name in .parquet"),
-        (b"PK\x03\x04", "no text but a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)"),
-        (b"\x1f\x8b", "no text but compressed with gzip; unpack it first: gunzip"),
+        (b"PAR1", "this is a Parquet file; end its name in .parquet"),
+        (b"PK\x03\x04", "this is a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)"),
+        (b"\x1f\x8b", "this is a gzip file; unpack it first: gunzip"),
     ],
 )
 def test_a_file_that_is_no_text_is_named_as_what_it_is(tmp_path: Path, begins: bytes, said: str) -> None:
@@ -512,7 +510,9 @@ def test_quote_that_is_never_closed_is_named_by_the_line_it_opens_on(tmp_path: P
 
 def test_empty_line_of_a_single_column_is_an_empty_text(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text\na\n\nb\n")
-    assert refusal(path, TEXT) == f"{path}: 1 row has an empty text, id '1'; mend them, or drop them with --drop-empty"
+    assert (
+        refusal(path, TEXT) == f"{path}: 1 row has an empty text, id '1'; fill them in, or drop them with --drop-empty"
+    )
 
 
 def test_wrong_encoding_names_the_first_bad_byte_and_its_offset(tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ def test_encodings_of_two_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-7000", "base64"])
 def test_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     path = written(tmp_path / "r.csv", "text,label\na,x\n")
-    said = f"{path}: {encoding!r} is no encoding that Python knows; try utf-8, cp1252 or utf-16"
+    said = f"{path}: {encoding!r} is not an encoding that Python knows; try utf-8, cp1252 or utf-16"
     assert refusal(path, encoding=encoding) == said
 
 
@@ -549,7 +549,7 @@ def test_truncated_parquet_is_refused(tmp_path: Path, kept: float) -> None:
     pq.write_table(pa.table({"text": ["a"] * 1000, "label": ["x"] * 1000}), path)
     content = path.read_bytes()
     written(path, content[: int(len(content) * kept)])
-    assert f"{path}: not a Parquet file, or cut short (" in refusal(path)
+    assert f"{path}: not a Parquet file, or truncated (" in refusal(path)
     assert refusal(path).endswith("); write or copy it again")
 
 
@@ -558,7 +558,7 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [f"row {i}" for i in range(1000)], "label": ["x"] * 1000}), path)
     content = bytearray(path.read_bytes())
     content[4:2000] = bytes(1996)  # the pages come first, the footer that opens the file is whole
-    assert f"{path}: not a Parquet file, or cut short (" in refusal(written(path, bytes(content)))
+    assert f"{path}: not a Parquet file, or truncated (" in refusal(written(path, bytes(content)))
 
 
 def test_line_that_is_no_json_is_named(tmp_path: Path) -> None:
@@ -588,9 +588,9 @@ def test_half_a_character_in_json_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_ending_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "r.xlsx", "x")
-    said = f"{path}: the ending '.xlsx' is of no known format; read are .csv, .tsv, .jsonl, .ndjson, .parquet, .json"
+    said = f"{path}: files ending in '.xlsx' cannot be read; use one of .csv, .tsv, .jsonl, .ndjson, .parquet, .json"
     assert refusal(path) == said
-    assert "a name without an ending names no format" in refusal(written(tmp_path / "rows", "x"))
+    assert "files without an ending cannot be read" in refusal(written(tmp_path / "rows", "x"))
 
 
 # Cost

@@ -81,7 +81,7 @@ def test_made_splits_hold_the_rows_in_their_order() -> None:
 
 def test_a_class_of_one_row_is_refused() -> None:
     assert refusal(rows("AAAAAAAAAABBBBBBBBBBC")) == (
-        "label has one row only: 'C'; add rows, merge it into another label, or remove it"
+        "1 label has one row only: 'C'; add rows, merge it into another label, or remove it"
     )
     assert refusal(rows("AAAABBBBCDEFGH")).startswith("6 labels have one row only: 'C', 'D', 'E', 'F', 'G', ...;")
 
@@ -99,13 +99,13 @@ def test_a_single_class_is_refused() -> None:
 
 
 def test_rows_without_labels_are_refused() -> None:
-    with pytest.raises(DataError, match=r"the rows have no labels, .*; name the label column"):
+    with pytest.raises(DataError, match=r"the rows have no labels to train on or evaluate with; name the label column"):
         divided(Rows(["0"], ["a"], None, False), seed=0)
 
 
 @pytest.mark.parametrize(("valid", "test"), [(0.0, 0.2), (0.1, -0.2), (0.5, 0.5), (float("nan"), 0.2)])
 def test_shares_that_leave_nothing_are_refused(valid: float, test: float) -> None:
-    with pytest.raises(DataError, match="shares above 0 whose sum is below 1 are needed"):
+    with pytest.raises(DataError, match="each share must be above 0, and their sum below 1"):
         divided(rows("AB" * 10), seed=0, valid=valid, test=test)
 
 
@@ -223,7 +223,7 @@ def test_unknown_split_names_are_refused() -> None:
 
 
 def test_splits_without_train_are_refused() -> None:
-    said = "the split names valid and test but no train rows; mark those to train on as 'train'"
+    said = "the split has valid and test rows but no train rows; mark the rows to train on as 'train'"
     assert refusal(rows("AB", splits=["valid", "test"])) == said
 
 
@@ -240,8 +240,8 @@ def test_a_label_that_train_lacks_is_named(part: str) -> None:
 def test_a_given_split_that_cuts_a_group_is_refused() -> None:
     given = rows("ABABAB", groups="aabbcb", splits=["train", "train", "train", "valid", "test", "test"])
     assert refusal(given) == (
-        "group 'b' is in train and in valid and in test (1 group is cut so); "
-        "keep a group in one part, or name no group column"
+        "group 'b' is in train and in valid and in test (1 group is split like this); "
+        "keep each group in one part, or name no group column"
     )
 
 
@@ -270,12 +270,12 @@ def test_a_label_of_one_row_in_the_test_file_alone_is_named_as_that() -> None:
     assert str(caught.value) == (
         "1 label is in test but not in train: 'C' (1 row); add such rows to train or remove them from test"
     )
-    with pytest.raises(DataError, match="label has one row only: 'C'"):
+    with pytest.raises(DataError, match="1 label has one row only: 'C'"):
         splits_from(rows("AB" * 10 + "C"), None, rows("AB", prefix="t"), seed=0)
 
 
 def test_a_number_that_is_written_otherwise_is_told() -> None:
-    with pytest.raises(DataError, match=r"'1\.0' \(2 rows\) \('1\.0' may be '1' written otherwise\); add such rows"):
+    with pytest.raises(DataError, match=r"'1\.0' \(2 rows\) \('1\.0' may be '1' written differently\); add such rows"):
         check_known(["0", "1"], [("1.0",), ("1.0",)], "test")
 
 
@@ -283,7 +283,7 @@ def test_a_misspelt_label_is_told() -> None:
     with pytest.raises(DataError, match=r"'biling' \(1 row\) \('biling' may be 'billing' misspelt\); add such rows to"):
         check_known(["refund", "billing"], [("billing",), ("biling",)], "test")
     single = Rows(list("abc"), list("def"), [("billing",), ("billing",), ("biling",)], False, None, None)
-    with pytest.raises(DataError, match=r"^label has one row only: 'biling' \('biling' may be 'billing' misspelt\);"):
+    with pytest.raises(DataError, match=r"^1 label has one row only: 'biling' \('biling' may be 'billing' misspelt\);"):
         check_singles(single, single.labels or [], np.array(["train"] * 3))
 
 
@@ -291,9 +291,9 @@ def test_a_misspelt_label_is_told() -> None:
     ("train", "test", "said"),
     [
         (rows("AB" * 5), rows("AB"), "id '0' is in train and in test; ids must differ across the parts"),
-        (rows("AB" * 5), rows(["AB"], prefix="t"), "train has one label a row but test has sets of labels"),
-        (rows(["A", "B"] * 5), rows("A", prefix="t"), "test has one label a row but train has sets of labels"),
-        (rows("AB" * 5, groups="a" * 10), rows("A", prefix="t"), "of train and test one has groups and one has none"),
+        (rows("AB" * 5), rows(["AB"], prefix="t"), "train has one label per row but test has several"),
+        (rows(["A", "B"] * 5), rows("A", prefix="t"), "test has one label per row but train has several"),
+        (rows("AB" * 5, groups="a" * 10), rows("A", prefix="t"), "only one of train and test has groups"),
         (rows("AB" * 5), rows("A", prefix="t", splits=["test"]), "the test file has a split column"),
         (rows("AB", groups="ab"), rows("A", groups="a", prefix="t"), "group 'a' is in train and in test"),
         (rows("AB"), rows("AC", prefix="t"), "1 label is in test but not in train: 'C' (1 row)"),
@@ -360,8 +360,8 @@ def test_digest_is_of_these_bytes() -> None:
 def test_a_column_of_numbers_or_ids_is_told_from_classes() -> None:
     given = Rows([str(i) for i in range(40)], ["x"] * 40, [(f"0.{i}",) for i in range(40)], False)
     assert refusal(given) == (
-        "40 of 40 labels have one row only, such as '0.0': numbers or ids are no classes; name another label column, or "
-        "put numbers into bins first"
+        "40 of 40 labels have one row only, such as '0.0': they look like numbers or ids, not classes; "
+        "name another label column, or put numbers into bins first"
     )
 
 
@@ -369,7 +369,7 @@ def test_test_rows_that_are_validation_rows_are_refused() -> None:
     rows = Rows(list("abcdefg"), list("uvwxyyx"), [("p",), ("q",)] * 3 + [("p",)], False)
     parts = ["train"] * 3 + ["valid"] * 2 + ["test"] * 2  # test holds the texts y and x, both of valid
     with pytest.raises(
-        DataError, match="the texts of all 2 test rows are in valid too, and what is chosen on rows cannot be"
+        DataError, match="the texts of all 2 test rows are in valid too, which the model is selected on"
     ):
         make_splits(replace(rows, splits=parts), seed=0)
     assert len(make_splits(replace(rows, splits=[*parts[:3], "valid", "train", "test", "test"]), seed=0).test) == 2

@@ -88,7 +88,7 @@ def test_quotes_that_cannot_be_read_name_the_option(tmp_path: Path) -> None:
     assert refusal(tmp_path / "r.tsv", '"text\tlabel\na"\tA\n') == (
         f"{tmp_path}/r.tsv:1: a quoted column name spans several lines; {PLAIN}"
     )
-    assert "quoting 'all' is not known; it is auto or none" in refusal(tmp_path / "r.tsv", "text\n", quoting="all")
+    assert "quoting 'all' is unknown; use auto or none" in refusal(tmp_path / "r.tsv", "text\n", quoting="all")
 
 
 def test_training_tells_of_joined_rows_and_reads_them_apart_when_told(tmp_path: Path) -> None:
@@ -125,15 +125,15 @@ def test_wide_encodings_are_named_and_read(tmp_path: Path, encoding: str) -> Non
 
 def test_the_mark_of_utf8_under_another_encoding_is_told(tmp_path: Path) -> None:
     said = refusal(tmp_path / "r.csv", b"\xef\xbb\xbftext,label\na,x\n", encoding="latin-1")
-    assert said == f"{tmp_path}/r.csv: begins with the mark of UTF-8; read it so: --encoding utf-8"
+    assert said == f"{tmp_path}/r.csv: begins with a UTF-8 byte order mark; name the encoding: --encoding utf-8"
     assert read(tmp_path / "r.jsonl", b'\xef\xbb\xbf{"text": "a", "label": "x"}\n').texts == ["a"]
 
 
 @pytest.mark.parametrize("begins", BINARY)
 def test_what_is_no_text_is_named_in_files_and_streams(tmp_path: Path, begins: bytes) -> None:
-    said = f"no text but {BINARY[begins]}"
+    said = f"this is {BINARY[begins]}"
     assert refusal(tmp_path / "r.csv", begins + b" more\n") == f"{tmp_path}/r.csv: {said}"
-    with pytest.raises(DataError, match=r"^<stream>: no text but "):
+    with pytest.raises(DataError, match=r"^<stream>: this is "):
         read_rows(io.BytesIO(begins + b" more\n"), columns=REVIEW, format="csv")
 
 
@@ -157,7 +157,7 @@ def test_delimiters_and_line_ends_of_every_kind_are_read(tmp_path: Path, mark: s
         ("sep=;\ntext;label\na;x\n", "its first line, sep=;, is for Excel alone; remove it"),
         ('{"text": "a", "label": "x"}\n', "its first line is JSON, not column names; end the file's name in .jsonl"),
         ('[\n{"text": "a"}]', "its first line is JSON, not column names; end the file's name in .jsonl"),
-        ("text,label\n", "there are no rows, only column names; check that it was written whole"),
+        ("text,label\n", "there are no rows, only column names; check that the file is complete"),
         ("text,label,label\na,x,y\n", "two columns are named 'label'; give every column its own name"),
     ],
 )
@@ -182,7 +182,7 @@ def test_json_is_read_as_a_list_or_by_lines(tmp_path: Path, ending: str, content
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", ": there are no rows; check that it was written whole"),
+        ("[]", ": there are no rows; check that the file is complete"),
         ('[{"text": "a"}, 7]', ": row 0: no column 'label'; there are: text"),
         ('[{"text": "a", "label": "x"}, 7]', ': row 1: a int, expected an object such as {"text": ...}'),
         (
@@ -276,7 +276,7 @@ def test_choices_in_a_cell_are_lists(tmp_path: Path) -> None:
     csv = 'text,label\na,"{""choices"":[""x"",""y""]}"\nb,y\n'
     assert read(tmp_path / "r.csv", csv).labels == [("x", "y"), ("y",)]
     assert "nothing in column 'label'" in refusal(tmp_path / "r.csv", csv + "c,\n")
-    assert "names are joined by ';' and none is empty" in refusal(
+    assert "write names joined by ';', none of them empty" in refusal(
         tmp_path / "r.jsonl",
         '{"text": "a", "label": {"choice": "x"}}',
         columns=Columns(text=("text",), label=("label",), separator=";"),

@@ -68,7 +68,7 @@ def test_the_part_is_that_of_a_folder_or_zip_file_on_the_way(tmp_path: Path) -> 
     assert read_rows(f"wipo:{folder}", columns=columns).splits == ["test", "train"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.xml").write_bytes(record("WO1", "A61K00731"))
-    with pytest.raises(DataError, match="neither in a folder or ZIP file named train nor in one named test"):
+    with pytest.raises(DataError, match="not in a folder or ZIP file named train or test"):
         read_rows(f"wipo:{tmp_path / 'other'}", columns=columns)
 
 
@@ -88,11 +88,11 @@ def test_all_codes_at_a_level(patents: Path) -> None:
     [
         (
             b'<!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><record>&b;</record>',
-            "declares entities or refers outside",
+            "declares XML entities or refers to other files",
         ),
         (
             b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><record>&x;</record>',
-            "declares entities or refers outside",
+            "declares XML entities or refers to other files",
         ),
         (b"<record><ipcs", "bad.xml: not XML"),
         (b"<record></record>", "bad.xml: the record has no main code"),

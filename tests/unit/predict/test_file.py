@@ -306,10 +306,7 @@ def test_standard_output_has_the_format_that_the_ending_of_the_input_names(
 
 def test_stream_without_format_is_refused() -> None:
     said = refusal(DataError, io.BytesIO(b"text\n"), io.BytesIO())
-    assert (
-        said
-        == "<stream>: a stream has no ending that names its format; name it with --format: csv, tsv, jsonl, parquet"
-    )
+    assert said == "<stream>: a stream has no file ending; name its format with --format: csv, tsv, jsonl, parquet"
 
 
 def test_other_encodings_are_read_and_utf_8_is_written(tmp_path: Path) -> None:
