@@ -166,8 +166,9 @@ def scorer(learner: Learner, metric: str, state: TrainState) -> Callable[[], flo
     def score() -> float:
         probs = learner.predict()
         if not np.isfinite(probs).all():
-            remedy = "lower the learning rate" if state.steps else "set --precision float32, or use another model"
-            raise Diverged(f"update {state.update + 1}: predictions are not finite; {remedy}")
+            raise Diverged(
+                f"update {state.update + 1}: predictions are not finite; lower the learning rate, or set --precision float32"
+            )
         return float(METRICS[metric](learner.valid.targets, probs))
 
     return score
