@@ -222,7 +222,9 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
         if method in methods and against in methods:
             found = interval(difference(methods[against], methods[method]))
             lines.append(f"- {WORDS.get(against, against)} less {WORDS.get(method, method)}: {found}")
-    title = "Rows decided exactly right, paired over test rows, means over seeds; intervals count rows, and several seeds:"
+    title = (
+        "Rows decided exactly right, paired over test rows, means over seeds; intervals count rows, and several seeds:"
+    )
     return [title, "", *lines, ""] if lines else []
 
 
