@@ -406,7 +406,10 @@ def test_compare_into_a_run(refused: Refused, runs: dict[str, Path]) -> None:
     ("words", "said"),
     [
         (("--method", "linear", "--model", "tiny"), "--model: linear has no model; embedding, instruction, "),
-        (("--method", "probe", "--zero-shot"), "--zero-shot: probe cannot answer untrained; use --method instruction"),
+        (
+            ("--method", "probe", "--zero-shot"),
+            "--zero-shot: probe cannot predict without training; use --method instruction",
+        ),
         (("--method", "embedding", "--set", "method.lora.targets=q_proj,v_proj"), "method.lora.targets: "),
     ],
 )
@@ -619,7 +622,7 @@ def test_predict_keeps_a_file_that_exists(refused: Refused, runs: dict[str, Path
 def test_columns_on_standard_input_need_a_format(refused: Refused, runs: dict[str, Path]) -> None:
     for header, name in ((b"id\ttext\n1\ta\n", "tsv"), (b"id, text \n1,a\n", "csv")):
         said = refused("predict", runs["linear"], "-", stdin=header)
-        assert said == f"<stdin>: its first line names columns; name its format: --format {name}"
+        assert said == f"<stdin>: the first line is a header; give the format: --format {name}"
 
 
 def test_one_thing_is_predicted(refused: Refused, runs: dict[str, Path]) -> None:

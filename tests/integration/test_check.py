@@ -21,7 +21,7 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert "! empty: 1 of 6 rows have no text" in said.out
     assert "! conflicts: 1 text occurs with different labels" in said.out
     left_out, then = said.err.splitlines()[-2:]
-    assert left_out == f"{fixed}: 1 row left out, invisible characters taken out of 1 text"
+    assert left_out == f"{fixed}: 1 row left out, invisible characters removed from 1 text"
     assert then.startswith(f"next: lasttoken compare {fixed} ")
     with fixed.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
@@ -69,7 +69,7 @@ def test_files_of_their_own_for_the_parts(command: Callable[..., Any], tmp_path:
     ]
     assert found["unseen-labels"]["places"] == [{"id": "test:1", "detail": "test: 'z'"}]
     again = command("check", train, "--test", test, "--fix", tmp_path / "fixed.csv")
-    assert (again.code, "mend each by itself" in again.err) == (2, True)
+    assert (again.code, "run it once per file" in again.err) == (2, True)
 
 
 def test_a_label_that_every_row_has_is_a_finding(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -89,4 +89,4 @@ def test_mistakes(refused: Callable[..., str], table: Path) -> None:
     assert refused("check", table, "--model", "nobody/nothing").startswith(
         "--model nobody/nothing: its tokenizer is not"
     )
-    assert refused("check", "hub:a/b", "--fix", "x.csv") == "--fix: hub:a/b is no file; save it as one first"
+    assert refused("check", "hub:a/b", "--fix", "x.csv") == "--fix: hub:a/b is not a file; save it as one first"

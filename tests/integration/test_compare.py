@@ -184,8 +184,8 @@ def test_default_is_every_method_that_can_run(
     methods = {"linear", "probe", "embedding", "instruction", *(["encoder"] if minilm else [])}
     assert {path.name for path in (tmp_path / "out").iterdir()} == methods | {"report.html"}
     missing = "answerdotai/ModernBERT-base is not on this machine"
-    assert (f"encoder: left out, {missing}; --encoder NAME asks for it" in said) is not minilm
-    assert (f"encoder: {missing}, so minilm is taken; --encoder NAME asks for another" in said) is minilm
+    assert (f"encoder: left out, {missing}; --encoder NAME selects it" in said) is not minilm
+    assert (f"encoder: {missing}, so minilm is used; --encoder NAME chooses another" in said) is minilm
     pairs = len(methods) * (len(methods) - 1) // 2
     table_and_note, summary = 1 + len(methods) + 1, 1
     assert len(done.stdout.decode().splitlines()) == table_and_note + 1 + summary + 1 + pairs

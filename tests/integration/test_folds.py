@@ -21,8 +21,8 @@ from lasttoken.record.schema import Metrics
 from lasttoken.studies.one import run_method
 
 TOLD = (
-    "Scores are of 3-fold cross-validation: each of 100 rows was judged once, by a model of the same recipe that did not see "
-    "it. The model in this folder is fitted on all rows and has never been judged on new ones."
+    "Scores are from 3-fold cross-validation: each of 100 rows was tested once, by a model with the same settings that "
+    "was not trained on it. The model in this folder is trained on all rows and was not tested on new ones."
 )
 LINEAR = Linear(words=(1, 1), characters=(0, 0), regularisation=(10.0,))
 QUICK = ("--set", "linear.characters=[0,0]", "--set", "linear.regularisation=[10.0]")
@@ -121,18 +121,18 @@ def test_what_folds_do_not_go_with(refused: Callable[..., str], table: Path, tmp
         "leave out split, or folds"
     )
     assert refused("compare", table, "--methods", "linear", *folds, "--sizes", "20,all") == (
-        "sizes: folds train on all rows but their own; leave out the sizes, or the folds"
+        "sizes: folds train on all rows but their own; leave out the sizes or the folds"
     )
     assert refused("train", table, "--method", "linear", *folds, "--time", "1m") == (
-        "--time: chooses the rows of one training, and folds train on all; leave one of the two out"
+        "--time: may reduce the training rows, but folds train on all of them; leave out one of the two"
     )
     assert "cannot be divided into 500 folds" in refused("train", table, "--method", "linear", "--folds", "500")
 
 
 def test_few_rows_are_advised_to_be_cross_validated(command: Callable[..., Any], table: Path, tmp_path: Path) -> None:
     advice = (
-        "20 test rows show large differences only: --folds 5 (in Python Data(folds=5)) judges all 100 rows, each by a model "
-        "that did not see it"
+        "20 test rows show large differences only: --folds 5 (in Python Data(folds=5)) tests on all 100 rows, each with "
+        "a model that was not trained on it"
     )
     plain = command("compare", table, "--methods", "linear", "--out", tmp_path / "plain", *QUICK)
     assert advice in plain.err.splitlines()

@@ -91,7 +91,7 @@ def test_after_a_score_the_best_weights_are_kept_whole(
     last = said.splitlines()[-1]
     assert last.startswith("lasttoken: training stopped by Ctrl-C; the weights of update ")
     assert " are kept; best validation micro-F1 " in last
-    assert last.endswith("; to train it anew give the same command again, which keeps this run as out.interrupted")
+    assert last.endswith("; the same command trains it anew and keeps this run as out.interrupted")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     verify(tmp_path / "out")
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
@@ -147,8 +147,8 @@ def test_comparison_that_was_stopped_can_be_given_again(
     assert code == 2, said
     assert (tmp_path / "out/embedding").is_dir(), said
     assert (
-        f"embedding: {tmp_path / 'out/embedding'} holds the run that Ctrl-C cut short, and reports call it interrupted; the "
-        "same command fits embedding anew and keeps this run as embedding.interrupted\n"
+        f"embedding: interrupted by Ctrl-C; {tmp_path / 'out/embedding'} holds the unfinished run; the same command fits "
+        "embedding anew and keeps this run as embedding.interrupted\n"
     ) in said
     shown = command("report", tmp_path / "out", "--out", tmp_path / "page.html")
     assert "embedding was interrupted: training stopped by Ctrl-C" in shown.out

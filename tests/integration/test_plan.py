@@ -164,7 +164,7 @@ def test_an_encoder_trains_all_of_itself(command: Callable[..., Any], folder: Ca
             ("rows.csv", "--data", "other.csv"),
             "data is named twice, as 'rows.csv' and as --data 'other.csv'; name it once",
         ),
-        (("--rows", 5, "--gpu", "4900"), "--gpu: '4900' is no card known here; did you mean RTX 4090"),
+        (("--rows", 5, "--gpu", "4900"), "--gpu: '4900' is not a known card; did you mean RTX 4090"),
         (
             ("--rows", 5, "--method", "linear"),
             "--method linear: it trains in seconds on a CPU; there is nothing to plan",

@@ -146,7 +146,7 @@ def test_plain_lines_of_a_pipe_are_texts(command: Callable[..., Any], runs: dict
     said = command("predict", runs["linear"], "-", stdin="an array, or two\n\ncaf\u00e9\n".encode())
     assert said.code == 0, said.err
     assert [json.loads(line)["text"] for line in said.out.splitlines()] == ["an array, or two", "", "caf\u00e9"]
-    assert said.err.splitlines()[0].startswith("<stdin>: read as one text a line; ")
+    assert said.err.splitlines()[0].startswith("<stdin>: read as one text per line; ")
     assert said.err.splitlines()[-1].startswith("3 rows labelled in ")
     one = command("predict", runs["linear"], "-", "--encoding", "latin-1", stdin="caf\u00e9".encode("latin-1"))
     assert json.loads(one.out)["text"] == "caf\u00e9"

@@ -53,7 +53,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(table: Path, tmp_path
         with pytest.raises(ConfigError, match="methods: "):
             study(data, wrong, tmp_path / "out")
     wrong = "all"
-    with pytest.raises(ConfigError, match="sizes: 'all' is no number of training rows; None stands for all of them"):
+    with pytest.raises(ConfigError, match="sizes: 'all' is not a number of training rows; None stands for all of them"):
         study(data, {"linear": Linear()}, tmp_path / "out", sizes=(50, wrong))
     wrong = "rows.csv"
     with pytest.raises(ConfigError, match=r"data: got 'rows\.csv'; describe it"):
@@ -65,7 +65,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(table: Path, tmp_path
     with pytest.raises(ArtifactError, match=r"taken: .*taken is not a folder; name another with --out"):
         study(data, {"linear": Linear()}, tmp_path / "taken")
     (tmp_path / "other" / "linear").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=r"other/linear is there and is no run"):
+    with pytest.raises(ArtifactError, match=r"other/linear exists and is not a run"):
         study(data, {"linear": Linear()}, tmp_path / "other")
 
 

@@ -70,11 +70,13 @@ def check(
     if fix is not None:
         format_of(fix, write=True)  # reject an unknown ending before reading rows
     if out is not None and out.absolute() in {Path(place).absolute() for place in (fix, source, valid, test) if place}:
-        raise DataError(f"--out {out}: that file is named twice; give the findings a file of their own")
+        raise DataError(
+            f"--out {out}: this file is already an input or the target of --fix; give the findings another file"
+        )
     if fix is not None and source.startswith(("hub:", "wipo:")):
-        raise DataError(f"--fix: {source} is no file; save it as one first")
+        raise DataError(f"--fix: {source} is not a file; save it as one first")
     if fix is not None and (valid or test):
-        raise DataError("--fix writes one file; mend each by itself, and check them together without --fix")
+        raise DataError("--fix cleans one file; run it once per file, and check all files together without --fix")
     given = [place for place in (source, valid, test) if place is not None]
     parts = read_parts(
         source, valid, test, columns=columns, encoding=encoding, quoting=settings.quoting, keep_empty=True
@@ -89,7 +91,7 @@ def check(
     tokenizer = tokenizer_here(named)
     if tokenizer is None:
         raise DataError(
-            f"--model {named}: its tokenizer is not on this machine; name a folder, or a model that was used here"
+            f"--model {named}: its tokenizer is not on this machine; give a folder, or a model that was downloaded"
         )
     with Screen() as screen:
         findings = examine(
@@ -119,12 +121,12 @@ def check(
             overwrite=overwrite,
         )
         left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
-        say(f"{fix}: {left_out} left out, invisible characters taken out of {cleared}")
+        say(f"{fix}: {left_out} left out, invisible characters removed from {cleared}")
     say(f"next: {o.command('compare', fix or source, *o.data_words(data))}")
 
 
 def page(source: str, rows: str, findings: list[Finding]) -> str:
-    """The findings for a terminal, the serious first."""
+    """The findings as text for a terminal."""
     serious = sum(finding.serious for finding in findings)
     lines = [f"{source}: {rows}, {counted(serious, 'finding', 'findings')} to look at first"]
     for finding in findings:
@@ -138,7 +140,7 @@ def page(source: str, rows: str, findings: list[Finding]) -> str:
 
 
 def write_places(path: Path, findings: list[Finding], *, overwrite: bool) -> None:
-    """A CSV file of kind, id and detail of every row of every finding, written whole or not at all."""
+    """Write a CSV file with a line of kind, id and detail for each row of each finding; atomic."""
     import csv
     import io
 

@@ -21,13 +21,19 @@ def explain(
     run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
     text: Annotated[str, typer.Argument(help="The text, or - for standard input")],
     label: Annotated[
-        str | None, typer.Option("--label", help="Label, or several with commas; default: what the run decides")
+        str | None, typer.Option("--label", help="Label, or several separated by commas; default: the predicted ones")
     ] = None,
     by: Annotated[
-        str, typer.Option("--by", help="gradients, or removal of each word; auto: gradients where they add up")
+        str,
+        typer.Option(
+            "--by",
+            help="gradients, removal (of each word), or auto: gradients if they sum to the log-odds, else removal",
+        ),
     ] = "auto",
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Of integrated gradients")] = 32,
-    words: Annotated[int, typer.Option("--words", min=1, help="How many to show, the heaviest first")] = 12,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of integrated gradients")] = 32,
+    words: Annotated[
+        int, typer.Option("--words", min=1, help="Number of words to show, largest absolute score first")
+    ] = 12,
     model: o.Base = None,
     trust_remote_code: o.TrustRemoteCode = False,
     device: o.Device = "auto",
@@ -56,37 +62,37 @@ def explain(
     decided = (
         space.decode_sets(answer.decisions)[0] if space.multi else [n for n in space.decode(answer.decisions) if n]
     )
-    asked = decided or [space.names[int(probs[0].argmax())]]
+    labels = decided or [space.names[int(probs[0].argmax())]]
     if label:
-        asked = [label] if label in space.names else list(o.listed(label))  # a name may hold a comma
-    found = explained(predictor, given, asked, by=by, steps=steps)  # type: ignore[arg-type]
+        labels = [label] if label in space.names else list(o.listed(label))  # a name may hold a comma
+    explanations = explained(predictor, given, labels, by=by, steps=steps)  # type: ignore[arg-type]
     chances = dict(zip(space.names, probs[0].tolist(), strict=True))
     if as_json:
-        typer.echo(json.dumps([as_dict(one, chances[one.label], decided) for one in found]))
+        typer.echo(json.dumps([as_dict(one, chances[one.label], decided) for one in explanations]))
     else:
-        for one in found:
+        for one in explanations:
             says = "decided" if one.label in decided else "not decided"
             typer.echo(f"{one.label}: probability {chances[one.label]:.3f}, {says}; by {one.by}")
             for word, score in one.strongest(words):
                 typer.echo(f"  {score:+.2f}  {word}")
             unread = sum(score != score for score in one.scores)
             if unread:
-                say(f"{unread} of {len(one.words)} words were not read: the model's limit left them out")
+                say(f"{unread} of {len(one.words)} words were not read: the text was cut at the maximum length")
             if one.gap > MISSING:
-                say(f"{one.gap:.0%} of the log-odds are not accounted for; try more --steps, or --by removal")
-    say("figures are log-odds: what a word adds to the label, or takes from it where negative")
+                say(f"the scores miss {one.gap:.0%} of the log-odds; try more --steps, or --by removal")
+    say("scores are in log-odds: positive words speak for the label, negative ones against it")
 
 
 def is_file(text: str) -> bool:
-    """Whether a text is rather the name of a file."""
+    """Whether a text is the name of an existing file with an ending."""
     try:
         return bool(Path(text).suffix) and Path(text).is_file()
-    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+    except (OSError, ValueError):  # too long for a file name, or with a null byte
         return False
 
 
 def as_dict(one: Any, probability: float, decided: Sequence[str]) -> dict[str, Any]:
-    """For JSON; a word that was not read has no score."""
+    """An explanation as a dict for JSON; the score of a word that was not read is None."""
     words = [
         {"word": one.text[a:b], "start": a, "end": b, "score": None if score != score else score}
         for (a, b), score in zip(one.words, one.scores, strict=True)

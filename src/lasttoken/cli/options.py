@@ -24,7 +24,7 @@ from lasttoken.wording import closest, did_you_mean, quoted
 LISTS = {"text", "label"}  # settings of Data that take several names
 FILES = ("valid", "test")  # those that name files
 COLUMNS = ("text", "label", "id", "group", "split")  # those that name columns
-NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"\s*|([^,]*))(?:,|$)')  # one of several names
+NAME = re.compile(r'\s*(?:"((?:[^"]|"")+)"\s*|([^,]*))(?:,|$)')  # one name of a comma-separated list, quoted or bare
 SEVERAL = """ (several: a,b; a name with a comma: '"a, b",c')"""
 METHOD = "Method"
 
@@ -56,7 +56,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         "--precision",
-        help="Of weights and arithmetic: float32, bfloat16, or auto (the faster one here, measured)",
+        help="Precision of weights and arithmetic: float32, bfloat16, or auto (the faster one here, measured)",
         rich_help_panel=METHOD,
     ),
 ]
@@ -87,7 +87,7 @@ Time = Annotated[
     str | None,
     typer.Option(
         "--time",
-        help="Time to end in, such as 10m or 1h30m: epochs, frozen blocks and training rows are chosen to fit",
+        help="Time limit, such as 10m or 1h30m: epochs, frozen blocks and training rows are chosen to fit",
         rich_help_panel=METHOD,
     ),
 ]
@@ -101,7 +101,7 @@ Base = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
-Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write, which must not exist")]
+Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write; it must not exist yet")]
 
 
 def takes_data(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -166,9 +166,9 @@ def listed(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def naming_options(data: Mapping[str, Any], options: Sequence[str] = ("text",)) -> Iterator[None]:
-    """Add to MissingColumn errors which of the `options` names the column.
+    """Context manager that adds the option to correct to MissingColumn errors.
 
-    data: the given settings of `Data`; the others have their defaults.
+    data: settings of `Data` that were given; the others have their defaults. options: those the command has.
     """
     try:
         yield
@@ -182,7 +182,7 @@ def naming_options(data: Mapping[str, Any], options: Sequence[str] = ("text",)) 
 
 
 def option_for(name: str, given: Sequence[str], error: MissingColumn) -> str:
-    """`; name the text column: --text message`: the corrected option."""
+    """The end of an error message with the corrected option: `; name the text column: --text message`."""
     whole = next(
         (c for c in error.found if "," in c and error.column in (parts := listed(c)) and {*parts} <= {*given}), ""
     )
@@ -244,9 +244,9 @@ def check_first(data: Data, models: Iterable[str | None] = (), *, keep_empty: bo
 
 
 def stand_in(named: str | None, configs: Iterable[Any]) -> list[str]:
-    """What is said where no model was named and none of the real ones is installed: nothing, or one sentence.
+    """[warning] if the tiny model is used because no model was named and no pretrained one is installed; else [].
 
-    configs: of the methods that will run. LASTTOKEN_MODEL = tiny asks for it, and is not told.
+    configs: of the methods that will run. There is no warning if LASTTOKEN_MODEL is set: tiny was then chosen.
     """
     from lasttoken.packages import ASKED, INSTALL, SMOLLM2
 
@@ -259,9 +259,9 @@ def stand_in(named: str | None, configs: Iterable[Any]) -> list[str]:
 
 
 def encoder_here(settings: Iterable[str]) -> tuple[str | None, list[str]]:
-    """(an encoder in the place of the default one, what is said): MiniLM where it is installed and the default is not here.
+    """(replacement for the default encoder, notes): MiniLM if it is installed and the default is not on this machine.
 
-    (None, nothing) where the default can be loaded, one of the settings names an encoder, or MiniLM is not installed.
+    (None, []) if the default can be loaded, a setting names an encoder, or MiniLM is not installed.
     """
     from lasttoken.model.files import on_this_machine
     from lasttoken.packages import MINILM, installed_minilm
@@ -270,11 +270,11 @@ def encoder_here(settings: Iterable[str]) -> tuple[str | None, list[str]]:
     named = any(setting.startswith("encoder.model=") for setting in settings)
     if named or not installed_minilm() or on_this_machine(default):
         return None, []
-    return MINILM, [f"encoder: {default} is not on this machine, so minilm is taken; --encoder NAME asks for another"]
+    return MINILM, [f"encoder: {default} is not on this machine, so minilm is used; --encoder NAME chooses another"]
 
 
 def check_known(methods: Iterable[str], option: str) -> None:
-    """Raises ConfigError on the first name, given with `option`, that is not a method."""
+    """Raises ConfigError on the first name that is not a method. option: the one the names were given with."""
     for method in methods:
         if method not in METHOD_CONFIGS:
             hint = did_you_mean(method, METHOD_CONFIGS)

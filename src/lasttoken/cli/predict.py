@@ -18,7 +18,7 @@ from lasttoken.config.settings import Data
 from lasttoken.errors import ConfigError, DataError
 from lasttoken.wording import counted, did_you_mean
 
-EMPTY = {"blank": "given no label", "label": "labelled all the same", "refuse": "refused"}  # what --empty does
+EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refused"}  # --empty: in the summary
 
 
 def predict(
@@ -26,28 +26,30 @@ def predict(
     source: Annotated[
         str | None, typer.Argument(callback=o.path, help="File to label, or - for standard input")
     ] = None,
-    text_is: Annotated[str | None, typer.Option("--text-is", help="One text to label, in the place of a file")] = None,
+    text_is: Annotated[str | None, typer.Option("--text-is", help="A single text to label, instead of a file")] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", callback=o.path, help="File to write, or - for standard output")
     ] = "-",
-    text: Annotated[
-        str | None, typer.Option("--text", help=f"Text column; default: that of the run{o.SEVERAL}")
-    ] = None,
-    probs: Annotated[bool, typer.Option("--probs", help="One column a label with its probability")] = False,
+    text: Annotated[str | None, typer.Option("--text", help=f"Text column; default: the run's{o.SEVERAL}")] = None,
+    probs: Annotated[bool, typer.Option("--probs", help="Add a column per label with its probability")] = False,
     empty: Annotated[
         str,
         typer.Option(
             "--empty",
-            help="Texts without a letter, digit or emoji: blank (no label), label them all the same, or refuse",
+            help="Texts without a letter, digit or emoji: blank (no label), label (predict anyway) or refuse (error)",
         ),
     ] = "blank",
     format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="csv, tsv, jsonl or parquet; default: the file's ending; of a pipe: JSON, or a text a line"
+            "--format",
+            help="csv, tsv, jsonl or parquet; default: from the file name; for a pipe JSON lines or one text per line",
         ),
     ] = None,
-    out_format: Annotated[str | None, typer.Option("--out-format", help="The same, of what is written")] = None,
+    out_format: Annotated[
+        str | None,
+        typer.Option("--out-format", help="Output format; default: from the output file's name, else the input's"),
+    ] = None,
     encoding: o.Encoding = "utf-8",
     quoting: o.Quoting = None,
     model: o.Base = None,
@@ -57,17 +59,22 @@ def predict(
     ] = False,
     merge: Annotated[
         str | None,
-        typer.Option("--merge", help="auto, or off to keep 4-bit weights: less memory, slower; default: the run's"),
+        typer.Option(
+            "--merge",
+            help="Merge LoRA into the weights: auto, or off to keep 4-bit weights (slower, less memory); default: the run's",
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="auto, float32 or bfloat16; default: what the run was computed in")
+        str | None, typer.Option("--precision", help="Precision: auto, float32 or bfloat16; default: the run's")
     ] = None,
-    separator: Annotated[str | None, typer.Option("--separator", help="Between several labels in CSV and TSV")] = None,
+    separator: Annotated[
+        str | None, typer.Option("--separator", help="Separator of several labels in CSV and TSV")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
     as_json: o.Json = False,
 ) -> None:
-    """Label the rows of a file, the lines of a pipe or one text; every column passes through, the prediction is added."""
+    """Label a file, a pipe or one text; all columns are kept and the prediction is added."""
     from lasttoken.record.folder import check_run
 
     check_run(run)
@@ -129,7 +136,7 @@ def predict(
 
 
 class Lines(io.TextIOBase):
-    """A text stream of lines as they come, so that a long pipe is never in memory whole."""
+    """A text stream over an iterator of lines, so that a long pipe is never held in memory as a whole."""
 
     def __init__(self, lines: Iterator[str], name: str):
         self.lines, self.name = lines, name
@@ -140,9 +147,10 @@ class Lines(io.TextIOBase):
 
 
 def piped(encoding: str, data: Data) -> tuple[Lines, Data]:
-    """Standard input whose format is not named: JSON, one object a line, if its first line is one, else one text a line.
+    """(stream, data settings) for standard input without --format.
 
-    And the data settings that it is read by. Raises DataError where the first line holds the text columns of a CSV file.
+    JSON lines if the first line is a JSON object, else one text per line. Raises DataError if the first line is the
+    header of a CSV or TSV file with the run's text columns.
     """
     from lasttoken.cli.screen import say
     from lasttoken.data.tables import decoded_lines
@@ -155,13 +163,16 @@ def piped(encoding: str, data: Data) -> tuple[Lines, Data]:
     for format, delimiter in (("csv", ","), ("tsv", "\t")):
         cells = next(csv.reader([begin], delimiter=delimiter), [])
         if len(cells) > 1 and {name.strip() for name in data.text} <= {cell.strip() for cell in cells}:
-            raise DataError(f"<stdin>: its first line names columns; name its format: --format {format}")
-    say("<stdin>: read as one text a line; where lines have columns, name the format: --format csv")
+            raise DataError(f"<stdin>: the first line is a header; give the format: --format {format}")
+    say("<stdin>: read as one text per line; if the lines have columns, give the format: --format csv")
     return lone_texts((line.rstrip("\r\n") for line in lines), "<stdin>", data)
 
 
 def lone_texts(texts: Iterator[str], name: str, data: Data) -> tuple[Lines, Data]:
-    """Texts as JSON lines, and the data settings that they are read by: a text stands for all text columns of a run."""
+    """(stream of JSON lines, data settings) for plain texts.
+
+    If the run has several text columns, each text replaces all of them, without the run's template.
+    """
     several = len(data.text) > 1
     column = "text" if several else data.text[0]
     data = data.model_copy(update={"text": ("text",), "template": None}) if several else data

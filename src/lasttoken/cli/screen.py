@@ -1,6 +1,6 @@
 """Notes and progress of a command on stderr: a progress bar on a terminal, occasional plain lines elsewhere.
 
-A stage that lasts is named within a second or two, also where it reports nothing before its end.
+A slow stage is announced within two seconds, even if it reports no progress until it ends.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lasttoken.journal import Journal
 
 EVERY = 15.0  # seconds between progress lines without a terminal
-SOON = 1.0  # seconds after which a stage is named that has said nothing yet
-TICK = 0.5  # seconds between looks at the clock
+SOON = 1.0  # seconds until a stage without output is announced
+TICK = 0.5  # seconds between checks whether a line is due
 
 
 def say(sentence: str) -> None:
@@ -38,16 +38,16 @@ def say(sentence: str) -> None:
 
 @dataclass
 class Stage:
-    """What is being done, as far as it was reported."""
+    """The latest progress report of a task."""
 
-    name: str  # of the journal
-    what: str  # the task; behind a comma what changes in it, such as a score
+    name: str  # of the journal, shown as prefix
+    what: str  # the task; after a comma what changes during it, such as a score
     done: int
     total: int  # 0: not known
-    began: float  # seconds, when `first` were done
+    began: float  # clock time at which `first` steps were done
     first: int
-    entered: float  # when it was last returned to
-    told: bool = False  # since then
+    entered: float  # clock time at which the task was last entered
+    told: bool = False  # whether a line was printed since `entered`
 
     @property
     def title(self) -> str:
@@ -55,7 +55,7 @@ class Stage:
         return f"{self.name}: {self.what.split(',')[0]}"
 
     def line(self, now: float) -> str:
-        """One line: the task, how much is done, and the time left, or where that is not known the time spent."""
+        """One line: the task, how much is done, and the time left; the time spent if that is unknown."""
         spent, made, left = now - self.began, self.done - self.first, self.total - self.done
         words = f"{self.name}: {self.what}"
         words += f", {self.done:,} of {self.total:,}" if self.total else f", {self.done:,}" if self.done else ""
@@ -67,7 +67,7 @@ class Stage:
 class Screen:
     """Context manager that shows the journals of one command, and what the package logs.
 
-    loud: False in all processes but the first. clock: seconds.
+    loud: False in all processes but the first. clock: returns seconds.
     """
 
     def __init__(self, *, loud: bool = True, clock: Callable[[], float] = time.monotonic):
@@ -133,7 +133,7 @@ class Screen:
         """Show that `done` of `total` steps are done, with the time left on a plain stream. total 0: unknown.
 
         A plain stream gets a line at most every EVERY seconds, and one whenever `what` changes after its comma (a new
-        validation score). A task that is returned to, as training is after validation, goes on with its own clock.
+        validation score). A task that is entered again, as training after validation, keeps its start time.
         """
         if not self.loud:
             return
@@ -141,7 +141,7 @@ class Screen:
             now, known = self.clock(), self.stages.get(f"{name}: {what.split(',')[0]}")
             stage = Stage(name, what, done, total, now, done, now)
             again = known is not None and known is self.stage and known.done == done
-            if known is not None and known.total == total and (again or 0 < done >= known.done):  # it goes on
+            if known is not None and known.total == total and (again or 0 < done >= known.done):  # it continues
                 stage.began, stage.first = known.began, known.first
                 if known is self.stage:
                     stage.entered, stage.told = known.entered, known.told
@@ -152,7 +152,7 @@ class Screen:
                 self.tell_now_and_then(now, news=what != known.what)
 
     def tell_now_and_then(self, now: float, *, news: bool) -> None:
-        """Print the stage's line where there is news, or where nothing was printed for long."""
+        """Print the stage's line if there is news, or if nothing was printed for EVERY seconds."""
         if news or self.quiet(now) >= EVERY:
             self.tell(now)
 
@@ -181,7 +181,7 @@ class Screen:
         self.last, self.stage.told = now, True
 
     def tick(self) -> None:
-        """Print the stage's line where it has said nothing for too long."""
+        """Print the stage's line if it is due: after EVERY seconds without output, or SOON after the stage began."""
         with self.lock:
             stage, now = self.stage, self.clock()
             if stage is None or (stage.total and stage.done >= stage.total):
@@ -191,13 +191,13 @@ class Screen:
 
     def look(self) -> None:
         """Tick until the command is over."""
-        with suppress(BrokenPipeError):  # the command meets it too, and ends by it
+        with suppress(BrokenPipeError):  # the main thread meets the same error and ends the command
             while not self.over.wait(TICK):
                 self.tick()
 
 
 class Logged(logging.Handler):
-    """Shows what the package logs as notes."""
+    """A logging handler that shows the package's log records as notes."""
 
     def __init__(self, screen: Screen):
         super().__init__(logging.INFO)
@@ -208,5 +208,5 @@ class Logged(logging.Handler):
 
 
 def rough(seconds: float) -> str:
-    """45 s; 12 min 40 s."""
+    """A duration in whole seconds: 45 s, 12 min 40 s."""
     return f"{seconds:.0f} s" if seconds < 100 else duration(seconds)

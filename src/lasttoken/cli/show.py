@@ -21,14 +21,14 @@ def interval(measured: Mapping[str, Any]) -> str:
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """Names of at most WIDEST characters, their middle left out where they are longer; whole where that makes two the same."""
+    """Names cut in the middle to WIDEST characters; left whole if that would make two of them the same."""
     half = WIDEST // 2
     short = [name if len(name) <= WIDEST else f"{name[:half]}…{name[half + 1 - WIDEST :]}" for name in names]
     return short if len(set(short)) == len(set(names)) else list(names)
 
 
 def brief(metrics: Mapping[str, Any]) -> str:
-    """One run on the test rows, a metric a line."""
+    """The test metrics of one run, one per line."""
     test = metrics["splits"]["test"]
     crossed = metrics.get("cross_validated")
     rows = f"{test['n']} rows, {crossed['folds']}-fold cross-validation" if crossed else f"{test['n']} test rows"
@@ -43,7 +43,7 @@ def brief(metrics: Mapping[str, Any]) -> str:
 
 
 def without_interval(test: Mapping[str, Any]) -> list[str]:
-    """The sentence that says of which metrics there is no interval, and why; none where all have one."""
+    """One line that names the metrics without an interval, and why; empty if all have one."""
     bare = [
         METRICS[name].words
         for name, one in test["metrics"].items()
@@ -51,45 +51,46 @@ def without_interval(test: Mapping[str, Any]) -> list[str]:
     ]
     if not bare:
         return []
-    return [f"  no interval for {listed(bare)}: too few of the {test['n']} test rows decide on them"]
+    return [f"  no interval for {listed(bare)}: too few of the {test['n']} test rows affect them"]
 
 
 def guarantees(found: Mapping[str, Any]) -> list[str]:
-    """What the policy's promises came to on the test rows, a line each."""
+    """How the policy's guarantees held on the test rows, one line each."""
     lines = []
     if found["each"] is not None:
         each = found["each"]
         lines.append(
-            f"  {each['of'] + ' wanted':<18} {figure(each['wanted'])} of each label, {interval(each['had'])} of all together; "
-            f"{each['short']} of {each['labels']} labels are shown to have less"
+            f"  {each['of'] + ' wanted':<18} {figure(each['wanted'])} for each label, {interval(each['had'])} over all; "
+            f"{each['short']} of {each['labels']} labels are significantly below"
         )
     if found["cost"] is not None:
         cost = found["cost"]
         lines.append(
-            f"  {'cost an answer':<18} {interval(cost['each'])}; the most probable label {interval(cost['by_most_probable'])}, "
-            f"saved {interval(cost['saved'])}"
+            f"  {'cost per answer':<18} {interval(cost['each'])}; the most probable label would cost "
+            f"{interval(cost['by_most_probable'])}, saved {interval(cost['saved'])}"
         )
     if found["answered"] is not None:
         lines.append(f"  {'answered':<18} {interval(found['answered'])}, wrong {interval(found['wrong'])} of them")
         if found["answered"]["estimate"] == 0:
             lines.append(
-                "  every row is left to a person: allow more (decision.most_wrong), or give more validation rows"
+                "  every row is left to a person: allow more errors (decision.most_wrong), or give more validation rows"
             )
     if found["sets"] is not None:
         sets = found["sets"]
         lines.append(
-            f"  {'sets hold':<18} {interval(sets['had'])} of {figure(sets['promised'])} promised, {sets['size']:.2f} labels"
+            f"  {'coverage of sets':<18} {interval(sets['had'])}, {figure(sets['promised'])} promised; "
+            f"{sets['size']:.2f} labels per set"
         )
     return lines
 
 
 def best_first(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> list[Mapping[str, Any]]:
-    """The runs by a metric of the test rows, those without one last."""
+    """The runs sorted by a test metric, best first; runs without a value come last."""
     return sorted(runs, key=lambda run: METRICS[metric].place(run["splits"]["test"]["metrics"][metric]["estimate"]))
 
 
 def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
-    """The runs side by side, the best by `metric` first: quality, then cost. The report has the rest."""
+    """A table of runs, best by `metric` first: columns of quality, then of cost. The report shows more."""
     ordered = best_first(runs, metric)
     beside = [name for name in ("macro_f1", "micro_f1", "ece") if name != metric]
     quality = [f"{METRICS[metric].words} [95 %]", *(METRICS[name].words for name in beside)]
@@ -120,6 +121,6 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
 
 
 def verdicts(comparison: Mapping[str, Any]) -> list[str]:
-    """What a comparison says, in lines: the summary, every pair, remarks on trainings, and what more labels would bring."""
+    """A comparison in lines: the summary, every pair, remarks on training, and the gain expected from more rows."""
     lines = [comparison["summary"], *(pair["verdict"] for pair in comparison["pairs"]), *comparison["remarks"]]
     return lines + ([] if comparison["learning"] is None else comparison["learning"]["sentences"])

@@ -39,7 +39,7 @@ def train(
 
     folder = out or o.default_folder(source, method)
     if zero_shot and method != "instruction":
-        raise ConfigError([f"--zero-shot: {method} cannot answer untrained; use --method instruction"])
+        raise ConfigError([f"--zero-shot: {method} cannot predict without training; use --method instruction"])
     assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
     config = o.run_config(
         method,
@@ -72,9 +72,8 @@ def train(
         whole = load_data(every, seed=config.seed, journal=journal)
         if cut_short(folder):
             kept = as_kept(config, folder, limit)
-            finished(
-                kept, whole if limit is None else of_rows(whole, kept), folder
-            )  # makes room, if it is the same run
+            # renames the interrupted run's folder, if it is this same run
+            finished(kept, whole if limit is None else of_rows(whole, kept), folder)
         in_step(config.device)
         made = within(config, whole, limit, journal=journal)
         screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
@@ -85,6 +84,6 @@ def train(
         say(f"report: {outcome.folder / 'report.html'}")
         say(f"next: {o.command('predict', outcome.folder, 'NEW.csv', '-o', 'labelled.csv')}")
     if (end := outcome.measures.end).how in ("interrupted", "diverged"):
-        again = f"; to train it anew give the same command again, which keeps this run as {outcome.folder}{INTERRUPTED}"
+        again = f"; the same command trains it anew and keeps this run as {outcome.folder}{INTERRUPTED}"
         say(f"lasttoken: {end.told}" + (again if end.how == "interrupted" else ""))
         raise typer.Exit(2)

@@ -22,7 +22,7 @@ from lasttoken.record.schema import Explained
 
 By = Literal["auto", "gradients", "removal"]
 STEPS = 32  # on the path of integrated gradients
-PIECES = 200  # most removals per text; words of longer texts are removed in groups
+PIECES = 200  # removals per text at most; words of longer texts are removed in groups
 MISSING = 0.1  # largest share of the log-odds that gradients may leave unexplained
 LOWEST = 1e-12
 
@@ -92,9 +92,8 @@ def by_gradients(classifier: Classifier, text: str, column: int, steps: int) -> 
     scores = [float("nan")] * len(words)
     starts = np.array([start for start, _ in words], dtype=np.int64)
     for (start, end), value in zip(found.spans, found.scores.tolist(), strict=True):
-        place = (
-            int(np.searchsorted(starts, end - 1, side="right")) - 1
-        )  # a token may begin with the space before its word
+        # by its last character: a token may begin with the space before its word
+        place = int(np.searchsorted(starts, end - 1, side="right")) - 1
         if end > start and place >= 0:
             scores[place] = value + (0.0 if scores[place] != scores[place] else scores[place])
     return Explanation(classifier.labels.names[column], text, words, scores, found.log_odds, "gradients", found.gap)
@@ -111,15 +110,15 @@ def by_removal(classifier: Classifier, text: str, column: int) -> Explanation:
     return Explanation(classifier.labels.names[column], text, words, scores, float(odds[0]), "removal", 0.0)
 
 
-def explained(predictor: Predictor, asked: Sequence[tuple[str, str, str]], *, steps: int = 16) -> list[Explained]:
+def explained(predictor: Predictor, rows: Sequence[tuple[str, str, str]], *, steps: int = 16) -> list[Explained]:
     """Explanations of (id, text, label) triples as records for the run folder; the score of an unread word is None."""
-    rows = []
-    for row, text, label in asked:
+    records = []
+    for row, text, label in rows:
         found = explain(predictor, text, [label], steps=steps)[0]
         scores = [None if score != score else round(score, 4) for score in found.scores]
         words = [text[start:end] for start, end in found.words]
-        rows.append(Explained(id=row, label=label, by=found.by, words=words, scores=scores))
-    return rows
+        records.append(Explained(id=row, label=label, by=found.by, words=words, scores=scores))
+    return records
 
 
 def probs_log_odds(probs: np.ndarray, column: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How long a training will take, told once its first updates are measured."""
+"""Estimate of the training time left, from the first updates."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from lasttoken.config.settings import Training, epochs_of
 from lasttoken.train.outcome import Step
 from lasttoken.wording import duration, rate
 
-MEASURED = 4  # updates, after a first one that warms up
-BRIEF = 60.0  # seconds below which nothing is told
-LONG = 3600.0  # seconds above which a way to limit them is told
+MEASURED = 4  # updates, after one of warm-up
+BRIEF = 60.0  # seconds; below it there is no estimate
+LONG = 3600.0  # seconds; above it the estimate mentions --time
 
 
 def estimated(
     steps: Sequence[Step], settings: Training, *, rows: int, valid: int, count: int, scoring: float | None
 ) -> str | None:
-    """The time left in a sentence after the MEASURED first updates; None before, after, and where it is brief.
+    """One sentence on the time left, right after update 1 + MEASURED; None at any other update, or for less than BRIEF.
 
-    steps: of this process. rows, valid: to train on, to validate with. count: updates in all. scoring: seconds of a
-    validation, None where there was none yet.
+    steps: the updates so far, of this process. rows, valid: numbers of training and validation rows. count: updates in
+    total. scoring: seconds of one validation; None if there was none yet, which is then estimated.
     """
     if len(steps) != 1 + MEASURED:
         return None
     update = statistics.median(step.seconds for step in steps[1:])
-    scoring = update * valid / settings.batch / 3 if scoring is None else scoring  # forward passes alone
+    if scoring is None:  # forward passes only: a third of an update
+        scoring = update * valid / settings.batch / 3
     left, epochs = count - steps[-1].number, epochs_of(settings.epochs, settings.batch, rows)
     seconds = left * update + left / count * epochs * settings.evaluations * scoring
     if seconds < BRIEF:
         return None
     passes = f"{epochs:g} epoch{'s' * (epochs != 1)}"
     told = (
-        f"about {duration(seconds)} of training at most: {passes} of {rows:,} rows, {settings.batch} an update, "
-        f"{rate(1 / update)} updates a second"
+        f"about {duration(seconds)} of training at most: {passes} of {rows:,} rows, {settings.batch} per update, "
+        f"{rate(1 / update)} updates per second"
     )
-    limit = "; train and compare take --time 30m, which chooses epochs, frozen blocks and rows to fit"
+    limit = "; with --time 30m, train and compare choose epochs, frozen blocks and rows to fit"
     return told + (limit if seconds > LONG else "")

@@ -41,11 +41,11 @@ def fit_head(
 ) -> Trained:
     """Train the trainable weights of backbone and head, in place, with the loss in `config`.
 
-    data: (train, validation). state: of a training to resume.
+    data: (train, validation). state: that of a training to resume.
     """
     (train, valid), settings, world = data, config.train, join(backbone.device)
     validation_metric(settings.metric, valid)  # fail before the texts are tokenised
-    learner, (rows, asked), before = sources(backbone, data, config, journal)
+    learner, (train_source, valid_source), before = sources(backbone, data, config, journal)
     loss = make_loss(
         config.loss,
         train.targets,
@@ -61,7 +61,7 @@ def fit_head(
         before += start_head(
             head,
             learner,
-            (rows, asked),
+            (train_source, valid_source),
             data,
             loss,
             names=name_rows(backbone, config.revision, train.labels.names) if few else None,
@@ -71,7 +71,7 @@ def fit_head(
         )
 
     def loss_and_count(micro: MicroBatch) -> tuple[Tensor, float]:
-        batch = pack(rows, micro.rows, learner)
+        batch = pack(train_source, micro.rows, learner)
         with learner.autocast():
             hidden = learner.hidden(batch.inputs, batch.layout)
         targets = torch.from_numpy(train.targets[micro.rows]).to(backbone.device)
@@ -82,7 +82,7 @@ def fit_head(
             return head_probs(
                 learner,
                 head,
-                asked,
+                valid_source,
                 train.labels,
                 budget=settings.budget,
                 world=world,
@@ -91,7 +91,13 @@ def fit_head(
 
     trained = fit_weights(
         Learner(
-            [backbone.whole, head], loss_and_count, rows.lengths, valid, predict, backbone.width, scored_first=warm
+            [backbone.whole, head],
+            loss_and_count,
+            train_source.lengths,
+            valid,
+            predict,
+            backbone.width,
+            scored_first=warm,
         ),
         settings,
         seed=seed,
@@ -105,9 +111,10 @@ def fit_head(
 def sources(
     backbone: Backbone, data: tuple[Dataset, Dataset], config: Embedding | Encoder, journal: Journal
 ) -> tuple[Backbone, tuple[Source, Source], float]:
-    """(backbone in training, its (train, validation) inputs, seconds spent in the frozen blocks).
+    """(backbone to train, its (train, validation) inputs, seconds spent in the frozen blocks).
 
-    With `config.trunk` frozen blocks, the backbone is the blocks above and its inputs are cached hidden states."""
+    With `config.trunk` frozen blocks, the backbone is the blocks above them and its inputs are cached hidden states.
+    """
     journal.progress("reading the texts", 0, 0)
     read = tuple(read_texts(backbone, config, part.texts) for part in data)
     if cut := read[0].truncation():

@@ -1,7 +1,7 @@
-"""The layer of the lowest loss, found from a few: every fourth layer of a deep model, then those around the best of them.
+"""Search for the layer with the lowest loss: every fourth layer of a deep model, then those near the best.
 
-Neighbouring layers differ by one block, so their losses are alike (docs/lab.md, 2026-11-29); a model of thirty blocks is
-compared at twelve layers in place of thirty-one.
+Neighbouring layers differ by one block, so their losses are similar (docs/lab.md, 2026-11-29). A model of thirty blocks
+needs twelve layers instead of thirty-one.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-STRIDE = 4  # of the first look; halved until every neighbour of the best was tried
+STRIDE = 4  # between the layers tried first; halved until both neighbours of the best are tried
 DEEP = 16  # layers; up to this many, all are tried
 
 
 def best_layer(count: int, losses_of: Callable[[int], np.ndarray]) -> tuple[int, dict[int, np.ndarray]]:
-    """(index of the layer with the lowest mean loss of those tried, losses by index, in order).
+    """(index of the layer with the lowest mean loss of those tried, losses of each layer tried in order of index).
 
-    losses_of: place -> losses of the rows (N,). The last layer is always tried.
+    count: number of layers. losses_of: index -> losses of the rows (N,). The last layer is always tried.
     """
     losses: dict[int, np.ndarray] = {}
     stride = STRIDE if count > DEEP else 1

@@ -3,8 +3,8 @@
 Fine-tuning from a fitted head distorts the pretrained features less than from a random one (Kumar 2022,
 arXiv:2202.10054). It costs one forward pass over the texts.
 
-With few rows, the pretrained vocabulary head knows more about the label names than the rows do: the layer may then begin
-as the label names' rows of that head, and the difference from them is fitted.
+With few training rows, the layer may be initialised from the vocabulary head: each label starts as the mean row of the
+tokens in its name, and the fit learns the difference from it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from lasttoken.train.loss import Loss
 HISTORY = 10  # steps that L-BFGS remembers
 # L2 penalties to try; each fit starts from the weights of the one before
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-SHARES = (0.0, 1.0, 2.0)  # of the label names' rows in the layer; validation loss chooses
-FEW = 32  # training rows a label; from there on the names' rows gain nothing (docs/lab.md)
+SHARES = (0.0, 1.0, 2.0)  # factors on the label names' rows; validation loss chooses
+FEW = 32  # training rows per label, from which on the label names' rows gain nothing (docs/lab.md)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class HeadOnly:
     bias: Tensor  # (C,)
     loss: float  # mean over the validation rows
     penalty: float  # the L2 penalty, one of PENALTIES
-    share: float = 0.0  # of the label names' rows, one of SHARES
+    share: float = 0.0  # factor on the label names' rows, one of SHARES
 
 
 def start_head(
@@ -58,33 +58,35 @@ def start_head(
     """Fit the linear layer of `head` on the frozen backbone by `loss`, in place; returns the seconds it took.
 
     sources, data: (train, validation). names: (C, H), the label names' rows of the vocabulary head.
-    Raises ConfigError where the device runs out of memory.
+    Raises ConfigError if the device runs out of memory.
     """
     began = time.perf_counter()
     try:
-        seen, asked = (
+        train_vectors, valid_vectors = (
             vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source in sources
         )
-        found = fit_head_only(seen, asked, data, loss, names=names, progress=journal.task("fitting the head"))
+        fitted = fit_head_only(
+            train_vectors, valid_vectors, data, loss, names=names, progress=journal.task("fitting the head")
+        )
     except torch.OutOfMemoryError as error:
         told = f"the device ran out of memory fitting the head alone on {len(data[0])} vectors"
         raise ConfigError([f"{told}; set head_init = random, or use fewer training rows"]) from error
-    del seen, asked
+    del train_vectors, valid_vectors
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()  # the micro-batch size is chosen from the free memory
     final = head.linear
     with torch.no_grad():
-        final.weight.copy_(found.weight)
-        final.bias.copy_(found.bias)
+        final.weight.copy_(fitted.weight)
+        final.bias.copy_(fitted.bias)
         if world.rank:  # every process starts from the weights of the first
             final.weight.zero_()
             final.bias.zero_()
         world.add([final.weight, final.bias])
     seconds = time.perf_counter() - began
+    initial = f"; initialised as {fitted.share:g} times the label names' rows of the vocabulary head"
     journal.note(
-        f"head: fitted alone on the frozen model, validation loss {found.loss:.4g} "
-        f"(L2 penalty {found.penalty:g}, {seconds:.0f} s)"
-        + (f"; it began as {found.share:g} times the label names' rows of the vocabulary head" * bool(found.share))
+        f"head: fitted alone on the frozen model, validation loss {fitted.loss:.4g} "
+        f"(L2 penalty {fitted.penalty:g}, {seconds:.0f} s)" + (initial if fitted.share else "")
     )
     return seconds
 
@@ -92,7 +94,7 @@ def start_head(
 def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World, journal: Journal) -> Tensor:
     """Inputs of the head's linear layer for each text, from the frozen backbone: (N, H) float32, in every process."""
     progress = journal.task("features of the frozen model")
-    found = torch.zeros(len(source), backbone.width, device=backbone.device)
+    features = torch.zeros(len(source), backbone.width, device=backbone.device)  # (N, H)
 
     def compute(rows: np.ndarray) -> Tensor:
         batch = pack(source, rows, backbone)
@@ -103,47 +105,47 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
     for rows, part in in_batches(
         source.lengths, compute, backbone, budget=budget, world=world, note=journal.note, progress=progress
     ):
-        found[torch.from_numpy(rows).to(found.device)] = part
-    world.add([found])
-    return found
+        features[torch.from_numpy(rows).to(features.device)] = part
+    world.add([features])
+    return features
 
 
 def fit_head_only(
-    seen: Tensor,
-    asked: Tensor,
+    train_vectors: Tensor,
+    valid_vectors: Tensor,
     data: tuple[Dataset, Dataset],
     loss: Loss,
     *,
     names: Tensor | None = None,
     progress: Progress = unheard,
 ) -> HeadOnly:
-    """The linear layer with the least `loss` on the training vectors (N, H), under an L2 penalty; overwrites both arrays.
+    """The linear layer of least `loss` plus L2 penalty on the training vectors.
 
-    asked: validation vectors (M, H). Penalties are tried from the largest down until validation loss stops falling.
-    names: rows (C, H) that the layer may begin as; the penalty is then on the difference from them.
+    train_vectors (N, H), valid_vectors (M, H): overwritten. Penalties are tried from the largest down until the
+    validation loss stops falling. names: (C, H) weights to start from; the penalty is on the difference from them.
     Full-batch L-BFGS on standardised vectors; the returned layer applies to vectors that are not standardised.
-    Raises Diverged where vectors are not finite.
+    Raises Diverged if a vector is not finite.
     """
-    if not (torch.isfinite(seen).all() and torch.isfinite(asked).all()):
+    if not (torch.isfinite(train_vectors).all() and torch.isfinite(valid_vectors).all()):
         raise Diverged(
             "the frozen model's vectors are not finite; use --precision float32, --quantize none, or another model"
         )
-    mean, scale = seen.mean(dim=0), seen.std(dim=0, correction=0)
+    mean, scale = train_vectors.mean(dim=0), train_vectors.std(dim=0, correction=0)
     scale = torch.where(scale > 1e-4 * mean.abs() + 1e-6, scale, 1.0)  # near-constant dimensions are not scaled up
     classes, shares = len(data[0].labels), (0.0,) if names is None else SHARES
-    # (N, C), (M, C): logits of the names alone
-    named = [0.0 if names is None else (part @ names.T - mean @ names.T) for part in (seen, asked)]
-    for vectors_of_part in (seen, asked):
-        vectors_of_part.sub_(mean).div_(scale)
-    wanted = [torch.from_numpy(part.targets).to(seen.device) for part in data]
-    weight, bias = seen.new_zeros(classes, seen.shape[1]), seen.new_zeros(classes)
+    parts = (train_vectors, valid_vectors)
+    name_logits = [0.0 if names is None else (part @ names.T - mean @ names.T) for part in parts]  # (N, C), (M, C)
+    for part in parts:
+        part.sub_(mean).div_(scale)
+    targets = [torch.from_numpy(part.targets).to(train_vectors.device) for part in data]
+    weight, bias = train_vectors.new_zeros(classes, train_vectors.shape[1]), train_vectors.new_zeros(classes)
     best, tried = HeadOnly(weight, bias, float("inf"), PENALTIES[0]), 0
     for share in shares:
         weight, bias, before = torch.zeros_like(weight), torch.zeros_like(bias), float("inf")
         for number, penalty in enumerate(PENALTIES):
             progress(tried + number, len(shares) * len(PENALTIES))
-            weight, bias = solve(seen, wanted[0], loss, penalty, weight, bias, share * named[0])
-            total, count = loss(asked @ weight.T + bias + share * named[1], wanted[1])
+            weight, bias = solve(train_vectors, targets[0], loss, penalty, weight, bias, share * name_logits[0])
+            total, count = loss(valid_vectors @ weight.T + bias + share * name_logits[1], targets[1])
             value = total.item() / count
             if value < best.loss:
                 best = HeadOnly(weight, bias, value, penalty, share)
@@ -166,7 +168,7 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """(weight (C, H), bias (C,)) that minimise mean loss + penalty / 2 * |weight|^2, starting from the given ones.
 
-    offset: logits (N, C) that are added to those of the layer.
+    offset: (N, C), added to the logits of the layer.
     """
     weight, bias = (x.detach().clone().requires_grad_() for x in (weight, bias))
     solver = torch.optim.LBFGS(
@@ -185,5 +187,5 @@ def solve(
         value.backward()
         return value
 
-    solver.step(closure)  # pyright: ignore[reportArgumentType] - its stub wants a float, its code a tensor
+    solver.step(closure)  # pyright: ignore[reportArgumentType] - the stub asks for a float, the code for a tensor
     return weight.detach(), bias.detach()

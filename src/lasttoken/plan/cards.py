@@ -1,6 +1,6 @@
-"""What a training may run on: a card by name, a plain amount of memory, or this machine.
+"""Devices to plan for: a GPU by name, an amount of GPU memory, or this machine.
 
-Figures are those of NVIDIA's data sheets: dense products in bfloat16; of a T4, which is slow in it, in float32.
+Rates are from NVIDIA's data sheets, for dense bfloat16 products; for the T4, which is slow in bfloat16, float32.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lasttoken.model.cpu_rates import cpu_name, kept_rates
 from lasttoken.model.host_memory import free_host_memory, host_memory
 from lasttoken.wording import closest
 
-ROOM = 0.95  # of a card's nominal memory: CUDA's context and error correction take the rest
-GROWTH = 2.0e9  # bytes that a training on a CPU holds beside its tensors: Python, libraries, kernels, freed blocks
-BFLOAT16 = 4  # times as many products a second as in float32, with AVX512-BF16 (Zen 5: 508 against 113 GFLOP/s)
-ALIKE = 0.08  # share by which memories differ that are called the same: 24 GB are 24 GiB to some
+ROOM = 0.95  # usable share of a card's nominal memory: CUDA's context and error correction take the rest
+GROWTH = 2.0e9  # bytes that training on a CPU needs beside its tensors: Python, libraries, kernels, freed blocks
+BFLOAT16 = 4  # speed of bfloat16 products relative to float32, with AVX512-BF16 (Zen 5: 508 against 113 GFLOP/s)
+ALIKE = 0.08  # relative difference up to which two memory sizes count as equal: 24 GB may mean 24 GiB
 # fmt: off
 CARDS = {  # gigabytes, TFLOP/s
     "T4": (16, 8.1), "RTX 4080": (16, 97.5), "RTX 3090": (24, 71), "A10": (24, 125), "L4": (24, 121),
@@ -35,18 +35,18 @@ CARDS = {  # gigabytes, TFLOP/s
 
 @dataclass(frozen=True)
 class Card:
-    """A device as a plan sees it."""
+    """The memory and speed of a device."""
 
     name: str
     kind: str  # cuda, cpu or mps
-    memory: float  # bytes that it has
-    free: float  # bytes of them that a fit may take
-    itemsize: int  # bytes of a number that it computes with: 2 for bfloat16, 4 for float32
-    rate: float | None = None  # FLOP/s of large matrix products; None where it is not known
+    memory: float  # bytes in total
+    free: float  # bytes that a fit may use
+    itemsize: int  # bytes per number in computations: 2 for bfloat16, 4 for float32
+    rate: float | None = None  # FLOP/s of large matrix products; None if not known
 
 
 def known_cards(memory: float | None = None) -> list[Card]:
-    """The cards of the table, least memory first; with `memory` those of about so many bytes that compute in bfloat16."""
+    """The cards in CARDS, least memory first. memory: only those of about that many bytes, and with bfloat16."""
     sizes = [(name, gb * 1e9, 4 if name == "T4" else 2, rate * 1e12) for name, (gb, rate) in CARDS.items()]
     cards = [Card(name, "cuda", size, ROOM * size, item, rate) for name, size, item, rate in sizes]
     return [c for c in cards if memory is None or (abs(c.memory / memory - 1) < ALIKE and c.itemsize == 2)]
@@ -66,19 +66,20 @@ def find_card(name: str) -> Card:
         return begin[0]
     near = [card.name for card in begin] or [cards[key].name for key in [closest(asked, cards, cutoff=0.4)] if key]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(CARDS)};"
-    raise ConfigError([f"--gpu: {name!r} is no card known here; {hint} or give its memory: --gpu 24GB"])
+    raise ConfigError([f"--gpu: {name!r} is not a known card; {hint} or give its memory: --gpu 24GB"])
 
 
 def plain(name: str) -> str:
-    """A card's name without what people leave out: maker, series, form, spaces."""
+    """A card's name without maker, series, form factor and spaces, which users often leave out."""
     words = re.sub(r"nvidia|geforce|tesla|quadro|rtx|sxm\d?|pcie|hbm\d\w?", "", name.lower())
     return re.sub(r"[^a-z0-9]", "", words)
 
 
 def this_machine(asked: str = "auto") -> Card:
-    """What a training would run on here. A CPU is timed; a GPU's rate is that of the table, if it is there.
+    """The device that training would use on this machine. A CPU is timed; a GPU's rate is from CARDS, if listed.
 
-    asked: auto, cpu, cuda or mps. Raises ConfigError where that is not here. torch is imported only where there may be a GPU.
+    asked: auto, cpu, cuda or mps. Raises ConfigError if the machine has no such device. torch is imported only if there
+    may be a GPU.
     """
     if asked == "cpu" or (asked == "auto" and sys.platform != "darwin" and not Path("/dev/nvidiactl").exists()):
         return this_cpu()
@@ -96,13 +97,15 @@ def this_machine(asked: str = "auto") -> Card:
 
 
 def this_cpu() -> Card:
-    """This machine's CPU, in the precision whose products were measured faster here when a model was last loaded.
+    """This machine's CPU, in its faster precision: float32 or bfloat16.
 
-    Without a measurement numpy times float32, and with AVX512-BF16 bfloat16 is taken for BFLOAT16 times as fast.
+    The rates are those measured when a model was last loaded. If there are none, float32 is timed with numpy, and
+    bfloat16 is assumed to be BFLOAT16 times as fast with AVX512-BF16.
     """
     memory, free = host_memory(), free_host_memory()
     kept = kept_rates(f"{cpu_name()}, {threads()} threads, torch {version('torch')}, ")
-    measured = [rates for key, rates in kept.items() if " float32, " in key]  # which names the library of its products
+    # keys that name the library of float32 products
+    measured = [rates for key, rates in kept.items() if " float32, " in key]
     if measured:
         rates = max(measured, key=lambda each: max(each.values()))
         best = max(rates, key=lambda name: rates[name])
@@ -115,13 +118,13 @@ def this_cpu() -> Card:
 
 
 def threads() -> int:
-    """The threads that torch will compute with."""
+    """Number of threads that torch will use."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return int(os.environ.get("OMP_NUM_THREADS") or cores)
 
 
 def float32_rate() -> float:
-    """Floating-point operations a second of numpy's float32 products; .2 s."""
+    """FLOP/s of numpy's float32 matrix products. Takes 0.2 s."""
     a = np.ones((512, 512), dtype=np.float32)
     np.dot(a, a)  # the first one starts threads
     best, end = float("inf"), time.perf_counter() + 0.2

@@ -1,6 +1,7 @@
-"""Whether a fit has room on a device and how long it takes: the choices that training makes, and the bytes of its phases.
+"""Whether a fit fits into the memory of a device, and how long it takes.
 
-Where it has none, `advise` looks for settings that make room, in the order of what they cost, else for a larger card.
+The forecast makes the choices that training makes (micro-batch size, checkpointing), and sums the bytes of each phase.
+For a fit that needs too much, `advise` looks for settings that save memory, cheapest first, else for a larger card.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from lasttoken.plan.memory import Fit, Work, merged_bytes, moment_bytes, trainin
 from lasttoken.plan.model_shape import ModelShape
 from lasttoken.plan.rows import Rows, a_pass, as_read
 
-SHARE = 0.8  # of the free memory that activations may take (fitting/memory.py, as the next)
-FULL = 1024  # tokens a micro-batch that keep a device busy
-UTILISATION = 0.35  # of a device's peak that this work reaches: an assumption until measured on the device
-LAUNCH = 6e-6  # seconds that an operation takes at least, however small: another assumption
-OPERATIONS = 70, 280  # of a block: forward, and forward and backward with LoRA (counted on a Llama)
+SHARE = 0.8  # of the free memory that activations may take; SHARE and FULL as in fitting/memory.py
+FULL = 1024  # tokens per micro-batch that keep a device busy
+UTILISATION = 0.35  # share of the peak FLOP/s that is reached: an assumption, not measured
+LAUNCH = 6e-6  # seconds per operation at least, however small: also an assumption
+OPERATIONS = 70, 280  # per block: forward; forward and backward with LoRA (counted on a Llama)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fit would take. Memory in bytes, time in seconds; None where the device's rate is not known."""
+    """Memory and time of a fit, in bytes and seconds; times are None if the device's FLOP/s are not known."""
 
     fits: bool
     peak: int
     parameters: int
     trainable: int
-    parts: dict[str, int]  # of training; not all of them are there at the same time
-    phases: dict[str, int]  # the peak of each
-    micro_tokens: int  # that the fullest micro-batch holds
+    parts: dict[str, int]  # of training; they are not all held at the same time
+    phases: dict[str, int]  # peak of each
+    micro_tokens: int  # of the largest micro-batch
     checkpointing: bool
     epoch_tokens: int
     epoch_seconds: float | None  # validation included
-    seconds: float | None  # all epochs, and the predictions after them
+    seconds: float | None  # all epochs and the final predictions
 
 
 def forecast(config: MethodConfig, shape: ModelShape, rows: Rows, card: Card, *, seed: int) -> Forecast:
-    """The forecast of one method on one device. Raises ConfigError or ModelError where it could not even begin."""
+    """The forecast of one method on one device. Raises ConfigError or ModelError if the model cannot be used."""
     plan = config.footprint()
     refuse(plan, shape)
     fit, rows = Fit(shape, plan, card, len(rows.labels)), as_read(rows, plan, shape.window)
@@ -68,7 +69,7 @@ def forecast(config: MethodConfig, shape: ModelShape, rows: Rows, card: Card, *,
 
 
 def refuse(plan: Footprint, shape: ModelShape) -> None:
-    """Raises ModelError on a model of the wrong kind, ConfigError on a layer or a cut that it does not have."""
+    """Raises ModelError on a model of the wrong kind, ConfigError if `trunk` or `layer` exceeds its blocks."""
     encoder, depth = "encoder" in shape.values, shape.depth
     if plan.reads == "encoder" and not encoder:
         raise ModelError(f"model {plan.model!r} is a causal language model, not an encoder; use --method embedding")
@@ -80,19 +81,19 @@ def refuse(plan: Footprint, shape: ModelShape) -> None:
 
 
 def phases_of(fit: Fit, rows: Rows, step: int) -> dict[str, int]:
-    """The peak of each phase of a training. step: of a micro-batch, beside what is loaded and the optimiser."""
+    """Peak bytes of each phase of training. step: bytes of a micro-batch, beside the loaded model and the optimiser."""
     plan, trained, on_cpu = fit.footprint, 4 * fit.trained, fit.card.kind != "cuda"
     always = fit.loaded + fit.states + trained * on_cpu  # a copy of the best weights, in main memory
     reading, train = moment_bytes(fit, a_pass(rows, "valid", plan.budget)), len(rows.parts["train"])
     phases = {"training": always + step, "step": always + trained, "validation": always + merged_bytes(fit) + reading}
-    if plan.head_first:  # every text's vector, while the model reads or L-BFGS has logits and their gradients
+    if plan.head_first:  # a vector per text, and a forward pass or the logits and gradients of L-BFGS
         vectors = 4 * fit.shape.width * (train + len(rows.parts["valid"]))
         phases["head"] = fit.loaded + vectors + max(reading, 3 * 4 * train * fit.classes)
     return phases
 
 
 def training(fit: Fit, rows: Rows, seed: int) -> tuple[Work, bool]:
-    """(an epoch, whether activations are recomputed): micro-batches as large as fit, by the rule of fitting/memory.py."""
+    """(micro-batches of an epoch, whether to checkpoint), the largest that fit, by the rule of fitting/memory.py."""
     plan, room = fit.footprint, fit.card.free - fit.loaded
     work, again = Work(rows.parts["train"][:1]), False
     for again in {"on": (True,), "off": (False,)}.get(str(plan.checkpointing), (False, True)):
@@ -107,38 +108,39 @@ def training(fit: Fit, rows: Rows, seed: int) -> tuple[Work, bool]:
 
 
 def seconds_of(fit: Fit, rows: Rows, work: Work | None, *, checkpointing: bool) -> tuple[float, float]:
-    """Seconds of (an epoch with its validation, everything). work: an epoch of training, if any."""
+    """(seconds of an epoch and its validation, seconds in total). work: an epoch of training; None without one."""
     plan, depth = fit.footprint, fit.depth
     train, valid, test = (seconds(fit, a_pass(rows, part, plan.budget), 1) for part in ("train", "valid", "test"))
     if work is None:
         return train, train + valid + test
-    passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1  # gradients take a forward pass's time each
+    # gradients of activations, and of weights, take as long as a forward pass each
+    passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1
     epoch = (fit.learning / depth or 1) * seconds(fit, work, passes) + plan.evaluations * valid
-    # once over rows to train on and to validate with: the frozen blocks, and for a head fitted alone the others
+    # one pass over training and validation rows: through the frozen blocks, and the others for a warm-started head
     before = (plan.frozen_blocks / (depth - plan.frozen_blocks) + plan.head_first) * (train + valid)
     epochs = epochs_of(plan.epochs, plan.batch, len(rows.parts["train"]))
     return epoch, epoch * epochs + valid + test + before
 
 
 def seconds(fit: Fit, work: Work, passes: int) -> float:
-    """Seconds of as many forward passes: two operations a weight and token, and attention; at least those of launching."""
+    """Seconds of `passes` forward passes: 2 FLOP per weight and token, plus attention; at least the launch time."""
     shape, lengths = fit.shape, work.lengths
-    seen = float((lengths * (lengths + work.prefix)).sum() / max(1, lengths.sum()))  # keys of a query
-    flops = passes * work.total * fit.depth * (2 * shape.matrices + 4 * shape.queries * seen)
+    keys = float((lengths * (lengths + work.prefix)).sum() / max(1, lengths.sum()))  # per query, mean
+    flops = passes * work.total * fit.depth * (2 * shape.matrices + 4 * shape.queries * keys)
     launching = work.batches * OPERATIONS[passes > 1] * fit.depth * LAUNCH
     return max(flops / (UTILISATION * (fit.card.rate or np.inf)), launching)
 
 
 class Advice(NamedTuple):
-    """Changes that give room; or none, and the cards that have it."""
+    """Settings with which a fit fits; if there are none, cards on which it fits unchanged."""
 
     settings: dict[str, str | int]  # dotted name in [method] -> value
-    peak: int | None  # with them
-    cards: list[str]  # the smallest on which it fits as it is
+    peak: int | None  # bytes, with these settings
+    cards: list[str]  # the smallest on which it fits unchanged
 
 
 def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Card], Forecast]) -> Advice:
-    """The first changes that make `config` fit on `card`; where none does, the smallest cards that take it unchanged."""
+    """The cheapest changes with which `config` fits on `card`; else the smallest cards on which it fits unchanged."""
 
     def changed(settings: dict[str, str | int]) -> Forecast:
         values = override(config.model_dump(), [f"{name}={value}" for name, value in settings.items()])
@@ -148,7 +150,7 @@ def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Ca
     for name, value in ladder(config.footprint(), card.kind):
         settings[name] = value
         if changed(settings).fits:
-            for early in list(settings)[-2::-1]:  # what a later and stronger change made needless
+            for early in list(settings)[-2::-1]:  # drop a change that a later, stronger one made unnecessary
                 fewer = {k: v for k, v in settings.items() if k != early}
                 settings = fewer if changed(fewer).fits else settings
             return Advice(settings, changed(settings).peak, [])
@@ -158,7 +160,7 @@ def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Ca
 
 
 def ladder(plan: Footprint, kind: str) -> Iterator[tuple[str, str | int]]:
-    """Changes, each on top of those before it: first what costs nothing, then time, then precision, then quality."""
+    """Changes to try, each on top of those before: free ones first, then at the cost of time, precision, quality."""
     if plan.checkpointing == "off":
         yield "train.checkpointing", "auto"
     if plan.merge:

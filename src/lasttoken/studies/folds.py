@@ -1,7 +1,7 @@
-"""The folds of one run: a model is fitted and tuned for each, predicts the rows that it did not see, and is let go.
+"""Cross-validation of one run: a model per fold is fitted, tuned, predicts its held-out rows, and is discarded.
 
-What a fold said is kept in RUN.folds/ beside the run until that is finished, so that an interrupted command goes on with
-the next fold. Its name holds a digest of settings and rows: what another command left there is never taken.
+Finished folds are kept in RUN.folds/ until the run is finished: an interrupted command resumes at the next fold.
+A fold's folder is named by a digest of its settings and rows: results of other settings or rows are never reused.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ SUFFIX = ".folds"
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What the model of one fold says of the rows that it did not see."""
+    """The predictions of one fold's model on its held-out rows, and its policy."""
 
-    policy: Policy  # made on validation rows of the other folds
+    policy: Policy  # fitted on validation rows of the other folds
     raw: Predictions  # (N,) rows of the fold, before calibration
     fact: FoldFact
 
 
 def run_folds(config: Run, splits: Splits, folder: Path, *, writes: bool, journal: Journal) -> list[Fold]:
-    """Every fold, fitted or kept from before. writes: whether this process is the one that keeps them.
+    """Every fold, fitted now or read from RUN.folds/. writes: whether this process saves the folds.
 
-    Raises KeyboardInterrupt where a training was cut short: half a training judges nothing.
+    Raises KeyboardInterrupt if a training was interrupted, since a partly trained model is not scored.
     """
-    for part in splits.folds:  # before the first is fitted
+    for part in splits.folds:  # fail before the first fold is fitted
         check_decision(config.decision, part.valid.targets, part.labels)
     found = []
     for number, part in enumerate(splits.folds, start=1):
@@ -69,7 +69,10 @@ def run_folds(config: Run, splits: Splits, folder: Path, *, writes: bool, journa
 
 
 def fit_fold(config: Run, part: Splits, called: str, journal: Journal, *, loud: bool) -> Fold:
-    """Fit, tune and predict one fold. loud: show its notes, which other folds would repeat; none are kept in the run."""
+    """Fit, tune and predict one fold.
+
+    loud: show the notes of this fold; False for the later ones, which repeat them. The run's record keeps none.
+    """
     own = Journal(
         tell=(lambda sentence: journal.tell(f"{called}: {sentence}")) if loud else unheard,
         progress=lambda what, *seen: journal.progress(f"{called} {what}", *seen),
@@ -94,7 +97,7 @@ def fit_fold(config: Run, part: Splits, called: str, journal: Journal, *, loud: 
 
 
 def key_of(config: Run, part: Splits) -> str:
-    """A digest of the settings and rows of a fold, 16 hexadecimal digits."""
+    """A digest of the settings, rows and base model of a fold: 16 hexadecimal digits."""
     model = config.method.model_dump().get("model")
     known = ""
     if model is not None:
@@ -106,7 +109,7 @@ def key_of(config: Run, part: Splits) -> str:
 
 
 def write_fold(fold: Fold, folder: Path) -> None:
-    """Write what a fold said, whole or not at all."""
+    """Write the folder of a fold; atomic."""
     with writing(folder) as part:
         write_policy(fold.policy, part)
         write_predictions(fold.raw, part / "predictions.parquet", raw=fold.raw.probs)
@@ -114,7 +117,7 @@ def write_fold(fold: Fold, folder: Path) -> None:
 
 
 def read_fold(folder: Path) -> Fold:
-    """What `write_fold` wrote. Raises ArtifactError where it is damaged."""
+    """The fold that `write_fold` wrote. Raises ArtifactError if it is damaged."""
     verify(folder)
     path = folder / "predictions.parquet"
     raw = replace(read_predictions(path), probs=read_raw(path), decisions=None)
@@ -122,19 +125,19 @@ def read_fold(folder: Path) -> Fold:
 
 
 def remove_folds(folder: Path) -> None:
-    """Remove what was kept for the run `folder`, which is finished."""
+    """Remove RUN.folds/ of the finished run `folder`."""
     shutil.rmtree(folder.with_name(folder.name + SUFFIX), ignore_errors=True)
 
 
 def in_order(splits: Splits, parts: Sequence[Predictions]) -> Predictions:
-    """The rows of all folds in the order of splits.test, each with its fold."""
+    """Predictions of all folds in the order of splits.test, with the fold number of each row."""
     joined = Predictions.joined(parts)
     number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return replace(joined, fold=number).take(places(splits, parts))
 
 
 def said_of(splits: Splits, folds: Sequence[Fold]) -> Said:
-    """What the folds say of the rows of splits.test, before calibration."""
+    """Uncalibrated predictions of all folds, in the order of splits.test."""
     order = places(splits, [fold.raw for fold in folds])
     lost = np.concatenate([np.array(fold.fact.lost, dtype=np.int64) for fold in folds])[order]
     invalid = [fold.fact.invalid for fold in folds if fold.fact.invalid is not None]
@@ -146,21 +149,21 @@ def said_of(splits: Splits, folds: Sequence[Fold]) -> Said:
 
 
 def rows_per_second(folds: Sequence[Fold]) -> float:
-    """Rows of all folds by the time that their predictions took."""
+    """Prediction speed over all folds."""
     return sum(len(fold.raw) for fold in folds) / sum(fold.fact.predict_seconds for fold in folds)
 
 
 def cross_validated(splits: Splits, folds: Sequence[Fold]) -> CrossValidated:
-    """What the scores are of, for metrics.json."""
+    """Number of folds, training time, and a note on what the scores mean, for metrics.json."""
     rows = counted(len(splits.test), "row", "rows")
     told = (
-        f"Scores are of {len(folds)}-fold cross-validation: each of {rows} was judged once, by a model of the same recipe "
-        "that did not see it. The model in this folder is fitted on all rows and has never been judged on new ones."
+        f"Scores are from {len(folds)}-fold cross-validation: each of {rows} was tested once, by a model with the same "
+        "settings that was not trained on it. The model in this folder is trained on all rows and was not tested on new ones."
     )
     return CrossValidated(folds=len(folds), train_seconds=sum(fold.fact.train_seconds for fold in folds), told=told)
 
 
 def places(splits: Splits, parts: Sequence[Predictions]) -> np.ndarray:
-    """Where each row of splits.test is among the rows of the folds, one after another, (N,)."""
+    """Index (N,) of each row of splits.test in the concatenated rows of the folds."""
     place = {row: i for i, row in enumerate(row for part in parts for row in part.ids)}
     return np.array([place[row] for row in splits.test.ids], dtype=np.int64)

@@ -33,19 +33,19 @@ from lasttoken.report.page import check_page
 from lasttoken.studies.one import check_same, finished, in_step, leads, run_method
 from lasttoken.studies.timed import Limit, as_kept, limited, within
 
-FEW_TEST_ROWS = 100  # below which a cross-validation is advised: the interval of an accuracy of .8 is .16 wide at 100
+FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: a method or a recipe's entry, with so many training rows, from a seed."""
+    """One run of a study: a named method at one training size and one seed."""
 
     name: str
     run: Run
-    optional: bool = False  # left out, and no failure, where its model is not on this machine
+    optional: bool = False  # skipped, without counting as failed, if its model is not on this machine
 
     def folder(self, first_seed: int) -> str:
-        """embedding; embedding-200 with 200 training rows; embedding-200-seed1 with another than the first seed."""
+        """The run folder's name: embedding; embedding-200 with 200 training rows; embedding-seed1 of a later seed."""
         rows, seed = self.run.data.train_rows, self.run.seed
         return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
 
@@ -55,10 +55,10 @@ class Study:
     """The outcome of several methods on the same rows."""
 
     runs: list[dict[str, Any]]  # metrics.json of each method, means over its seeds
-    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts; empty in a process that does not lead
+    comparison: dict[str, Any]  # summary, scores, pairs with their verdicts; empty in all processes but the first
     failed: list[str]  # one sentence per method that could not run or was cut short
-    folders: list[Path]  # of each of `runs`, that of its first seed
-    report: Path  # the page that shows all of it
+    folders: list[Path]  # one per entry of `runs`: that of its first seed
+    report: Path  # report.html
 
 
 def study(
@@ -75,14 +75,14 @@ def study(
     device: str = "auto",
     time: str | None = None,
 ) -> Study:
-    """Fit every method on the same rows and say which is best, and whether that is shown; `lasttoken compare` from Python.
+    """Compare methods on the same rows, with significance tests and a report; `lasttoken compare` from Python.
 
-    data: where rows are (`Data(source="reviews.csv", text=("body",), label=("stars",))`), or the parts themselves, as
-    `make_splits` gives them. methods: name -> settings (`{"linear": Linear(), "rank-16": Embedding(lora=Lora(r=16))}`).
-    out: the folder of all runs and of report.html; runs that are finished in it are kept. sizes: training rows, None for
-    all. seeds: fits of each, with `Data(folds=5)` repeats of the cross-validation, each with folds of its own. time: 10m or
-    1h30m, of which each fit has an equal share; its epochs, frozen blocks and training rows are chosen to end in it. Notes go
-    to the logger "lasttoken". Raises UserError.
+    data: where to read rows (`Data(source="reviews.csv", text=("body",), label=("stars",))`), or the splits that
+    `make_splits` returns. methods: name -> settings (`{"linear": Linear(), "rank-16": Embedding(lora=Lora(r=16))}`).
+    out: the folder for all runs and report.html; finished runs in it are kept. sizes: numbers of training rows, None
+    for all. seeds: fits per method and size; with `Data(folds=5)` each seed repeats the cross-validation with other
+    folds. time: a limit such as 10m or 1h30m, shared equally by all fits; epochs, frozen blocks and training rows are
+    chosen to meet it. Notes go to the logger "lasttoken". Raises UserError.
     """
     if not methods or not isinstance(methods, Mapping):
         raise ConfigError(["methods: give settings by name, such as {'linear': Linear()}"])
@@ -95,7 +95,7 @@ def study(
         raise ConfigError([f"methods: {plain[0]!r} is {methods[plain[0]]!r}; give its settings, such as Linear()"])
     wrong_sizes = [size for size in sizes if size is not None and (not isinstance(size, Integral) or size < 1)]
     if wrong_sizes:
-        raise ConfigError([f"sizes: {wrong_sizes[0]!r} is no number of training rows; None stands for all of them"])
+        raise ConfigError([f"sizes: {wrong_sizes[0]!r} is not a number of training rows; None stands for all of them"])
     folder, described = local(out), data if isinstance(data, Data) else Data(source="rows given from Python")
     check_not_run(folder)
     limit = limited(time, monotonic())
@@ -112,12 +112,12 @@ def study(
 
 
 def logged(name: str) -> Journal:
-    """A journal whose notes go to the logger "lasttoken" under a name."""
+    """A journal whose notes go to the logger "lasttoken", prefixed with `name`."""
     return Journal(tell=told(name))
 
 
 def load_repeats(data: Data, seed: int, repeats: int, journal: Journal) -> Splits | dict[int, Splits]:
-    """The parts of `data`; by the seed of a run where several repeats of a cross-validation have folds of their own."""
+    """The splits of `data`; with repeated cross-validation a dict from each repeat's seed to its own splits."""
     first = load_data(data, seed=seed, journal=journal)
     if data.folds is None or repeats == 1:
         return first
@@ -126,7 +126,7 @@ def load_repeats(data: Data, seed: int, repeats: int, journal: Journal) -> Split
 
 
 def repeated(data: Data, repeat: int) -> Data:
-    """The data of a repeat of a cross-validation: its folds are drawn by another seed."""
+    """The data settings of one repeat of a cross-validation; a given split_seed is shifted so that the folds differ."""
     return data if data.split_seed is None else data.model_copy(update={"split_seed": data.split_seed + repeat})
 
 
@@ -136,11 +136,12 @@ def grid(
     """Every method at every size and seed, ordered by seed, then size, then method as given.
 
     Rows are split by the first seed in every run, so that all runs share the same test rows. With folds every row is
-    judged anyway, and each seed draws its own. optional: names of methods. Raises ConfigError on folds and sizes together.
+    tested anyway, and each seed draws its own folds. optional: methods to skip if their model is not on this machine.
+    Raises ConfigError if folds and sizes are combined.
     """
     cells = []
     if any(run.data.folds for run in configs.values()) and list(sizes) != [None]:
-        raise ConfigError(["sizes: folds train on all rows but their own; leave out the sizes, or the folds"])
+        raise ConfigError(["sizes: folds train on all rows but their own; leave out the sizes or the folds"])
     for more in range(seeds):
         for size in sizes:
             for name, first in configs.items():
@@ -165,8 +166,8 @@ def run_cells(
 ) -> Study:
     """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
 
-    splits: of every run, or by the run's seed. A method that cannot run is reported and left out. limit: of the time for
-    all of them, of which each has an equal share of what is left. Raises the last UserError if no method could run.
+    splits: those of every run, or a dict by the run's seed. A method that cannot run is reported and left out. limit:
+    for all runs; each gets an equal share of the time left. Raises the last UserError if no method could run.
     """
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
     named(metric, by_seed[cells[0].run.seed].labels.multi)  # fail before anything is trained
@@ -184,12 +185,10 @@ def run_cells(
     folders, failed, last, missing = [], [], None, set[str]()
     for number, cell in enumerate(cells):
         config, name = cell.run, cell.folder(first_seed)
-        asked = getattr(config.method, "model", "")
-        if cell.optional and not at_hand(asked):
+        model = getattr(config.method, "model", "")
+        if cell.optional and not at_hand(model):
             if cell.name not in missing:
-                tell(
-                    f"{cell.name}: left out, {asked} is not on this machine; --encoder NAME asks for it, or for another"
-                )
+                tell(f"{cell.name}: left out, {model} is not on this machine; --encoder NAME selects it, or another")
             missing.add(cell.name)
             continue
         journal = journal_of(name)
@@ -210,7 +209,7 @@ def run_cells(
                 else:
                     journal.note(f"kept from before, {out / name}")
         except UserError as error:
-            last = error.with_traceback(None)  # whose frames would hold the model in memory
+            last = error.with_traceback(None)  # its frames would keep the model in memory
             last.__cause__ = last.__context__ = None
             failed.append(f"{name} left out: {error}")
             journal.note(f"left out: {error}")
@@ -222,13 +221,14 @@ def run_cells(
         if end.how == "diverged":
             failed.append(f"{name} was cut short: {end.told or 'its training diverged; the best weights were kept'}")
         folders.append(outcome.folder)
-        del outcome  # and the model with it: the next one needs the memory
+        del outcome  # frees the model: the next run needs the memory
     if not folders and last is not None:
         raise last
     others = {path for path in runs_in(out) if path != out} - set(folders)
     if others:
         tell(
-            f"{out} holds {len(others)} more runs, which are not in this report: lasttoken report {shlex.quote(str(out))} has all"
+            f"{out} holds {len(others)} more runs, which are not in this report: "
+            f"lasttoken report {shlex.quote(str(out))} shows all"
         )
     page, written = out / "report.html", Written([], [], {})
     if leads(cells[0].run.device):
@@ -238,38 +238,38 @@ def run_cells(
 
 
 def cut_short_sentence(name: str, folder: Path) -> str:
-    """What is said of a run that Ctrl-C cut short, and that is kept."""
+    """The note on a kept run that Ctrl-C interrupted."""
     return (
-        f"{name}: {folder} holds the run that Ctrl-C cut short, and reports call it interrupted; the same command fits {name} "
-        f"anew and keeps this run as {folder.name}{INTERRUPTED}"
+        f"{name}: interrupted by Ctrl-C; {folder} holds the unfinished run; the same command fits {name} anew and keeps "
+        f"this run as {folder.name}{INTERRUPTED}"
     )
 
 
 def few_rows(splits: Splits, cells: Sequence[Cell]) -> str:
-    """Advice to cross-validate, in a sentence; empty where test rows are enough, were given, or learning curves are asked."""
+    """Advice to cross-validate; empty with enough test rows, test rows from the user, or several sizes."""
     ours = splits.origin.startswith("made here") and all(cell.run.data.train_rows is None for cell in cells)
     if splits.folds or not ours or len(splits.test) >= FEW_TEST_ROWS:
         return ""
     whole = len(splits.train) + len(splits.valid) + len(splits.test)
     return (
-        f"{len(splits.test)} test rows show large differences only: --folds 5 (in Python Data(folds=5)) judges all {whole} "
-        "rows, each by a model that did not see it"
+        f"{len(splits.test)} test rows show large differences only: --folds 5 (in Python Data(folds=5)) tests on all "
+        f"{whole} rows, each with a model that was not trained on it"
     )
 
 
 def at_hand(model: str) -> bool:
-    """Whether a model loads without a download. Imported late, so that linear methods do not import transformers."""
+    """Whether a model loads without a download. The import is local: linear methods do not need transformers."""
     from lasttoken.model.files import on_this_machine
 
     return on_this_machine(model)
 
 
 def check_kept(cells: Sequence[Cell], kept: Sequence[Run], parts: Mapping[Any, Splits], out: Path) -> None:
-    """Raise ArtifactError if the folder of a cell holds anything but its `kept` run, before any run is trained."""
+    """Raises ArtifactError if a cell's folder holds anything but its `kept` run. Called before any run is trained."""
     for cell, run in zip(cells, kept, strict=True):
         folder = out / cell.folder(cells[0].run.seed)
         if not folder.exists():
             continue
         if not (folder / MANIFEST).is_file():
-            raise ArtifactError(f"{folder} is there and is no run; name another folder with --out, or remove it")
+            raise ArtifactError(f"{folder} exists and is not a run; name another folder with --out, or remove it")
         check_same(run, parts[run.data.train_rows, run.seed], folder)

@@ -1,6 +1,6 @@
-"""One method on one problem: fit, predict, judge, explain, and write the run, in this one direction.
+"""One run from data to folder: fit, predict, evaluate, explain mistakes, write.
 
-The record of a run is made in memory and written once, with the model, into a folder that appears whole or not at all.
+The record of a run is built in memory and written once, with the model; the folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
 WARM_UP = 32  # rows predicted before the clock starts
-FEW = 20  # rows of a kind below which a score says little
+FEW = 20  # least number of truncated rows, and of others, to compare their scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +70,12 @@ class Outcome:
 
     folder: Path
     measures: Metrics
-    fitted: Fitted | None  # None where the folder was there already
+    fitted: Fitted | None  # None if the run was finished before
 
 
 @dataclass(frozen=True)
 class Until:
-    """Times of time.monotonic() for a run that has to end."""
+    """Deadlines of a run with a time limit, as values of time.monotonic()."""
 
     training: float = math.inf  # when training ends, finished or not
     explaining: float = math.inf  # after which mistakes are no longer explained
@@ -86,20 +86,20 @@ class Predicted:
     """Uncalibrated predictions of the validation and test rows."""
 
     valid: Said
-    test: Said  # of the folds' models where there are folds
+    test: Said  # by the folds' models in a cross-validation
     rows_per_second: float  # on test rows
-    folds: Sequence[Fold] = ()  # that predicted the test rows; empty where the one model did
+    folds: Sequence[Fold] = ()  # that predicted the test rows; empty without cross-validation
 
 
 def run_method(
     config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal, until: Until | None = None
 ) -> Outcome:
-    """Fit, predict, judge and save one method. The folder is written whole or not at all, by the first process only.
+    """Fit, predict, evaluate and save one method. The folder is written whole or not at all, by the first process only.
 
-    until: the times of a run that has to end.
+    until: deadlines of a run with a time limit.
     """
     until = Until() if until is None else until
-    journal.progress(catalog.loading(config.method), 0, 0)  # torch too, which takes seconds
+    journal.progress(catalog.loading(config.method), 0, 0)  # importing torch takes seconds
     check_decision(config.decision, splits.valid.targets, splits.labels)
     world = join(catalog.device_of(config.method.method, config.device))
     check_free(folder)  # fail before training
@@ -119,18 +119,18 @@ def run_method(
         if world.rank == 0:
             if time.monotonic() >= until.explaining:
                 journal.note("mistakes are not explained: the time is up")
-            elif not folds:  # whose models, which made the mistakes, are gone
+            elif not folds:  # the folds' models, which made the mistakes, are no longer in memory
                 record = explain_mistakes(config, splits, fitted, record, journal)
             record = write_run(record, splits, fitted, journal)
             if folds and fitted.end.how != "interrupted":
                 remove_folds(folder)
     finally:
-        world.wait()  # where the disk is full too: the others wait here
+        world.wait()  # also if writing failed: the other processes wait here
     return Outcome(record.folder, record.measures, fitted)
 
 
 def state_until(deadline: float) -> TrainState | None:
-    """The state of a training that ends at `deadline`; None without one. Imports torch."""
+    """A training state that ends at `deadline`; None without a deadline. Imports torch."""
     if deadline == math.inf:
         return None
     from lasttoken.train.state import TrainState
@@ -139,14 +139,17 @@ def state_until(deadline: float) -> TrainState | None:
 
 
 def predict_parts(fitted: Fitted, splits: Splits, journal: Journal, folds: Sequence[Fold] = ()) -> Predicted:
-    """Predictions of the validation and test rows; the test rows are timed. Of `folds` they are those made there."""
+    """Uncalibrated predictions of the validation and test rows; the test rows are timed.
+
+    With `folds`, the predictions of the test rows are those of the folds.
+    """
     predictor = Predictor(fitted.classifier)
     valid = predictor.said(splits.valid.texts, journal, "predicting validation rows")
     if folds:
         return Predicted(valid, said_of(splits, folds), rows_per_second(folds), folds)
     fitted.classifier.predict_proba(splits.test.texts[:WARM_UP])
     began = time.perf_counter()
-    fresh = Predictor(fitted.classifier)  # what was said before does not count
+    fresh = Predictor(fitted.classifier)  # its cache is empty
     test = fresh.said(splits.test.texts, journal, "predicting test rows")
     spent = time.perf_counter() - began
     if test.truncation:
@@ -157,7 +160,7 @@ def predict_parts(fitted: Fitted, splits: Splits, journal: Journal, folds: Seque
 def judge(
     config: Run, splits: Splits, fitted: Fitted, found: Predicted, folder: Path, *, name: str, journal: Journal
 ) -> RunRecord:
-    """The record of the run, its mistakes not yet explained. The policy is made on validation rows, everything is measured on test."""
+    """The record of the run, without explanations. The policy is fitted on validation rows, metrics on test rows."""
     journal.progress("judging", 0, 0)
     test = replace(predicted(splits.test, found.test), fold=splits.fold_of)
     raw = {"valid": predicted(splits.valid, found.valid), "test": test}
@@ -167,7 +170,7 @@ def judge(
     parts = [(fold.policy, fold.raw) for fold in found.folds] or [(policy, raw["test"])]
     tested = [own.shipped(said) for own, said in parts]
     shipped = {
-        "valid": raw["valid"],  # the policy knows validation too well
+        "valid": raw["valid"],  # uncalibrated: the policy was fitted on these rows, its scores on them are optimistic
         "test": in_order(splits, tested) if found.folds else tested[0],
     }
     truncation = cost_of_truncation(shipped["test"], found.test.lost, seed=config.seed)
@@ -215,7 +218,7 @@ def predicted(data: Dataset, said: Said) -> Predictions:
 
 
 def cost_of(fitted: Fitted, rate: float) -> dict[str, Any]:
-    """The cost of the run, for metrics.json. A model size not known in memory is later replaced by its size on disk."""
+    """The cost of the run, for metrics.json. model_bytes is nan if unknown; `write_run` then takes the size on disk."""
     cost = fitted.cost
     return {
         "trainable_parameters": cost.trainable_parameters,
@@ -231,7 +234,7 @@ def cost_of(fitted: Fitted, rate: float) -> dict[str, Any]:
 
 
 def logged(fitted: Fitted, config: Run) -> list[LoggedStep]:
-    """The steps of the training for steps.jsonl, scores under the metric that decided."""
+    """The training steps for steps.jsonl; validation scores are named by the metric that selected the weights."""
     metric = getattr(config.method, "train").metric if fitted.steps else ""  # noqa: B009 - methods without steps have none
     return [
         LoggedStep(
@@ -248,16 +251,16 @@ def logged(fitted: Fitted, config: Run) -> list[LoggedStep]:
 
 
 def explain_mistakes(config: Run, splits: Splits, fitted: Fitted, record: RunRecord, journal: Journal) -> RunRecord:
-    """The record with the words of the surest mistakes weighed; without, and with a note, where that cannot be.
+    """The record with explanations of the most confident mistakes.
 
-    A trained model is not lost for it.
+    If they cannot be explained, the record is returned unchanged with a note, so that the trained model is still saved.
     """
     place = {row: i for i, row in enumerate(splits.test.ids)}
-    asked = [(one.id, splits.test.texts[place[one.id]], one.label) for one in mistakes(record, config.explained)]
+    errors = [(one.id, splits.test.texts[place[one.id]], one.label) for one in mistakes(record, config.explained)]
     journal.progress("explaining mistakes", 0, 0)
     try:
-        return replace(record, explained=explained(Predictor(fitted.classifier, record.policy), asked))
-    except (UserError, MemoryError, RuntimeError) as error:  # torch's own, of memory too
+        return replace(record, explained=explained(Predictor(fitted.classifier, record.policy), errors))
+    except (UserError, MemoryError, RuntimeError) as error:  # RuntimeError: torch's, also when out of memory
         journal.note(f"mistakes are not explained: {first_line(error)}")
         return record
 
@@ -292,21 +295,21 @@ def vacant(folder: Path, journal: Journal) -> Path:
 
 
 def silent(test: Predictions) -> str | None:
-    """A note if no multi-label row is predicted any label though some have one; else None."""
+    """A note if a multi-label run predicts no label on any test row although some rows have one; else None."""
     if not test.labels.multi or test.chosen.any() or not test.targets.any():
         return None
     most = figure(float(test.probs.max()))
     return (
-        f"no row is given any label, the highest probability being {most}, so micro- and macro-F1 are 0; thresholds below one "
-        "half take 50 validation rows, decision.at_least_one gives every row its likeliest label (AUROC says how labels rank)"
+        f"no row gets a label (the highest probability is {most}), so micro- and macro-F1 are 0; tuned thresholds need "
+        "50 validation rows, decision.at_least_one gives every row its most probable label; AUROC needs no thresholds"
     )
 
 
 def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:
-    """The score on truncated rows and on the others, for metrics.json; None with few of either.
+    """The score on truncated rows and on the others, for metrics.json; None with fewer than FEW of either.
 
-    lost: tokens that each row lost, (N,); empty for a method without a limit. The two kinds of rows may differ in more
-    than that, so this is what to look at before another `long.keep` is tried, not what that would bring.
+    lost: tokens that truncation removed from each row, (N,); empty for a method without a limit. The two groups may
+    differ in other ways: a lower score is a reason to try another `long.keep`, not an estimate of its gain.
     """
     if min((lost > 0).sum(), (lost == 0).sum()) < FEW:
         return None
@@ -314,7 +317,7 @@ def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dic
     parts = {"cut": lost > 0, "whole": lost == 0}
     found = {name: interval_of(test.take(np.flatnonzero(rows)), metric, seed=seed) for name, rows in parts.items()}
     cut, whole = (f"{figure(one.estimate)} {span(one.low, one.high)}" for one in found.values())
-    told = f"{metric.words} {cut} on the {int(parts['cut'].sum())} rows that were cut, {whole} on the others"
+    told = f"{metric.words} {cut} on the {int(parts['cut'].sum())} truncated rows, {whole} on the others"
     return {"rows": int(parts["cut"].sum()), "metric": metric.name, "told": told} | {
         name: one.to_dict() for name, one in found.items()
     }
@@ -343,7 +346,7 @@ def environment(config: Run, splits: Splits) -> Environment:
 
 
 def git_commit() -> str | None:
-    """The commit of the folder one works in; None outside a repository or without git."""
+    """The git commit of the working directory; None outside a repository or without git."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -352,9 +355,9 @@ def git_commit() -> str | None:
 
 
 def finished(config: Run, splits: Splits, folder: Path) -> Outcome | None:
-    """The run that `folder` holds already, if it is this very one; None where there is none. Raises ArtifactError on another.
+    """The finished run in `folder`; None if there is none. Raises ArtifactError if `folder` holds a different run.
 
-    A run that Ctrl-C cut short is none: it makes room, as FOLDER.interrupted, for the one that will be finished.
+    An interrupted run does not count as finished: it is renamed to FOLDER.interrupted.
     """
     if not folder.exists():
         return None
@@ -362,7 +365,7 @@ def finished(config: Run, splits: Splits, folder: Path) -> Outcome | None:
     check_same(config, splits, folder)
     measures = read_fact(folder / "metrics.json", Metrics)
     if measures.end.how == "interrupted":
-        in_step(config.device)  # others may still be reading it
+        in_step(config.device)  # other processes may still be reading it
         if leads(config.device):
             aside = folder.with_name(f"{folder.name}{INTERRUPTED}")
             shutil.rmtree(aside, ignore_errors=True)
@@ -372,7 +375,7 @@ def finished(config: Run, splits: Splits, folder: Path) -> Outcome | None:
 
 
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
-    """Raises ArtifactError where `folder` holds another run than this one, by its settings and its rows."""
+    """Raises ArtifactError if the run in `folder` has other settings, rows or another base model."""
     others = differences(read_run(folder / "config.toml"), config)
     if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         others.append("the rows")
@@ -388,7 +391,8 @@ def check_same(config: Run, splits: Splits, folder: Path) -> None:
 
 def differences(one: Run, other: Run) -> list[str]:
     """Dotted names of the settings in which two runs differ."""
-    a, b = (dict(flat(tomllib.loads(to_toml(run)))) for run in (one, other))  # as they are written: one was read
+    # compared as TOML, since one was read from a file
+    a, b = (dict(flat(tomllib.loads(to_toml(run)))) for run in (one, other))
     return [name for name in a | b if a.get(name) != b.get(name)]
 
 

@@ -1,7 +1,7 @@
-"""`--time`: a fit made to end in a given time, by a short measurement of its model on the user's own texts.
+"""`--time`: settings that let a fit end within a time limit, chosen from a short measurement on the user's own texts.
 
-What is chosen (epochs, frozen blocks, training rows) are plain settings of the run, which repeat it without a limit. The
-clock only ends a training that turns out slower than it was measured.
+The chosen epochs, frozen blocks and training rows are stored as plain settings, so the run can be repeated without a
+limit. A deadline stops training only if it is slower than measured.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ from lasttoken.studies.one import Until
 from lasttoken.train.distributed import launched
 from lasttoken.wording import duration
 
-UPDATES = 4  # measured, the first left out
-VALIDATED = 8  # rows
-PREDICTED = 32  # rows
+UPDATES = 4  # of the measurement; the first is warm-up
+VALIDATED = 8  # validation rows of the measurement
+PREDICTED = 32  # rows of the timed prediction
 JUDGING = 5.0  # seconds from the last prediction to the written run, on a slow machine
-WEIGHED = (
-    100  # explaining one mistake takes as long as predicting this many rows: 16 steps of gradients, or removals too
-)
+# explaining one mistake takes as long as predicting this many rows, with 16 steps of gradients as with removals
+WEIGHED = 100
 EXPLAINING = 0.1  # share of the time that explaining mistakes may take
 
 
@@ -48,17 +47,17 @@ class Limit:
 
     seconds: float
     asked: str  # as the user gave it: 10m
-    began: float  # by the clock
+    began: float  # time of `clock` at the start of the command
     clock: Callable[[], float] = time.monotonic
 
     def left(self) -> float:
-        """Seconds that are left of it."""
+        """Seconds that are left."""
         return self.began + self.seconds - self.clock()
 
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """A fit made to end in its time."""
+    """A run whose settings fit a time limit, with its splits and deadlines."""
 
     run: Run
     splits: Splits
@@ -66,16 +65,16 @@ class Within:
 
 
 def limited(asked: str | None, began: float) -> Limit | None:
-    """The limit that `--time` asks for, since `began`; None where it is not given. Raises ConfigError."""
+    """The limit of `--time`, counted from `began`; None if the option is not given. Raises ConfigError."""
     if asked is None:
         return None
     if launched():
-        raise ConfigError(["--time: is for one process; leave it out of an accelerate launch"])
+        raise ConfigError(["--time: works with one process only; leave it out of an accelerate launch"])
     return Limit(seconds_in(asked, "--time"), asked, began)
 
 
 def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
-    """(speeds of the method on a few of the rows, blocks of its model): a fit of UPDATES updates, and a prediction."""
+    """(speeds of the method, number of blocks of its model), from UPDATES updates and a prediction of a few rows."""
     method: Any = run.method
     journal.progress(f"measuring the speed of {method.model}", 0, 0)
     quiet = Journal(tell=unheard)
@@ -86,10 +85,10 @@ def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
     began = time.perf_counter()
     fitted = catalog.fit(few, train, valid, seed=run.seed, device=run.device, journal=quiet)
     spent = time.perf_counter() - began
-    asked = spread(splits.test, PREDICTED).texts
+    texts = spread(splits.test, PREDICTED).texts
     began = time.perf_counter()
-    fitted.classifier.predict_proba(asked)
-    row = (time.perf_counter() - began) / len(asked)
+    fitted.classifier.predict_proba(texts)
+    row = (time.perf_counter() - began) / len(texts)
     updates = [step.seconds for step in fitted.steps]
     read = len(valid) if updates else len(train) + len(valid)
     start = max(0.0, spent - sum(updates) - read * row)
@@ -104,7 +103,7 @@ def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
 
 
 def brief(method: Any) -> Any:
-    """The method's settings for a fit that only measures it: one epoch, a head drawn at random."""
+    """The method's settings for the measurement: one epoch, a randomly initialised head."""
     update: dict[str, Any] = {}
     if trains(method):
         update["train"] = method.train.model_copy(update={"epochs": 1.0, "evaluations": 1, "patience": 1})
@@ -123,29 +122,28 @@ def within(
     like: Path | None = None,
     measured: Callable[[Run, Splits, Journal], tuple[Speed, int]] = measure,
 ) -> Within:
-    """The run with the most epochs, trained blocks and rows that end in its time, and its parts of `whole`.
+    """The run with the most epochs, trained blocks and rows that fit the time limit, with its splits and deadlines.
 
-    whole: with all training rows; without a limit the run's own parts, which come back as they are. fits: still to come,
-    this one included; each has an equal share of the time that is left. like: the folder of the first seed's run, whose
-    choice is taken over if it is there. measured: gives speeds, and the blocks of the model. The journal is told what was
-    given up. A method without a language model, or that is not trained, is left as it is. Raises ConfigError where nothing
-    ends in time.
+    whole: splits with all training rows; without a limit, those of the run, returned unchanged. fits: runs still to do,
+    including this one; they share the time left equally. like: folder of the first seed's run, whose settings are
+    reused if it exists. measured: returns the speeds and the number of blocks. The journal gets a note on what was
+    reduced. A method without a language model or without training is not changed. Raises ConfigError if none fits.
     """
     method: Any = run.method
     if limit is None:
         return Within(run, whole)
     if whole.folds:
         raise ConfigError(
-            ["--time: chooses the rows of one training, and folds train on all; leave one of the two out"]
+            ["--time: may reduce the training rows, but folds train on all of them; leave out one of the two"]
         )
     given, fields = of_rows(whole, run), type(method).model_fields
     if "model" not in fields or ("train" in fields and not trains(method)):
         return Within(run, given)
     seconds = limit.left() / fits
-    ends, asked = limit.clock() + seconds, f"--time {limit.asked}"
-    asked = asked if fits == 1 else f"{duration(seconds)} of {asked}"
+    ends, share = limit.clock() + seconds, f"--time {limit.asked}"
+    share = share if fits == 1 else f"{duration(seconds)} of {share}"
     if like is not None and (like / MANIFEST).is_file():
-        journal.note(f"{asked}: as {like.name}")
+        journal.note(f"{share}: same settings as {like.name}")
         same = as_kept(run, like, limit)
         return Within(same, of_rows(whole, same), Until(ends - after_training(given, like), ends))
     speed, depth = measured(run, given, journal)
@@ -156,19 +154,19 @@ def within(
     fitting = chosen_run(run, job, chosen).model_copy(update={"explained": explained})
     training = ends - seconds_after(chosen, speed) - chosen.valid * speed.row  # the last weights are validated
     fewer = f"; {explained} of {run.explained} mistakes are explained" if explained < run.explained else ""
-    journal.note(told(job, chosen, speed, time=asked) + fewer)
+    journal.note(told(job, chosen, speed, time=share) + fewer)
     return Within(fitting, of_rows(whole, fitting), Until(training, ends - explained * WEIGHED * speed.row))
 
 
 def after_training(splits: Splits, kept: Path) -> float:
-    """Seconds from the end of training to the written run, at the speed of the run in a folder."""
+    """Seconds from the end of training to the written run, at the prediction speed of the run in `kept`."""
     rate = read_fact(kept / "metrics.json", Metrics).cost.predict_rows_per_second
     rows = 2 * len(splits.valid) + len(splits.test)  # the last weights are validated first
     return JUDGING + (rows / rate if rate > 0 else 0.0)
 
 
 def of_rows(whole: Splits, run: Run) -> Splits:
-    """The parts of `whole` that the run learns from and is judged on."""
+    """The splits of the run: `whole`, its training rows reduced to train_rows."""
     rows = run.data.train_rows
     return whole if rows is None else with_fewer(whole, rows, seed=run.seed)
 
@@ -201,7 +199,7 @@ def trains(method: Any) -> bool:
 
 
 def spread(data: Dataset, count: int) -> Dataset:
-    """At most `count` rows of all lengths: those at even distances in the order of length."""
+    """At most `count` rows, evenly spaced in the order of text length."""
     order = np.argsort([len(text) for text in data.texts], kind="stable")
     places = (np.arange(min(count, len(data))) + 0.5) * len(data) / min(count, len(data))
     return data.take(order[places.astype(np.int64)])
@@ -219,13 +217,13 @@ def chosen_run(run: Run, job: Job, chosen: Job) -> Run:
 
 
 def with_settings(run: Run, method: dict[str, Any], rows: int | None) -> Run:
-    """The run with other settings of its method, and other training rows."""
+    """The run with the settings in `method` and the training rows replaced."""
     data = run.data.model_copy(update={"train_rows": rows})
     return run.model_copy(update={"method": run.method.model_copy(update=method), "data": data})
 
 
 def as_kept(run: Run, folder: Path, limit: Limit | None) -> Run:
-    """The run with what a run in `folder` was given by its time; itself without a limit, and where there is none."""
+    """The run with the settings that --time chose for the run in `folder`; unchanged without a limit or that run."""
     if limit is None or not (folder / MANIFEST).is_file():
         return run
     kept = read_run(folder / "config.toml")

@@ -68,8 +68,8 @@ def test_brief_tells_what_was_promised() -> None:
     promised = {"answered": none, "wrong": undefined, "sets": {"promised": 0.9, "had": measure(0.8), "size": 1.5}}
     assert brief(run("mine", 0.5) | {"guarantees": {"each": None, "cost": None} | promised}).splitlines()[4:] == [
         "  answered           .000 [.000, .100], wrong - of them",
-        "  every row is left to a person: allow more (decision.most_wrong), or give more validation rows",
-        "  sets hold          .800 [.700, .900] of .900 promised, 1.50 labels",
+        "  every row is left to a person: allow more errors (decision.most_wrong), or give more validation rows",
+        "  coverage of sets   .800 [.700, .900], .900 promised; 1.50 labels per set",
     ]
 
 

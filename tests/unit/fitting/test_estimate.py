@@ -23,7 +23,7 @@ def test_the_estimate_is_told_once_after_five_updates() -> None:
     assert not said([*five, 0.5])
     # 916 updates of half a second, and nearly three validations of 20 s
     assert said(five) == (
-        "about 8 min 38 s of training at most: 3 epochs of 4,907 rows, 16 an update, 2 updates a second"
+        "about 8 min 38 s of training at most: 3 epochs of 4,907 rows, 16 per update, 2 updates per second"
     )
 
 
@@ -33,8 +33,8 @@ def test_a_training_of_seconds_is_not_estimated() -> None:
 
 def test_a_long_one_names_the_way_to_limit_it() -> None:
     assert said([1.0] * 5, SETTINGS.model_copy(update={"epochs": 20}), count=6140) == (
-        "about 1 h 49 min of training at most: 20 epochs of 4,907 rows, 16 an update, 1 updates a second; train and "
-        "compare take --time 30m, which chooses epochs, frozen blocks and rows to fit"
+        "about 1 h 49 min of training at most: 20 epochs of 4,907 rows, 16 per update, 1 updates per second; "
+        "with --time 30m, train and compare choose epochs, frozen blocks and rows to fit"
     )
 
 

@@ -170,12 +170,12 @@ def test_a_head_of_few_rows_begins_as_the_names_rows() -> None:
         return names[torch.from_numpy(data.targets)] + 2 * torch.from_numpy(rng.normal(size=(len(data), 30))).float()
 
     few = rows.take(np.array([int(np.flatnonzero(rows.targets == label)[0]) for label in range(3)]))
-    seen, asked = vectors(few), vectors(rows)
-    found = fit_head_only(seen.clone(), asked.clone(), (few, rows), class_loss, names=names)
-    alone = fit_head_only(seen.clone(), asked.clone(), (few, rows), class_loss)
+    train_vectors, valid_vectors = vectors(few), vectors(rows)
+    found = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, names=names)
+    alone = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss)
     assert (found.share > 0, alone.share) == (True, 0)
     assert found.loss < 0.8 * alone.loss
-    total, count = class_loss(asked @ found.weight.T + found.bias, torch.from_numpy(rows.targets))
+    total, count = class_loss(valid_vectors @ found.weight.T + found.bias, torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
 
 

@@ -48,11 +48,11 @@ def test_a_t4_computes_in_float32_and_is_not_among_cards_of_its_memory() -> None
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("4900", "no card known here; did you mean RTX 4090"),
+        ("4900", "not a known card; did you mean RTX 4090"),
         ("A100", r"did you mean A100 40GB or A100 80GB\?"),
-        ("-5GB", "is no card known here"),
-        ("0GB", "is no card known here"),
-        ("", "no card known here; known are T4, "),
+        ("-5GB", "is not a known card"),
+        ("0GB", "is not a known card"),
+        ("", "not a known card; known are T4, "),
         ("24", "or give its memory: --gpu 24GB$"),
     ],
 )

@@ -228,7 +228,7 @@ def test_the_hardest_texts_come_first_in_the_mean_over_methods(three: list[RunRe
 
 
 def test_what_was_cut_stands_beside_the_rest(write_run) -> None:
-    told = "accuracy .500 [.3, .7] on the 30 rows that were cut, 1.000 [.9, 1] on the others"
+    told = "accuracy .500 [.3, .7] on the 30 truncated rows, 1.000 [.9, 1] on the others"
     runs = [read_record(write_run("cut", truncation={"told": told, "rows": 30})), read_record(write_run("whole"))]
     page = Seen(render(runs, None, title="Two"))
     assert f"cut {told}" in page.text

@@ -125,7 +125,7 @@ def test_rows_that_were_cut_are_scored_beside_the_others(multi: bool) -> None:
     assert found is not None
     assert (found["rows"], found["metric"]) == (30, "micro_f1" if multi else "accuracy")
     assert (found["cut"]["estimate"], found["whole"]["estimate"]) == (0.5, 1.0)
-    assert "on the 30 rows that were cut, 1.000" in found["told"]
+    assert "on the 30 truncated rows, 1.000" in found["told"]
     few = np.array([7] * 5 + [0] * 55)
     assert cost_of_truncation(test, few, seed=0) is None
     assert cost_of_truncation(test, np.array([]), seed=0) is None  # of a method without a limit
@@ -288,8 +288,8 @@ def test_rows_that_are_given_no_label_at_all_are_told() -> None:
     labels, y = LabelSpace(("a", "b"), multi=True), np.array([[True, False], [False, False]])
     test = Predictions(["1", "2"], y, np.array([[0.41, 0.2], [0.3, 0.1]]), labels)
     assert silent(test) == (
-        "no row is given any label, the highest probability being .410, so micro- and macro-F1 are 0; thresholds below one "
-        "half take 50 validation rows, decision.at_least_one gives every row its likeliest label (AUROC says how labels rank)"
+        "no row gets a label (the highest probability is .410), so micro- and macro-F1 are 0; tuned thresholds need "
+        "50 validation rows, decision.at_least_one gives every row its most probable label; AUROC needs no thresholds"
     )
     assert silent(Predictions(["1", "2"], y, np.array([[0.51, 0.2], [0.3, 0.1]]), labels)) is None
     assert silent(Predictions(["1", "2"], y & False, test.probs, labels)) is None  # and none should be

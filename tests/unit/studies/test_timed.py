@@ -116,7 +116,7 @@ def test_later_seeds_do_what_the_first_one_did(folder: Callable[..., Path], tmp_
     assert made.run == run.model_copy(update={"seed": 1})
     predicting = (2 * len(SPLITS.valid) + len(SPLITS.test)) / first.measures.cost.predict_rows_per_second
     assert made.until == Until(pytest.approx(200 - 5 - predicting), 200.0)
-    assert journal.notes == ["1 min 40 s of --time 5m: as embedding"]
+    assert journal.notes == ["1 min 40 s of --time 5m: same settings as embedding"]
 
 
 def test_without_a_limit_all_stays(folder: Callable[..., Path]) -> None:
@@ -187,5 +187,5 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert (found.seconds, found.began) == (5400, 7.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="--time: is for one process; leave it out of an accelerate launch"):
+    with pytest.raises(ConfigError, match="--time: works with one process only; leave it out of an accelerate launch"):
         limited("10m", 0.0)
