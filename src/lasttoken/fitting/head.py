@@ -61,8 +61,7 @@ def fit_head(
         before += start_head(
             head,
             learner,
-            (train_source, valid_source),
-            data,
+            ((train_source, train), (valid_source, valid)),
             loss,
             names=name_rows(backbone, config.revision, train.labels.names) if few else None,
             budget=settings.budget,

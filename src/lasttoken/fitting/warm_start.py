@@ -46,8 +46,7 @@ class HeadOnly:
 def start_head(
     head: Head,
     backbone: Backbone,
-    sources: tuple[Source, Source],
-    data: tuple[Dataset, Dataset],
+    parts: tuple[tuple[Source, Dataset], tuple[Source, Dataset]],
     loss: Loss,
     *,
     names: Tensor | None = None,
@@ -57,13 +56,14 @@ def start_head(
 ) -> float:
     """Fit the linear layer of `head` on the frozen backbone by `loss`, in place; returns the seconds it took.
 
-    sources, data: (train, validation). names: (C, H), the label names' rows of the vocabulary head.
+    parts: what is read and its targets, of the training and the validation rows. names: (C, H), the label names' rows of
+    the vocabulary head.
     Raises ConfigError if the device runs out of memory.
     """
-    began = time.perf_counter()
+    began, data = time.perf_counter(), (parts[0][1], parts[1][1])
     try:
         train_vectors, valid_vectors = (
-            vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source in sources
+            vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source, _ in parts
         )
         fitted = fit_head_only(
             train_vectors, valid_vectors, data, loss, names=names, progress=journal.task("fitting the head")

@@ -79,7 +79,7 @@ def test_no_small_step_from_the_head_lowers_the_loss(
         return total.item() / count, slope.norm().item()
 
     before = value_and_slope()
-    start_head(head, backbone, (encoded, encoded), (rows, rows), loss, budget=512, world=ALONE, journal=journal)
+    start_head(head, backbone, ((encoded, rows), (encoded, rows)), loss, budget=512, world=ALONE, journal=journal)
     after = value_and_slope()
     assert after[0] < 0.5 * before[0]
     assert after[1] < 0.02 * before[1]  # biases are not pulled, so their slope is that of the loss alone
