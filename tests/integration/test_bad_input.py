@@ -156,7 +156,10 @@ def test_class_with_one_row(refused: Refused) -> None:
 
 def test_empty_texts(refused: Refused) -> None:
     said = train(refused, GOOD + ",goal\n  ,price\n")
-    assert said == "rows.csv: 2 rows have an empty text, id '20', '21'; fill them in, or drop them with --drop-empty"
+    assert (
+        said
+        == "rows.csv: 2 rows have an empty text, id '20', '21', counted from 0; fill them in, or drop them with --drop-empty"
+    )
 
 
 def test_thresholds_on_test_rows(refused: Refused, tmp_path: Path) -> None:

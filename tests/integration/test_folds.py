@@ -89,7 +89,9 @@ def test_compare_with_repeats(command: Callable[..., Any], table: Path, tmp_path
     twice = command("compare", table, *words)
     assert twice.code == 0, twice.err
     assert "probe-seed1: kept from before" in twice.err
-    assert "100 rows, 3-fold cross-validation; train/s" in twice.out
+    assert (
+        "100 rows, 3-fold cross-validation; intervals: Student's t over the folds, cut at 0 and 1; train/s" in twice.out
+    )
 
 
 def test_groups_several_labels_and_a_hierarchy(
@@ -131,8 +133,8 @@ def test_what_folds_do_not_go_with(refused: Callable[..., str], table: Path, tmp
 
 def test_few_rows_are_advised_to_be_cross_validated(command: Callable[..., Any], table: Path, tmp_path: Path) -> None:
     advice = (
-        "20 test rows show large differences only: --folds 5 (in Python Data(folds=5)) tests on all 100 rows, each with "
-        "a model that was not trained on it"
+        f"20 test rows show large differences only: --folds 5 --out {tmp_path / 'plain'}-folds (in Python Data(folds=5)) "
+        "tests on all 100 rows, each with a model that was not trained on it"
     )
     plain = command("compare", table, "--methods", "linear", "--out", tmp_path / "plain", *QUICK)
     assert advice in plain.err.splitlines()

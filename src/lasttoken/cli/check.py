@@ -122,7 +122,8 @@ def check(
         )
         left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
         say(f"{fix}: {left_out} left out, invisible characters removed from {cleared}")
-    say(f"next: {o.command('compare', fix or source, *o.data_words(data))}")
+    first = ", once the findings marked ! are mended" if fix is None and any(one.serious for one in findings) else ""
+    say(f"next{first}: {o.command('compare', fix or source, *o.data_words(data))}")
 
 
 def page(source: str, rows: str, findings: list[Finding]) -> str:

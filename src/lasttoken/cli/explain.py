@@ -71,7 +71,7 @@ def explain(
         typer.echo(json.dumps([as_dict(one, chances[one.label], decided) for one in explanations]))
     else:
         for one in explanations:
-            says = "decided" if one.label in decided else "not decided"
+            says = "predicted" if one.label in decided else "not predicted"
             typer.echo(f"{one.label}: probability {chances[one.label]:.3f}, {says}; by {one.by}")
             for word, score in one.strongest(words):
                 typer.echo(f"  {score:+.2f}  {word}")

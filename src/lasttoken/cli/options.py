@@ -175,21 +175,35 @@ def naming_options(data: Mapping[str, Any], options: Sequence[str] = ("text",)) 
     except MissingColumn as error:
         whole = {**Data().model_dump(), **data}
         for name in COLUMNS:
-            given = whole[name] if name in LISTS else (whole[name],)
+            given = columns_given(whole, name)
             if name in options and error.column in given:
-                raise DataError(f"{error}{option_for(name, given, error)}") from error
+                others = {other: columns_given(whole, other) for other in options if other != name}
+                raise DataError(f"{error}{option_for(name, given, error, others)}") from error
         raise
 
 
-def option_for(name: str, given: Sequence[str], error: MissingColumn) -> str:
-    """The end of an error message with the corrected option: `; name the text column: --text message`."""
+def columns_given(data: Mapping[str, Any], name: str) -> Sequence[str]:
+    """The columns that a setting names."""
+    return data[name] if name in LISTS else (data[name],)
+
+
+def option_for(name: str, given: Sequence[str], error: MissingColumn, others: Mapping[str, Sequence[str]]) -> str:
+    """The end of an error message with the corrected option: `; name the text column: --text message`.
+
+    others: columns that other options of the command name. Without a similar name the last free column is suggested, but not
+    as the text while the label is unknown: the last column is often the label.
+    """
     whole = next(
         (c for c in error.found if "," in c and error.column in (parts := listed(c)) and {*parts} <= {*given}), ""
     )
-    others = [column for column in error.found if column not in given]
-    meant = whole or closest(error.column, others) or next(reversed(others), "")
+    taken = {*given}.union(*others.values())
+    free = [column for column in error.found if column not in taken]
+    unsure = name == "text" and "label" in others and not {*others["label"]} & {*error.found}
+    meant = whole or closest(error.column, free) or next(reversed(free), "")
     if not meant:
         return ""
+    if unsure and len(free) > 1 and not whole and not closest(error.column, free):
+        meant = "COLUMN"
     gone = {*listed(whole)} if whole else {error.column}
     columns = list(dict.fromkeys(meant if column in gone else column for column in given))
     return f"; name the {name} column: --{name} {shlex.quote(','.join(map(quoted, columns)))}"

@@ -72,7 +72,9 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
     device: o.Device = "auto",
-    as_json: o.Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a summary as JSON; on stderr, if the rows go to standard output")
+    ] = False,
 ) -> None:
     """Label a file, a pipe or one text; all columns are kept and the prediction is added."""
     from lasttoken.record.folder import check_run
@@ -83,6 +85,10 @@ def predict(
     if empty not in EMPTY:
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
     o.check_there(source)
+    if out != "-":
+        from lasttoken.data.write import check_target
+
+        check_target(Path(out), overwrite)  # before the model is loaded
     from lasttoken.config.parse import read_run
     from lasttoken.data.load import columns_of
     from lasttoken.data.read import check_header

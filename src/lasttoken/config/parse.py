@@ -77,7 +77,11 @@ def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -
         if chosen := next((part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS), None):
             known = sorted(names(METHOD_CONFIGS[chosen], f"{place[0]}." if place[:-1] else ""))
         every = known + sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables
-        ends = (f".{name}", f".{place[-1]}")  # train.lr of method.train.lr, method.lr of the same
+        inside, value = name, problem["input"]  # of a table that is nowhere: the setting that was meant
+        while isinstance(value, dict) and len(value) == 1:
+            key, value = next(iter(value.items()))
+            inside = f"{inside}.{key}"
+        ends = (f".{inside}", f".{name}", f".{place[-1]}")  # train.lr of method.train.lr, method.lr of the same
         near = [n for end in ends for n in every if n.endswith(end)]
         # a slip keeps the table and, as a rule, the first letter
         alike = [n for n in every if n.count(".") == name.count(".") and n.split(".")[-1][0] == place[-1][0]]

@@ -193,9 +193,12 @@ def check_texts(rows: Rows) -> None:
     """Raise DataError if texts are empty or white space, with their number and the first ids."""
     empty = [row for i, row in enumerate(rows.ids) if not rows.has_text(i)]
     if empty:
+        counted_from = ", counted from 0" if rows.ids == [str(i) for i in range(len(rows))] else ""
         shown = ", ".join(repr(row) for row in empty[:5]) + (", ..." if len(empty) > 5 else "")
         count = f"{len(empty)} rows have" if len(empty) > 1 else "1 row has"
-        raise DataError(f"{count} an empty text, id {shown}; fill them in, or drop them with --drop-empty")
+        raise DataError(
+            f"{count} an empty text, id {shown}{counted_from}; fill them in, or drop them with --drop-empty"
+        )
 
 
 def table_of(

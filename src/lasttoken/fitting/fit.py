@@ -247,7 +247,11 @@ def sentence(end: End, metric: str) -> str:
     """How training ended, for its user."""
     if end.score is None:
         return f"training {end.told}"
-    at = f"after update {end.update}" if end.update else "before the first update"
+    at = (
+        f"after update {end.update}"
+        if end.update
+        else "before the first update: the frozen model with a fitted head is kept"
+    )
     return f"training {end.told}; best validation {METRICS[metric].words} {figure(end.score)} {at}"
 
 

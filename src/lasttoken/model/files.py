@@ -10,7 +10,7 @@ from lasttoken.errors import ModelError
 from lasttoken.model.gguf import file_of, folder_of, from_gguf, made_folder
 from lasttoken.model.gguf_config import config_of
 from lasttoken.model.gguf_header import read_header
-from lasttoken.packages import INSTALL, MINILM, SMOLLM2, installed_minilm, installed_smollm2
+from lasttoken.packages import ASKED, INSTALL, MINILM, SMOLLM2, installed_minilm, installed_smollm2
 from lasttoken.wording import did_you_mean, first_line
 
 EMBEDDED = ("tiny", SMOLLM2, MINILM)  # names that need no hub
@@ -68,8 +68,9 @@ def missing(name: str) -> str:
     place = name if os.path.isabs(name) else f"./{name}"
     meant = did_you_mean(name, EMBEDDED)
     hint = f"{meant} Or give" if meant else "; check the spelling, or give"
+    origin = f" (of the environment variable {ASKED})" if os.environ.get(ASKED) == name else ""
     return (
-        f"model {name!r} not found: searched the folder {place}, the cache {cache}, and {hub}{hint} "
+        f"model {name!r}{origin} not found: searched the folder {place}, the cache {cache}, and {hub}{hint} "
         "a local folder (to work offline: `hf download NAME --local-dir DIR` on a machine with a network); "
         "'tiny' needs no download"
     )

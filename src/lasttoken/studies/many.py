@@ -180,7 +180,7 @@ def run_cells(
         for rows, seed in {(run.data.train_rows, run.seed) for run in (*(cell.run for cell in cells), *kept)}
     }
     check_kept(cells, kept, parts, out)
-    if limit is None and (advice := few_rows(by_seed[first_seed], cells)):  # folds and a limit exclude each other
+    if limit is None and (advice := few_rows(by_seed[first_seed], cells, out)):  # folds and a limit exclude each other
         tell(advice)
     folders, failed, last, missing = [], [], None, set[str]()
     for number, cell in enumerate(cells):
@@ -245,15 +245,16 @@ def cut_short_sentence(name: str, folder: Path) -> str:
     )
 
 
-def few_rows(splits: Splits, cells: Sequence[Cell]) -> str:
+def few_rows(splits: Splits, cells: Sequence[Cell], out: Path) -> str:
     """Advice to cross-validate; empty with enough test rows, test rows from the user, or several sizes."""
     ours = splits.origin.startswith("made here") and all(cell.run.data.train_rows is None for cell in cells)
     if splits.folds or not ours or len(splits.test) >= FEW_TEST_ROWS:
         return ""
     whole = len(splits.train) + len(splits.valid) + len(splits.test)
+    folder = shlex.quote(f"{out}-folds")
     return (
-        f"{len(splits.test)} test rows show large differences only: --folds 5 (in Python Data(folds=5)) tests on all "
-        f"{whole} rows, each with a model that was not trained on it"
+        f"{len(splits.test)} test rows show large differences only: --folds 5 --out {folder} (in Python Data(folds=5)) tests "
+        f"on all {whole} rows, each with a model that was not trained on it"
     )
 
 

@@ -85,6 +85,12 @@ def test_a_missing_column_names_the_option_and_what_to_write() -> None:
         naming_options({"group": "topic"}, ["text", "group"]),
     ):
         raise MissingColumn("no column 'topic'", "topic", ["topics", "text", "note"])
+    for label, column in (("kind", "body"), ("topic", "COLUMN")):  # the last column may be the label
+        with (
+            pytest.raises(DataError, match=rf"^no column 'text'; name the text column: --text {column}$"),
+            naming_options({"label": (label,)}, ["text", "label"]),
+        ):
+            raise MissingColumn("no column 'text'", "text", ["id", "body", "kind"])
     with pytest.raises(DataError, match=r"^no column 'id'$"), naming_options({}):
         raise MissingColumn("no column 'id'", "id", ["text"])  # no option of the verb names it
 

@@ -246,7 +246,7 @@ def test_a_setting_of_another_method_is_said_to_be_one() -> None:
     assert str(caught.value) == (
         "method.lora: linear has no such setting; embedding and instruction have (compare: --set METHOD.NAME=VALUE)"
     )
-    with pytest.raises(ConfigError, match=r"^train: no such setting; did you mean 'method.train'\?$"):
+    with pytest.raises(ConfigError, match=r"^train: no such setting; did you mean 'method.train.epochs'\?$"):
         parse(Run, {"train": {"epochs": 2}})
 
 

@@ -511,7 +511,8 @@ def test_quote_that_is_never_closed_is_named_by_the_line_it_opens_on(tmp_path: P
 def test_empty_line_of_a_single_column_is_an_empty_text(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", "text\na\n\nb\n")
     assert (
-        refusal(path, TEXT) == f"{path}: 1 row has an empty text, id '1'; fill them in, or drop them with --drop-empty"
+        refusal(path, TEXT)
+        == f"{path}: 1 row has an empty text, id '1', counted from 0; fill them in, or drop them with --drop-empty"
     )
 
 
