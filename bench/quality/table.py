@@ -105,22 +105,24 @@ def curves(problem: str, experiment: dict[str, Any], methods: dict[str, list[dic
 
 
 def beside(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The lines that set embedding against the others at equal rows, each at its most updates."""
-    best: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    """The lines that set embedding against the others at equal rows: at the most updates that both had, else each at its most."""
+    at: dict[tuple[int, str], dict[int, list[dict[str, Any]]]] = defaultdict(dict)
     for point, runs in found.items():
-        place = (runs[0]["rows"], point.partition("@")[0])
-        if place not in best or (runs[0]["updates"] or 0) > (best[place][0]["updates"] or 0):
-            best[place] = runs
+        at[runs[0]["rows"], point.partition("@")[0]][runs[0]["updates"] or 0] = runs
     lines = []
-    for (rows, name), runs in sorted(best.items(), key=lambda item: item[0][0]):
-        own = best.get((rows, "embedding"))
-        seeds = {run["seed"] for run in runs} & {run["seed"] for run in own or []}
-        if name != "embedding" and own and seeds:
+    for (rows, name), theirs in sorted(at.items(), key=lambda item: item[0][0]):
+        ours = at.get((rows, "embedding"))
+        if name == "embedding" or ours is None:
+            continue
+        both = ours.keys() & theirs.keys()
+        own, runs = (side[max(both or side)] for side in (ours, theirs))
+        seeds = {run["seed"] for run in runs} & {run["seed"] for run in own}
+        if seeds:
             pair = [[run for run in side if run["seed"] in seeds] for side in (own, runs)]
-            lines.append(f"- {rows:,} rows, embedding less {WORDS.get(name, name)}: {interval(difference(*pair))}")
-    title = (
-        "Rows decided exactly right, paired over test rows, at the most updates of each and the seeds that both have:"
-    )
+            updates = f" and {max(both):,} updates" if max(both, default=0) else ""
+            gap = interval(difference(*pair))
+            lines.append(f"- {rows:,} rows{updates}, embedding less {WORDS.get(name, name)}: {gap}")
+    title = "Rows decided exactly right, paired over test rows, over the seeds that both have:"
     return [title, "", *lines, ""] if lines else []
 
 
