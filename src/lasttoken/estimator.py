@@ -32,6 +32,7 @@ from lasttoken.labels import NOTHING, LabelSpace
 from lasttoken.paths import local
 from lasttoken.predictor import Answers, Predictor
 from lasttoken.record.folder import writing
+from lasttoken.wording import did_you_mean
 
 
 def flat_names(method: str) -> dict[str, str]:
@@ -88,9 +89,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             settings["model"] = model
         unknown = sorted(settings.keys() - known.keys())
         if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no setting {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
+            hint = did_you_mean(unknown[0], known) or f"; known are {', '.join(sorted(known))}"
+            raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}{hint}")
         for name, default in known.items():
             setattr(self, name, settings.get(name, default))
 
