@@ -15,7 +15,7 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench/speed"
 TASKS = {
     "embedding-training.toy.short": ("best", "paper"),
-    "embedding-inference.toy.short": ("best", "paper"),
+    "embedding-inference.toy.short": ("paper",),
     "instruction-training.toy.short": ("best",),
     "instruction-scoring.toy.short": ("one", "batched"),
     "label-count.toy.questions": ("four",),

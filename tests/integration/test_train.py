@@ -124,7 +124,7 @@ def test_setting_one_value_keeps_the_defaults_of_the_method_for_the_rest(all_run
         "clip": 1.0,
         "metric": "micro_f1",
         "evaluations": 1,
-        "patience": 2,
+        "patience": "auto",
     }
     assert config["instruction"]["train"]["schedule"] == "cosine"
     assert config["instruction"]["train"]["optimizer"] == "paged_adamw32bit"
