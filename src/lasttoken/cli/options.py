@@ -199,11 +199,10 @@ def option_for(name: str, given: Sequence[str], error: MissingColumn, others: Ma
     taken = {*given}.union(*others.values())
     free = [column for column in error.found if column not in taken]
     unsure = name == "text" and "label" in others and not {*others["label"]} & {*error.found}
-    meant = whole or closest(error.column, free) or next(reversed(free), "")
+    last = "COLUMN" if unsure and len(free) > 1 else next(reversed(free), "")
+    meant = whole or closest(error.column, free) or last
     if not meant:
         return ""
-    if unsure and len(free) > 1 and not whole and not closest(error.column, free):
-        meant = "COLUMN"
     gone = {*listed(whole)} if whole else {error.column}
     columns = list(dict.fromkeys(meant if column in gone else column for column in given))
     return f"; name the {name} column: --{name} {shlex.quote(','.join(map(quoted, columns)))}"

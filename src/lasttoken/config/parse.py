@@ -77,7 +77,10 @@ def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -
         if chosen := next((part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS), None):
             known = sorted(names(METHOD_CONFIGS[chosen], f"{place[0]}." if place[:-1] else ""))
         every = known + sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables
-        inside, value = name, problem["input"]  # of a table that is nowhere: the setting that was meant
+        inside, value = (
+            name,
+            problem["input"],
+        )  # the whole path that was given: `train.epochs`, where there is no table `train`
         while isinstance(value, dict) and len(value) == 1:
             key, value = next(iter(value.items()))
             inside = f"{inside}.{key}"

@@ -139,7 +139,7 @@ class Training(Settings):
 
     epochs: PositiveFloat | Literal["auto"] = Field(
         default="auto",
-        description="Passes over the training rows, fewer if stopped early; auto: 500 updates, but from 3 to 20 passes",
+        description="Passes over the training rows, fewer if stopped early; auto: as many as give 500 updates, but 3 to 20",
     )
     lr: PositiveFloat | Literal["auto"] = Field(
         default="auto",

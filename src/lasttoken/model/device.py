@@ -39,7 +39,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(["device: 'mps' asked for, but torch offers none here; use --device cpu or auto"])
     if name == "cuda":
-        # where each process sees its own card alone, that is number 0 in every one
+        # modulo: a process that sees only its own card has it as number 0
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name)
 

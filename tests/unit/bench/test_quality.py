@@ -151,3 +151,26 @@ def test_time_to_quality_is_that_of_the_first_validation_at_the_best_peers_score
     assert verdict(fits) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": 20.0, "share": 0.167}
     never = {**fits, "ours": {"settings": {}, "validations": fits["ours"]["validations"][:1]}}
     assert verdict(never) == {"score": 0.9, "best": "better", "peer": 120.0, "ours": None, "share": None}
+
+
+def test_every_rule_keeps_one_validation_of_a_training() -> None:
+    from selection import rules
+
+    valid = [
+        (0, 0.5, 1.0, 0.50),
+        (10, 0.9, 0.6, 0.70),
+        (20, 0.9, 0.7, 0.80),
+        (30, 0.85, 0.8, 0.75),
+        (40, 0.5, 0.9, 0.6),
+    ]
+    points = [dict(zip(("update", "valid", "log_loss", "test"), row, strict=True)) for row in valid]
+    assert {rule: point["update"] for rule, point in rules(points, rows=100).items()} == {
+        "first of the highest": 10,
+        "last of the highest": 20,
+        "latest within half a standard error": 20,  # .015 of .9 by 100 rows
+        "latest within a standard error": 20,  # .03
+        "lowest log-loss": 10,
+        "last": 40,
+        "highest on test, which nobody knows": 20,
+    }
+    assert rules(points, rows=25)["latest within a standard error"]["update"] == 30  # .06
