@@ -72,7 +72,7 @@ def load_fresh(folder: Callable[..., Path]) -> Callable[..., Backbone]:
     """load_fresh(name, kind=..., quantize=..., vocabulary=..., pad=...) -> a backbone on the CPU, free to be changed."""
     import torch
 
-    from lasttoken.model.backbone import load
+    from lasttoken.model.load import load
 
     def make(
         name: str, *, kind: Any = "decoder", quantize: Any = "none", vocabulary: bool = False, **variant: Any

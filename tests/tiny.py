@@ -21,12 +21,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BertConfig,
     BloomConfig,
+    DeepseekV3Config,
     FalconConfig,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     JambaConfig,
     Llama4TextConfig,
     LlamaConfig,
@@ -39,6 +41,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     RobertaConfig,
@@ -133,6 +136,15 @@ LONGROPE = {
     "original_max_position_embeddings": WINDOW // 2,
 }
 OPT = {"hidden_size": 64, "word_embed_proj_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LATENT = {  # keys and values have different widths
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "first_k_dense_replace": 2,
+}
 JAMBA = {
     "attn_layer_period": 2,
     "attn_layer_offset": 1,
@@ -146,6 +158,13 @@ LLAMA4 = {
     "num_experts_per_tok": 1,
     "attention_chunk_size": 8,
     "no_rope_layers": [1, 0],
+}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
 }
 MODERN = {**SHAPE, "local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2}
 FEATURES = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
@@ -163,6 +182,8 @@ DECODERS: dict[str, Maker] = {
     "opt": lambda ids: OPTConfig(**OPT, **ids),
     "olmo2": lambda ids: Olmo2Config(**SHAPE, **ids),
     "smollm3": lambda ids: SmolLM3Config(**SHAPE, num_key_value_heads=2, no_rope_layers=[1, 0], **ids),
+    "gpt-oss": lambda ids: GptOssConfig(**{**MIXED, "query_pre_attn_scalar": None}, **EXPERTS, **ids),
+    "deepseek-v3": lambda ids: DeepseekV3Config(**SHAPE, num_key_value_heads=4, **LATENT, **ids),
 }
 LIMITED: dict[str, Maker] = {  # made for fewer tokens than its config's window
     "phi3-longrope": lambda ids: Phi3Config(
@@ -190,9 +211,8 @@ SPARSE: dict[str, Maker] = {  # a few of several experts see a token
 REPEATED: dict[str, Maker] = {  # encoders that run one block several times
     "albert": lambda ids: AlbertConfig(**SHAPE, embedding_size=32, **ids),
 }
-REFUSED: dict[str, Maker] = {
+PADDED: dict[str, Maker] = {  # packing is not exact for them
     "mamba": lambda ids: MambaConfig(hidden_size=64, num_hidden_layers=2, **without_window(ids)),
-    "t5": lambda ids: T5Config(**FEATURES, decoder_start_token_id=1, **without_window(ids)),
     "falcon": lambda ids: FalconConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, **ids),
     "falcon-alibi": lambda ids: FalconConfig(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True, **ids
@@ -201,8 +221,12 @@ REFUSED: dict[str, Maker] = {
     "mpt": lambda ids: MptConfig(d_model=64, n_layers=2, n_heads=4, max_seq_len=WINDOW, **without_window(ids)),
     "jamba": lambda ids: JambaConfig(**GROUPED, **JAMBA, **ids),
     "llama4": lambda ids: Llama4TextConfig(**GROUPED, **LLAMA4, **ids),
+    "qwen3.5": lambda ids: Qwen3_5TextConfig(**GROUPED, **LINEAR, **ids),
 }
-MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | SPARSE | REPEATED | REFUSED
+PAIRED: dict[str, Maker] = {  # encoder-decoders
+    "t5": lambda ids: T5Config(**FEATURES, decoder_start_token_id=1, **without_window(ids)),
+}
+MAKERS = DECODERS | LIMITED | WIDTHS | NESTED | ENCODERS | SPARSE | REPEATED | PADDED | PAIRED
 
 
 def without_window(ids: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from setfit import SetFitModel, Trainer, TrainingArguments
 
 from lasttoken.data.dataset import Splits
-from lasttoken.model.backbone import locate
+from lasttoken.model.load import locate
 
 
 def fit_and_predict(settings: dict[str, Any], splits: Splits, seed: int) -> tuple[np.ndarray, float, float]:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lasttoken.data.dataset import Dataset, Splits
-from lasttoken.model.backbone import locate
+from lasttoken.model.load import locate
 
 
 def fit_and_predict(

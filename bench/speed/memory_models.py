@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lasttoken.data.dataset import Dataset
 from lasttoken.labels import LabelSpace
-from lasttoken.model.backbone import Backbone, VocabularyHead, keep_packing_off, verify
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import VocabularyHead, keep_packing_off
 from lasttoken.model.precision import choose_precision
+from lasttoken.model.verify import verify
 
 LLAMA3 = {"vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5}
 SHAPES: dict[str, dict[str, Any]] = {

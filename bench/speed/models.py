@@ -19,8 +19,8 @@ from transformers import (
 
 from lasttoken.config.settings import Lora
 from lasttoken.model.adapter import quiet
-from lasttoken.model.backbone import nf4_config
 from lasttoken.model.files import TINY, locate
+from lasttoken.model.load import nf4_config
 from lasttoken.model.precision import choose_precision
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

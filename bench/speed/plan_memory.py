@@ -41,8 +41,8 @@ from lasttoken.fitting.memory import kept_bytes, recompute
 from lasttoken.infer.batches import pack
 from lasttoken.model import llama_block
 from lasttoken.model.adapter import adapt
-from lasttoken.model.backbone import load
 from lasttoken.model.files import TINY
+from lasttoken.model.load import load
 from lasttoken.model.pooling import Head
 from lasttoken.plan.cards import Card
 from lasttoken.plan.memory import Fit, Work, training_step

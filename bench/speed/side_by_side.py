@@ -23,7 +23,8 @@ from models import CPU
 from rows import read
 
 from lasttoken.infer.batches import in_batches, pack
-from lasttoken.model.backbone import Backbone, load
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import load
 from lasttoken.text.batch import by_length
 from lasttoken.text.tokenizer import Encoded, encode
 

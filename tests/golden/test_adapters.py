@@ -18,7 +18,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from lasttoken.errors import ArtifactError, ModelError
 from lasttoken.infer.batches import pack
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter, total_parameters, trainable_parameters
-from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import quantised_layers
 from lasttoken.model.lora import merge, merged
 from lasttoken.text.tokenizer import encode
 

@@ -22,9 +22,10 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Gemma3TextConfig, GemmaConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from lasttoken.model.attention import lay_out
-from lasttoken.model.backbone import Backbone, load, to_tensor
+from lasttoken.model.backbone import Backbone, to_tensor
 from lasttoken.model.gguf import folder_of
+from lasttoken.model.layout import lay_out
+from lasttoken.model.load import load
 from lasttoken.text.tokenizer import encode
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from lasttoken.infer.batches import pack
 from lasttoken.infer.head import head_probs
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.model.backbone import load
+from lasttoken.model.load import load
 from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode, encode_windows
 

@@ -107,7 +107,7 @@ def test_the_vocabulary_head_gives_the_logits_of_auto_model_for_causal_lm(
     equal_but_for_rounding(found, wanted, backbone.compute, rtol=1e-5, atol=3e-5)  # logits reach 20 here
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS | ENCODERS))
+@pytest.mark.parametrize("name", [*sorted(DECODERS | ENCODERS), "bloom", "falcon", "jamba", "qwen3.5"])
 def test_every_layer_is_that_of_transformers(
     name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone]
 ) -> None:

@@ -111,8 +111,9 @@ def test_the_default_model_is_smollm2_where_it_is_installed(monkeypatch: pytest.
 def test_smollm2_knows_the_capital_of_france() -> None:
     import torch
 
-    from lasttoken.model.attention import lay_out
-    from lasttoken.model.backbone import load, to_tensor
+    from lasttoken.model.backbone import to_tensor
+    from lasttoken.model.layout import lay_out
+    from lasttoken.model.load import load
 
     backbone = load(SMOLLM2, kind="decoder", device=torch.device("cpu"), vocabulary=True)
     ids = backbone.tokenizer("The capital of France is")["input_ids"]

@@ -14,7 +14,8 @@ from lasttoken.infer.batches import pack
 from lasttoken.infer.frozen_blocks import trunk_states
 from lasttoken.journal import Journal
 from lasttoken.model.adapter import adapt
-from lasttoken.model.backbone import Backbone, load
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import load
 from lasttoken.model.lora import lora_layers, merged
 from lasttoken.model.upper_blocks import above
 from lasttoken.text.tokenizer import Encoded

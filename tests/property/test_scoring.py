@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lasttoken.infer.scoring import lay_out_trees, score
 from lasttoken.infer.tolerance import bounded_probs, index_tree
-from lasttoken.model.attention import lay_out
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.kv_cache import prefill
+from lasttoken.model.layout import lay_out
 from lasttoken.text.answer_tree import grow
 
 # the models are shared by all examples and nothing changes them

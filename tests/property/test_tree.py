@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lasttoken.model.attention import bucket_mask, lay_out
+from lasttoken.model.attention import bucket_mask
+from lasttoken.model.layout import lay_out
 from lasttoken.text.answer_tree import ROOT, Path, Tree, grow, in_groups
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4)

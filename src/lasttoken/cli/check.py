@@ -84,7 +84,7 @@ def check(
     rows = joined(parts) if len(parts) > 1 else parts["train"]
     from lasttoken.check.examine import examine
     from lasttoken.check.fix import write_fixed
-    from lasttoken.model.backbone import tokenizer_here
+    from lasttoken.model.load import tokenizer_here
     from lasttoken.packages import default_model
 
     named = model or default_model()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lasttoken.errors import ConfigError
 from lasttoken.journal import LOGGER, Progress, unheard
-from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.layout import Layout, lay_out
 from lasttoken.text.batch import by_length, under_budget
 from lasttoken.train.distributed import ALONE, World
 

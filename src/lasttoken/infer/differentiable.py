@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lasttoken.errors import ModelError
-from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.layout import Layout, lay_out
 from lasttoken.text.tokenizer import Encoded, kept_indices, special_counts, stride, window_places
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from lasttoken.infer.batches import in_batches, pack
 from lasttoken.infer.disk_cache import cached_array, digest
 from lasttoken.journal import Journal
-from lasttoken.model.backbone import Backbone, quantised_layers
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import quantised_layers
 from lasttoken.text.tokenizer import Encoded
 
 

@@ -12,6 +12,7 @@ from lasttoken.journal import Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.model.backbone import Backbone, to_tensor
 from lasttoken.model.kv_cache import NO_TOKENS, CachedLayout, KVCache, causal, lay_out_cached, prefill
+from lasttoken.model.layout import lay_out
 from lasttoken.text.prompt import NONE, Prompt
 from lasttoken.text.tokenizer import Encoded, end_token
 
@@ -30,13 +31,17 @@ def generated_probs(
     The row of an invalid answer is all zeros: no label is predicted (evaluation/predictions.py), which single-label
     metrics count as an error.
     """
-    header, most = prefill(backbone, prompt.header), longest(backbone, prompt, labels)
+    most = longest(backbone, prompt, labels)
+    header = None if backbone.padded else prefill(backbone, prompt.header)
     footer = np.array(prompt.footer, dtype=np.int64)
     probs = np.zeros((len(encoded), len(labels)))
     invalid = np.zeros(len(encoded), dtype=bool)
 
     def compute(rows: np.ndarray) -> list[list[int]]:
-        return generate(backbone, header, [np.concatenate([encoded.ids[i], footer]) for i in rows], most)
+        after = [np.concatenate([encoded.ids[i], footer]) for i in rows]
+        if header is not None:
+            return generate(backbone, header, after, most)
+        return generate_again(backbone, [np.concatenate([prompt.header, ids]) for ids in after], most)
 
     lengths = encoded.lengths + len(footer)
     for rows, answers in in_batches(lengths, compute, backbone, budget=budget, progress=progress):
@@ -79,6 +84,24 @@ def generate(backbone: Backbone, header: KVCache, prompts: Sequence[np.ndarray],
         for number, row in enumerate(alive):
             seen[row] = np.append(seen[row], len(cache) + number)
         words = likeliest(backbone, states(backbone, words, layout))
+
+
+def generate_again(backbone: Backbone, prompts: Sequence[np.ndarray], most: int) -> list[list[int]]:
+    """`generate` without a KV cache: every text runs again for every token."""
+    end, answers = end_token(backbone.tokenizer), [list[int]() for _ in prompts]
+    alive = list(range(len(prompts)))
+    for _ in range(most):
+        texts = [np.r_[prompts[row], np.array(answers[row], dtype=np.int64)] for row in alive]
+        layout = lay_out([len(text) for text in texts], device=backbone.device)
+        with backbone.autocast():
+            hidden = backbone.hidden(to_tensor(np.concatenate(texts), backbone), layout)
+        words = dict(zip(alive, likeliest(backbone, hidden[layout.ends]).tolist(), strict=True))
+        alive = [row for row in alive if words[row] != end]
+        for row in alive:
+            answers[row].append(words[row])
+        if not alive:
+            break
+    return answers
 
 
 def states(backbone: Backbone, ids: np.ndarray, layout: CachedLayout) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import KeysValues, Layout, lay_out
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.kv_cache import KVCache
+from lasttoken.model.layout import KeysValues, Layout, lay_out
 from lasttoken.text.answer_tree import Tree
 
 CHUNK = 1024  # positions whose vocabulary logits are in memory at once

@@ -23,10 +23,11 @@ from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, Source, quantisation
-from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
+from lasttoken.model.load import Source, quantisation
+from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.pooling import Head
@@ -133,7 +134,7 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
 
 def advice(config: Embedding, backbone: Backbone) -> list[str]:
     """What the user should know of the loaded model."""
-    said = [backbone.told] if backbone.told else []
+    said = list(backbone.notes)
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     base = "base" in Path(config.model).name.lower()  # some base models carry a template

@@ -17,10 +17,11 @@ from lasttoken.infer.reading import read_texts
 from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Fitted, Said
-from lasttoken.model.backbone import Backbone, Source
-from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import in_precision, tell_if_slower
 from lasttoken.model.device import choose_device
+from lasttoken.model.load import Source
+from lasttoken.model.load import load as load_backbone
 from lasttoken.model.pooling import Head
 from lasttoken.model.quiet import quiet
 from lasttoken.record.artifact import read_settings, write_settings
@@ -75,8 +76,8 @@ def fit(
 ) -> Fitted:
     """The encoder trained on `train`, with the weights that were best on `valid`."""
     backbone, head = build(config, config.model, train.labels, choose_device(device), seed)
-    if backbone.told:
-        journal.note(backbone.told)
+    for note in backbone.notes:
+        journal.note(note)
     backbone.whole.requires_grad_(True)
     trained = fit_head(backbone, head, (train, valid), config, seed=seed, journal=journal, state=state)
     return Fitted(EncoderModel(config, train.labels, backbone, head), trained.cost, trained.steps, trained.end)

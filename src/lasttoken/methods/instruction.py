@@ -33,11 +33,12 @@ from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
-from lasttoken.model.backbone import Backbone, Source, quantisation
-from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
 from lasttoken.model.kv_cache import prefill
+from lasttoken.model.load import Source, quantisation
+from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.record.artifact import read_settings, write_settings
@@ -211,7 +212,7 @@ def fit_answers(
 
 def advice(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> list[str]:
     """Notes for the user before training. Raises ConfigError on a tolerance with several labels per row."""
-    said = [backbone.told] if backbone.told else []
+    said = list(backbone.notes)
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
@@ -219,6 +220,10 @@ def advice(config: Instruction, backbone: Backbone, prompt: Prompt, train: Datas
     if not prompt.listed:
         count = len(train.labels)
         said.append(f"the prompt does not list its {count} labels, which would fill half of max_length or more")
+    if backbone.padded:
+        branches = sum(tree.branches for _, tree in answer_trees(prompt, train.labels))
+        unused = "; method.tolerance has no effect" if config.tolerance else ""
+        said.append(f"in padded rows a text runs again for each of {branches} answers when it is scored{unused}")
     if config.tolerance and train.labels.multi:
         raise ConfigError(["tolerance: with several labels per row every label is scored exactly; leave it at 0"])
     expensive = many_labels(config, backbone, prompt, train)
@@ -283,7 +288,7 @@ def room_for_text(backbone: Backbone, prompt: Prompt, config: Instruction) -> in
 
 def many_labels(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> str | None:
     """A note that scoring the labels costs over MANY times as much as the texts; None where it does not."""
-    if train.labels.multi or config.tolerance or config.decode == "generate":
+    if train.labels.multi or config.tolerance or config.decode == "generate" or backbone.padded:
         return None
     some = encode_texts(backbone, prompt, train.texts[:100], config)
     text, trees = some.lengths.mean(), answer_trees(prompt, train.labels)
@@ -376,14 +381,14 @@ def label_probs(
     progress: Progress = unheard,
 ) -> np.ndarray:
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
-    if tolerance and not labels.multi:
+    if tolerance and not labels.multi and not backbone.padded:
         return tolerated_probs(
             backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world, progress=progress
         )
     trees, count = answer_trees(prompt, labels), len(encoded)
     lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
     several = lengths.sum() > budget  # batches: only then does caching the header pay
-    header = prefill(backbone, prompt.header) if several else prompt.header
+    header = prefill(backbone, prompt.header) if several and not backbone.padded else prompt.header
     scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
 
     def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count

@@ -30,10 +30,11 @@ from lasttoken.journal import LOGGER, Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import parameter_bytes, total_parameters
-from lasttoken.model.backbone import Backbone, Source, quantisation
-from lasttoken.model.backbone import load as load_backbone
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
+from lasttoken.model.load import Source, quantisation
+from lasttoken.model.load import load as load_backbone
 from lasttoken.model.pooling import Pool, Pooling
 from lasttoken.model.sentence import SentenceEncoder, sentence_encoder
 from lasttoken.model.static import is_static, load_static, static_encoder
@@ -152,8 +153,10 @@ def fit(
     config, encoder = settle(config)
     place = config.layer if isinstance(config.layer, int) else None
     reader = Reader(config, build(config, device, blocks=None if place is None else place + 1), encoder)
-    if reader.backbone.told:
-        journal.note(reader.backbone.told)
+    if config.bidirectional and reader.backbone.padded:
+        raise ConfigError([f"bidirectional: {reader.backbone.padded}, under its own causal attention; leave it off"])
+    for note in reader.backbone.notes:
+        journal.note(note)
     if config.quantize == "nf4":
         journal.note(quantisation(reader.backbone))
     depth = check_layer(config, reader.backbone)

@@ -11,8 +11,9 @@ import torch
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ArtifactError
 from lasttoken.journal import LOGGER
-from lasttoken.model.backbone import Backbone, Source, fingerprint, load_config
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.files import locate
+from lasttoken.model.load import Source, fingerprint, load_config
 from lasttoken.model.lora import Merge
 from lasttoken.model.precision import choose_precision, slower_here
 from lasttoken.model.sentence import file_of

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lasttoken.model.attention import Bucket, Layout, fused_from
+from lasttoken.model.attention import fused_from
+from lasttoken.model.layout import Bucket, Layout
 
 
 def serves(layout: Any, states: Tensor) -> bool:

@@ -14,18 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lasttoken.model.attention import (
-    KeysValues,
-    Visible,
-    attend,
-    filler_of,
-    length_buckets,
-    padded_length,
-    shared_heads,
-    split_heads,
-)
+from lasttoken.model.attention import Scores, Visible, attend, shared_heads, split_heads
 from lasttoken.model.backbone import Backbone, to_tensor
-from lasttoken.model.layer_taps import Taps
+from lasttoken.model.layout import KeysValues, filler_of, length_buckets, padded_length
 
 NO_TOKENS = np.empty(0, dtype=np.int64)
 
@@ -61,7 +52,6 @@ class CachedLayout:
     order: Tensor  # (T + filler,) int64: token i of the row is entry order[i] of all buckets' rows, one after the other
     filler: int  # padding tokens at the end of the row, as in `Layout`
     states: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # cache and new tokens, (M + T, W)
-    taps: Taps | None = None
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)  # by (bucket, window)
 
     def extended(self, *, shared: int | None = None) -> KVCache:
@@ -76,34 +66,31 @@ class CachedLayout:
         key: Tensor,
         value: Tensor,
         *,
-        scale: float,
+        scores: Scores,
         window: int | None,
-        cap: float | None,
     ) -> Tensor:
         """Attention output (1, T + filler, heads, d); stores the new keys and values.
 
         query: (1, heads, T + filler, d). key, value: (1, key heads, T + filler, d).
         """
-        heads, width = query.shape[1], query.shape[-1]
+        heads, sizes = query.shape[1], (query.shape[-1], key.shape[-1], value.shape[-1])
         q, k, v = (states[0, :, : len(self.positions)].transpose(0, 1).flatten(1) for states in (query, key, value))
         if module in self.cache.states:
             k, v = (torch.cat(pair) for pair in zip(self.cache.states[module], (k, v), strict=True))
         self.states[module] = (k, v)
         common = self.cache.shared
-        shared = shared_heads(k[:common], v[:common], width) if common else None
+        shared = shared_heads(k[:common], v[:common], sizes[1:]) if common else None
         outputs = []
         for number, bucket in enumerate(self.buckets):
             count, length, _ = bucket.allowed.shape
             ours, keys, values = (
-                split_heads(states.index_select(0, rows).view(count, -1, states.shape[1]), width)
-                for states, rows in ((q, bucket.rows), (k, bucket.keys), (v, bucket.keys))
+                split_heads(states.index_select(0, rows).view(count, -1, states.shape[1]), d)
+                for states, rows, d in zip((q, k, v), (bucket.rows, bucket.keys, bucket.keys), sizes, strict=True)
             )
             mask = self.mask(number, window)
-            mixed = attend(
-                ours, keys, values, Visible(mask), scale=scale, dropout=0.0, shared=shared, cap=cap
-            )  # (B, heads, L, d)
-            outputs.append(mixed.transpose(1, 2).reshape(count * length, heads * width))
-        return torch.cat(outputs).index_select(0, self.order).view(1, -1, heads, width)
+            mixed = attend(ours, keys, values, Visible(mask), scores, shared=shared)  # (B, heads, L, d)
+            outputs.append(mixed.transpose(1, 2).reshape(count * length, -1))
+        return torch.cat(outputs).index_select(0, self.order).view(1, -1, heads, sizes[2])
 
     def mask(self, number: int, window: int | None) -> Tensor:
         """The mask of a bucket with shared tokens and sliding window, (B, 1, L, shared + K) bool."""

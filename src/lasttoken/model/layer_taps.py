@@ -1,29 +1,37 @@
 """Hidden states between a model's blocks, read by forward hooks.
 
-Every block gets one hook when the model is loaded. The hook stores states only if the layout of the running row carries
-`Taps`. The request is part of the row and not of the shared model, so several threads may run rows at once.
+Every block gets one hook when the model is loaded. It stores states only inside `tapping`. That request belongs to the
+running thread and not to the shared model, so several threads may run rows at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+States = dict[int, Tensor]  # by layer, (tokens, H); layer k is the input of block k
+REQUESTED: ContextVar[tuple[Sequence[int], States] | None] = ContextVar("layers to read", default=None)
 
 
 class StopForward(Exception):
     """Ends a forward pass after the highest layer requested."""
 
 
-@dataclass(frozen=True, eq=False)
-class Taps:
-    """The layers requested of a row, and their states after the forward pass. Layer k is the input of block k."""
-
-    layers: Sequence[int]
-    states: dict[int, Tensor] = field(default_factory=dict)  # layer -> (T + filler, H)
+@contextmanager
+def tapping(layers: Sequence[int]) -> Iterator[States]:
+    """The inputs of blocks `layers`, filled by the forward pass inside, which ends at the highest of them."""
+    states: States = {}
+    token = REQUESTED.set((layers, states))
+    try:
+        with suppress(StopForward):
+            yield states
+    finally:
+        REQUESTED.reset(token)
 
 
 def blocks_of(module: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -39,12 +47,12 @@ def install(module: nn.Module) -> None:
 
 
 def tap(layer: int, block: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    """Store the input of a block if the running row requests it. Raises StopForward at the highest layer requested."""
-    layout = keywords.get("layout")
-    taps: Taps | None = None if layout is None else layout.taps
-    if taps is None or layer not in taps.layers:
+    """Store the input of a block where it is requested. Raises StopForward at the highest layer requested."""
+    requested = REQUESTED.get()
+    if requested is None or layer not in requested[0]:
         return
-    states = arguments[0] if arguments else keywords["hidden_states"]
-    taps.states[layer] = states.reshape(-1, states.shape[-1])
-    if layer == max(taps.layers):
+    layers, states = requested
+    given = arguments[0] if arguments else keywords["hidden_states"]
+    states[layer] = given.reshape(-1, given.shape[-1])
+    if layer == max(layers):
         raise StopForward

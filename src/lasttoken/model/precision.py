@@ -126,6 +126,7 @@ def shape_of(config: PretrainedConfig) -> tuple[int, int] | None:
     text: Any = config.get_text_config()
     width = getattr(text, "hidden_size", None)
     inner = getattr(text, "intermediate_size", None) or (width and 4 * width)
+    inner = max(inner) if isinstance(inner, (list, tuple)) else inner  # Gemma 3n has one for each block
     return (int(width), int(inner)) if width and inner else None
 
 

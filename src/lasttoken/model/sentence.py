@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lasttoken.errors import ModelError
-from lasttoken.model.backbone import Source
 from lasttoken.model.files import locate
+from lasttoken.model.load import Source
 from lasttoken.model.pooling import Pooling
 from lasttoken.wording import first_line
 

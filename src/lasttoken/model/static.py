@@ -16,7 +16,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 from lasttoken.errors import ModelError
-from lasttoken.model.backbone import Backbone, Source
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import Source
 from lasttoken.model.sentence import Normalize, SentenceEncoder, file_of, read_json
 
 EMPTY = "<|lasttoken: a text without tokens|>"  # its vector is zero

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from lasttoken.errors import ConfigError, ModelError
-from lasttoken.model.attention import lay_out
-from lasttoken.model.backbone import Backbone, close, to_tensor
+from lasttoken.model.backbone import Backbone, to_tensor
 from lasttoken.model.layer_taps import blocks_of
+from lasttoken.model.layout import lay_out
+from lasttoken.model.verify import close
 
 
 def with_blocks(backbone: Backbone, chosen: Sequence[int]) -> Backbone:

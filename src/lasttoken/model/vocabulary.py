@@ -16,8 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lasttoken.errors import ModelError
-from lasttoken.model.backbone import Backbone, logit_scale
+from lasttoken.model.backbone import Backbone
 from lasttoken.model.files import find_file
+from lasttoken.model.load import logit_scale
 
 HEAD = "lm_head.weight"  # the tensor in the files of transformers
 

@@ -101,7 +101,7 @@ def key_of(config: Run, part: Splits) -> str:
     model = config.method.model_dump().get("model")
     known = ""
     if model is not None:
-        from lasttoken.model.backbone import fingerprint  # methods without a model need not wait for transformers
+        from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
 
         known = fingerprint(model) or ""
     whole = "\n".join([to_toml(config), data_digest(part), known])

@@ -381,7 +381,7 @@ def check_same(config: Run, splits: Splits, folder: Path) -> None:
         others.append("the rows")
     base = read_json(folder / SETTINGS).get("base") or {}
     if base.get("fingerprint") is not None:
-        from lasttoken.model.backbone import fingerprint  # methods without a model need not wait for transformers
+        from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
 
         others += ["the base model"] if fingerprint(base["name"]) != base["fingerprint"] else []
     if others:

@@ -41,6 +41,11 @@ class Tree:
             row[: len(chain)] = chain
         return found
 
+    @property
+    def branches(self) -> int:
+        """Nodes without children, at least 1: the times that a text runs where rows are padded."""
+        return max(1, len(self.tokens) - len(set(self.parents.tolist()) - {ROOT}))
+
     @cached_property
     def ancestors(self) -> np.ndarray:
         """Ancestor-or-self mask (A, A) bool: node i attends to node j."""

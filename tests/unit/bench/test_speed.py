@@ -250,7 +250,7 @@ def test_ways_are_read_from_their_words() -> None:
 def test_a_way_of_ours_can_be_left_out() -> None:
     from ablation import without
 
-    from lasttoken.model.attention import lay_out
+    from lasttoken.model.layout import lay_out
 
     plain = lay_out([70, 3], causal=True, device=torch.device("cpu"))
     with without("few-sizes"):

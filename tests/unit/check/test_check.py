@@ -180,7 +180,7 @@ def test_labels_given_away() -> None:
 def test_tokens() -> None:
     from transformers import AutoTokenizer
 
-    from lasttoken.model.backbone import TINY
+    from lasttoken.model.load import TINY
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     given = rows([LONG, "short"] * 3, ["card lost", "card stolen"] * 3)

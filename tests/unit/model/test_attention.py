@@ -1,24 +1,15 @@
 """The layout of packed rows: positions, blocks, masks; and the two ways to compute attention."""
 
+from typing import Any, NamedTuple, cast
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lasttoken.model import attention
-from lasttoken.model.attention import (
-    Layout,
-    Visible,
-    attend,
-    bucket_mask,
-    filler_of,
-    fused_from,
-    lay_out,
-    length_buckets,
-    packed_attention,
-    prefix_mask,
-    visibility,
-)
+from lasttoken.model.attention import Scores, Visible, attend, bucket_mask, fused_from, packed_attention, prefix_mask
+from lasttoken.model.layout import Layout, filler_of, lay_out, length_buckets, visibility
 
 TREE = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)  # node 1 under node 0, node 2 beside them
 
@@ -27,14 +18,12 @@ def states(tokens: int, heads: int, seed: int = 0, width: int = 4) -> Tensor:
     return torch.randn(1, heads, tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
-def packed(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, module: nn.Module | None = None, dropout: float = 0.0
-) -> Tensor:
+def packed(q: Tensor, k: Tensor, v: Tensor, layout: Layout, module: nn.Module | None = None, **more: Any) -> Tensor:
     """Attention (1, T, heads, d) by the layout, with numbers in its filler that would show if anyone saw them."""
     parts = [
         torch.cat([x, torch.full_like(x[:, :, :1], 1e3).expand(-1, -1, layout.filler, -1)], dim=2) for x in (q, k, v)
     ]
-    out, weights = packed_attention(module or nn.Identity(), *parts, None, layout=layout, dropout=dropout)
+    out, weights = packed_attention(module or nn.Identity(), *parts, None, layout=layout, **more)
     assert weights is None
     assert out.shape[1] == q.shape[2] + layout.filler
     return out[:, : q.shape[2]]
@@ -182,10 +171,10 @@ def test_gradients_are_those_of_the_whole_row() -> None:
 def test_both_ways_to_compute_it_agree(monkeypatch: pytest.MonkeyPatch, key_heads: int) -> None:
     q, k, v = states(12, 2, 0), states(12, key_heads, 1), states(12, key_heads, 2)
     mask = torch.tril(torch.ones(12, 12, dtype=torch.bool))[None, None]
-    products = attend(q, k, v, Visible(mask, True), scale=0.5, dropout=0.0)
+    products = attend(q, k, v, Visible(mask, True), Scores(0.5))
     monkeypatch.setattr(attention, "FUSED_FROM", 1)
     for plain in (True, False):  # by the kernel's own causal mask, and by ours
-        fused = attend(q, k, v, Visible(mask, plain), scale=0.5, dropout=0.0)
+        fused = attend(q, k, v, Visible(mask, plain), Scores(0.5))
         torch.testing.assert_close(fused, products, rtol=1e-5, atol=1e-6)  # order of sums
 
 
@@ -205,6 +194,46 @@ def test_the_fused_kernel_comes_early_where_tiles_are_multiplied_and_nothing_is_
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     with torch.set_grad_enabled(gradients):
         assert fused_from(dtype, prefix) == keys
+
+
+def test_a_sink_takes_its_share_of_every_query() -> None:
+    """As in gpt-oss: one more score in the softmax, that of attending to nothing."""
+    q, k, v, sink = states(6, 2, 0), states(6, 2, 1), states(6, 2, 2), torch.tensor([0.5, -1.0])
+    scores = (q[0] @ k[0].transpose(1, 2) * q.shape[-1] ** -0.5).masked_fill(~torch.tril(torch.ones(6, 6)).bool(), -1e9)
+    weights = torch.cat([scores, sink[:, None, None].expand(-1, 6, 1)], dim=-1).softmax(dim=-1)[..., :6]
+    out = packed(q, k, v, lay_out([6]), s_aux=sink)
+    torch.testing.assert_close(out[0].transpose(0, 1)[:, :6], weights @ v[0], rtol=1e-5, atol=1e-6)  # order of sums
+
+
+def test_key_heads_are_repeated_where_no_kernel_shares_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torch falls back to a kernel that keeps all L * L scores (float32, and GPUs older than Ampere)."""
+    seen: list[tuple[int, bool]] = []
+
+    def fused(q: Tensor, k: Tensor, *rest: Any, enable_gqa: bool, **more: Any) -> Tensor:
+        seen.append((k.shape[1], enable_gqa))
+        return q
+
+    monkeypatch.setattr(attention, "FUSED_FROM", 1)
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", fused)
+    q, k = states(6, 4, 0), states(6, 2, 1)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    for shares, plain in ((True, True), (False, True), (True, False)):
+        monkeypatch.setattr(attention, "shares_heads", lambda q, shares=shares: shares)
+        attend(q, k, k, Visible(mask, plain), Scores(0.5))
+    assert seen == [(2, True), (4, False), (4, False)]
+
+
+def test_which_devices_share_key_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCard(NamedTuple):
+        dtype: torch.dtype
+        device: torch.device = torch.device("cuda")
+
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    for capability, wanted in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert attention.shares_heads(cast("Any", OnCard(torch.bfloat16))) == wanted
+        assert not attention.shares_heads(cast("Any", OnCard(torch.float32)))
+    assert attention.shares_heads(torch.zeros(1))
 
 
 def test_dropout_only_in_training() -> None:

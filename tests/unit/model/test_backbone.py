@@ -12,18 +12,9 @@ from transformers import AlbertConfig, Gemma3nTextConfig, LlamaConfig
 
 from lasttoken.errors import ModelError
 from lasttoken.model.attention import NAME
-from lasttoken.model.backbone import (
-    TINY,
-    Backbone,
-    VocabularyHead,
-    close,
-    fingerprint,
-    keep_blocks,
-    load,
-    load_config,
-    locate,
-    quantisation,
-)
+from lasttoken.model.backbone import Backbone
+from lasttoken.model.load import TINY, VocabularyHead, fingerprint, keep_blocks, load, load_config, locate, quantisation
+from lasttoken.model.verify import close
 
 CPU = torch.device("cpu")
 

@@ -20,11 +20,11 @@ from gguf.constants import GGMLQuantizationType
 from gguf_files import write_gguf
 
 from lasttoken.errors import ModelError
-from lasttoken.model.backbone import fingerprint, tokenizer_here
 from lasttoken.model.files import check_model, find_file, locate, on_this_machine
 from lasttoken.model.gguf import ORIGIN, folder_of, made_folder
 from lasttoken.model.gguf_config import config_of
 from lasttoken.model.gguf_header import read_header
+from lasttoken.model.load import fingerprint, tokenizer_here
 from lasttoken.plan.model_shape import load_shape
 
 MAKE = "import sys; from lasttoken.model.gguf import folder_of; print(folder_of(sys.argv[1]))"

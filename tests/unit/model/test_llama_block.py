@@ -12,9 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from lasttoken.model import bucket_attention, llama_block
 from lasttoken.model.adapter import adapt
-from lasttoken.model.attention import Layout, lay_out
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.layer_taps import blocks_of
+from lasttoken.model.layout import Layout, lay_out
 from lasttoken.model.llama_block import LlamaBlock, group_of, mask_for
 from lasttoken.model.lora import merge
 

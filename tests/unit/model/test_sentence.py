@@ -21,7 +21,7 @@ from lasttoken.infer.differentiable import embedding_of
 from lasttoken.journal import Journal
 from lasttoken.methods import probe
 from lasttoken.methods.probe import Reader
-from lasttoken.model.backbone import Source
+from lasttoken.model.load import Source
 from lasttoken.model.sentence import sentence_encoder
 
 TEXTS = sentences(12)

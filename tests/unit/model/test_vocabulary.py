@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lasttoken.model.backbone import load
+from lasttoken.model.load import load
 from lasttoken.model.vocabulary import name_rows, output_rows
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from lasttoken.errors import ModelError
-from lasttoken.model.backbone import text_model
+from lasttoken.model.load import text_model
 from lasttoken.plan.model_shape import ModelShape, load_shape
 
 IDS = {"vocab_size": 300, "max_position_embeddings": WINDOW, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}

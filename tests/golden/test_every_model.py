@@ -1,0 +1,30 @@
+"""Every text model that transformers can make runs here as it does by itself, or is refused for a reason on a list."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from every_model import PAGE, in_a_batch, one_by_one, outcome
+from toy_models import BROKEN, TYPES
+
+from lasttoken.model.verify import difference
+
+ROUNDING = 1e-5  # float32 sums in another order: the largest of all models is 1e-6
+KNOWN = dict(re.findall(r"^\| `(\S+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.M))
+
+
+def test_the_page_has_every_model() -> None:
+    assert set(KNOWN) == set(TYPES)
+    refused = {name for name, row in KNOWN.items() if "| refused |" in row}
+    assert refused >= set(BROKEN)
+    assert len(refused) <= 20  # of 227
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_model_gives_the_states_of_each_text_alone_or_is_refused(model_type: str, tmp_path: Path) -> None:
+    found, backbones = outcome(model_type, tmp_path)
+    assert KNOWN[model_type] == found.row, "run `make docs` and look at what changed"
+    for backbone in backbones:
+        assert difference(in_a_batch(backbone), one_by_one(backbone)) < ROUNDING
