@@ -13,7 +13,7 @@ LIGHT := $(addprefix tests/unit/,config data evaluation record report test_seed.
 NEEDS_TORCH := $(addprefix --ignore tests/unit/,data/test_demo.py data/test_read.py data/test_from_python.py data/test_user_files.py \
 	record/test_atomic.py record/test_schema.py report/test_report_entries.py)
 
-.PHONY: help demo test test-all test-low test-light check docs bench bench-speed lock clean
+.PHONY: help demo test test-all test-low test-light check docs models bench bench-speed lock clean
 
 help:  ## what one can make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -60,6 +60,9 @@ check: .venv/.ready  ## lint, format, types, and that what is generated is up to
 
 docs: .venv/.ready  ## write the generated pages of docs/reference and the result tables
 	$(BIN)/python tools/reference.py
+
+models: .venv/.ready  ## write docs/reference/models.md: how every text model of transformers runs here, tried on toy models
+	$(BIN)/python tools/models.py
 
 bench: .venv/.ready  ## the quality benchmarks whose results are missing (hours; needs ../shared/data)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'

@@ -1,6 +1,6 @@
 """What becomes of each of transformers' text models here: packed, padded, or refused and why.
 
-`make docs` writes docs/reference/models.md from this; tests/golden/test_every_model.py holds that page, and that what
+`make models` writes docs/reference/models.md from this; tests/golden/test_every_model.py holds that page, and that what
 is not refused gives the states and logits of the model's own forward for each text alone.
 """
 
@@ -64,6 +64,7 @@ def outcome(model_type: str, folder: Path) -> tuple[Outcome, list[Backbone]]:
         told = re.sub(r" by \d+%", "", str(error).replace(repr(str(folder)), "it").removeprefix("model it "))
         told = re.sub(r"it stops with .*?; padded", "it stops; padded", told)
         return Outcome("", "refused", told), []
+    load(str(folder), kind="any", device=cpu, blocks=1)  # as `probe` does with a layer it has chosen
     reason = re.search(r"packing is not exact for [\w-]+: (.*)\)$", found[0].padded)
     way = "padded" if found[0].padded else "packed"
     why = re.sub(r" by \d+%", "", reason[1]) if reason else ""  # of these weights

@@ -22,9 +22,9 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, DataError
 from lasttoken.explain.explanation import explain, probs_log_odds, words_of
 from lasttoken.fitting.memory import is_recomputing
+from lasttoken.infer.label_probs import answer_trees
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.instruction import answer_trees
 from lasttoken.predictor import Predictor
 
 SPACE = LabelSpace(("music", "sport"))
@@ -93,7 +93,7 @@ def test_labels_too_many_for_one_tree_are_explained_the_same(
     config = Instruction(model=str(folder("llama")), train_model=False)
     model = catalog.fit(config, data, data, seed=0, device="cpu", journal=Journal()).classifier
     whole = explain(Predictor(model), data.texts[0], ["sport"], by="gradients", steps=8)[0]
-    monkeypatch.setattr("lasttoken.methods.instruction.MOST", 4)
+    monkeypatch.setattr("lasttoken.infer.label_probs.MOST", 4)
     assert len(answer_trees(model.prompt, model.labels)) > 1
     parts = explain(Predictor(model), data.texts[0], ["sport"], by="gradients", steps=8)[0]
     # gradients summed in another order

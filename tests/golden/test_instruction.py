@@ -10,12 +10,13 @@ from precision import equal_but_for_rounding
 from tiny import DECODERS, NESTED, PADDED, dataset, sentences
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from lasttoken.infer import label_probs as scored
 from lasttoken.infer import scoring
 from lasttoken.infer.generation import generate, generate_again
+from lasttoken.infer.label_probs import answer_paths, label_probs
 from lasttoken.infer.scoring import lay_out_trees, score
 from lasttoken.labels import LabelSpace
-from lasttoken.methods import instruction
-from lasttoken.methods.instruction import answer_paths, label_probs, training_tree
+from lasttoken.methods.instruction import training_tree
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.device import peak_resident, reset_peak
 from lasttoken.model.kv_cache import prefill
@@ -92,9 +93,9 @@ def test_yes_and_no_of_every_label_equal_one_forward_each(
     equal_but_for_rounding(tree_scores(backbone, prompt, labels), wanted, backbone.compute, **CLOSE)
     encoded = encode(backbone.tokenizer, TEXTS, limit=60, special=False)
     expected = 1 / (1 + np.exp(wanted[:, 1::2] - wanted[:, 0::2]))  # yes against no, label by label
-    for most in (instruction.MOST, 8):  # in one tree, and in several
-        monkeypatch.setattr(instruction, "MOST", most)
-        assert (len(instruction.answer_trees(prompt, labels)) > 1) == (most == 8)
+    for most in (scored.MOST, 8):  # in one tree, and in several
+        monkeypatch.setattr(scored, "MOST", most)
+        assert (len(scored.answer_trees(prompt, labels)) > 1) == (most == 8)
         probs = label_probs(backbone, prompt, encoded, labels, budget=100)
         equal_but_for_rounding(probs, expected, backbone.compute, rtol=0, atol=5e-5)
 

@@ -11,8 +11,8 @@ import torch
 from precision import ROUNDINGS, equal_but_for_rounding
 from tiny import DECODERS, NESTED
 
+from lasttoken.infer.label_probs import label_probs
 from lasttoken.labels import LabelSpace
-from lasttoken.methods.instruction import label_probs
 from lasttoken.model.backbone import Backbone
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode

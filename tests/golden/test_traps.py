@@ -25,12 +25,12 @@ from lasttoken.fitting.fit import Trained
 from lasttoken.fitting.head import fit_head
 from lasttoken.infer.batches import pack
 from lasttoken.infer.head import head_probs
+from lasttoken.infer.label_probs import answer_paths, label_probs
 from lasttoken.infer.reading import token_limit
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
 from lasttoken.methods import embedding
 from lasttoken.methods.classifier import Fitted
-from lasttoken.methods.instruction import answer_paths, label_probs
 from lasttoken.model.adapter import adapt
 from lasttoken.model.attention import packed_attention
 from lasttoken.model.backbone import Backbone

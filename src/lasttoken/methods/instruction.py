@@ -24,11 +24,10 @@ from lasttoken.config.methods import Instruction
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, ModelError
 from lasttoken.fitting.fit import Learner, Trained, cost_of, fit_weights
-from lasttoken.infer.batches import in_batches
 from lasttoken.infer.differentiable import Differentiable, embedding_of, flat, spans
 from lasttoken.infer.generation import generated_probs
-from lasttoken.infer.scoring import TreeBatch, lay_out_trees, score
-from lasttoken.infer.tolerance import bounded_probs, index_tree
+from lasttoken.infer.label_probs import answer_trees, label_probs
+from lasttoken.infer.scoring import lay_out_trees, score
 from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Fitted, Said
@@ -36,19 +35,18 @@ from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
 from lasttoken.model.device import choose_device
-from lasttoken.model.kv_cache import prefill
 from lasttoken.model.load import Source, quantisation
 from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive, generator
-from lasttoken.text.answer_tree import MOST, Tree, common_prefix_length, grow, in_groups
 from lasttoken.text.answer_tree import Path as TreePath
+from lasttoken.text.answer_tree import Tree, common_prefix_length, grow
 from lasttoken.text.batch import MicroBatch
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
-from lasttoken.train.distributed import ALONE, World, join
+from lasttoken.train.distributed import join
 from lasttoken.train.state import TrainState
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
@@ -351,85 +349,6 @@ def answer_tokens(prompt: Prompt, train: Dataset, *, questions: int) -> np.ndarr
     shared = len(prompt.footer) + opening - common_prefix_length([prompt.footer, *prompt.questions])
     joined = np.where(applying > 0, true @ name_tokens, len(prompt.none)) - 1
     return shared + joined + true @ question_tokens + np.rint(drawn * question_tokens.mean()).astype(np.int64)
-
-
-def answer_paths(prompt: Prompt, labels: LabelSpace) -> list[TreePath]:
-    """The paths scored for every row: one per label, or with several labels yes (path 2j) and no (path 2j + 1)."""
-    if not labels.multi:
-        return [prompt.answer_path(j) for j in range(len(labels))]
-    return [prompt.question_path(j, applies) for j in range(len(labels)) for applies in (True, False)]
-
-
-def answer_trees(prompt: Prompt, labels: LabelSpace) -> list[tuple[np.ndarray, Tree]]:
-    """The trees scored for every row, each as (path numbers (n,), tree).
-
-    One tree has MOST nodes at most; labels that need more are split over several, and the text runs once per tree.
-    """
-    paths = answer_paths(prompt, labels)
-    return [(group, grow([paths[i] for i in group])) for group in in_groups(paths, MOST)]
-
-
-def label_probs(
-    backbone: Backbone,
-    prompt: Prompt,
-    encoded: Encoded,
-    labels: LabelSpace,
-    *,
-    budget: int,
-    tolerance: float = 0.0,
-    world: World = ALONE,
-    progress: Progress = unheard,
-) -> np.ndarray:
-    """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
-    if tolerance and not labels.multi and not backbone.padded:
-        return tolerated_probs(
-            backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world, progress=progress
-        )
-    trees, count = answer_trees(prompt, labels), len(encoded)
-    lengths = np.concatenate([encoded.lengths + len(tree.tokens) for _, tree in trees])
-    several = lengths.sum() > budget  # batches: only then does caching the header pay
-    header = prefill(backbone, prompt.header) if several and not backbone.padded else prompt.header
-    scores = torch.zeros(count, sum(tree.paths for _, tree in trees), dtype=torch.float64)
-
-    def compute(jobs: np.ndarray) -> list[Tensor]:  # job k: row k % count behind tree k // count
-        texts, job_trees = [encoded.ids[k % count] for k in jobs], [trees[k // count][1] for k in jobs]
-        batch: TreeBatch = lay_out_trees(backbone, header, texts, job_trees)
-        with backbone.autocast():
-            return list(torch.cat(score(backbone, batch)).cpu().double().split(batch.paths))
-
-    for jobs, found in in_batches(lengths, compute, backbone, budget=budget, world=world, progress=progress):
-        for k, one in zip(jobs, found, strict=True):
-            scores[k % count, trees[k // count][0]] = one
-    world.add([scores])
-    if not labels.multi:
-        return scores.softmax(dim=1).numpy()
-    return (scores[:, 0::2] - scores[:, 1::2]).sigmoid().numpy()
-
-
-def tolerated_probs(
-    backbone: Backbone,
-    prompt: Prompt,
-    encoded: Encoded,
-    *,
-    budget: int,
-    tolerance: float,
-    world: World,
-    progress: Progress,
-) -> np.ndarray:
-    """Probabilities (N, C) float64 of one label a row, each within `tolerance` of the exact one (infer/tolerance.py)."""
-    index = index_tree(grow([((), answer) for answer in prompt.answers]))
-    header, footer = prefill(backbone, prompt.header), np.array(prompt.footer, dtype=np.int64)
-    probs = torch.zeros(len(encoded), len(prompt.answers), dtype=torch.float64)
-
-    def compute(rows: np.ndarray) -> np.ndarray:
-        texts = [np.concatenate([encoded.ids[i], footer]) for i in rows]
-        return bounded_probs(backbone, index, header, texts, tolerance=tolerance, budget=budget)
-
-    lengths = encoded.lengths + len(footer)
-    for rows, found in in_batches(lengths, compute, backbone, budget=budget, world=world, progress=progress):
-        probs[torch.from_numpy(rows)] = torch.from_numpy(found)
-    world.add([probs])
-    return probs.numpy()
 
 
 def with_prior(model: InstructionModel) -> InstructionModel:

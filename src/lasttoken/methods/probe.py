@@ -159,8 +159,8 @@ def fit(
         journal.note(note)
     if config.quantize == "nf4":
         journal.note(quantisation(reader.backbone))
-    depth = check_layer(config, reader.backbone)
-    layers = list(range(depth + 1)) if config.layer == "auto" else [depth if place is None else place]
+    known = check_layer(config, reader.backbone)
+    layers = known if config.layer == "auto" else [known[-1] if place is None else place]
     features, spent = cached("train", reader, train.texts, layers, journal)  # (layers, N, H)
     began = time.perf_counter()
     model = fit_layers(reader, layers, features, train, seed, journal)
@@ -189,12 +189,14 @@ def settle(config: Probe) -> tuple[Probe, SentenceEncoder | None]:
     return config.model_copy(update={"pooling": encoder.pooling, "max_length": limit}), encoder
 
 
-def check_layer(config: Probe, backbone: Backbone) -> int:
-    """The number of blocks loaded. Raises ConfigError where the model has no layer `config.layer`."""
-    depth = backbone.depth
-    if isinstance(config.layer, int) and config.layer > depth:
-        raise ConfigError([f"layer: {config.layer} was chosen, but {config.model} has layers 0 to {depth}"])
-    return depth
+def check_layer(config: Probe, backbone: Backbone) -> list[int]:
+    """The layers that can be read. Raises ConfigError where `config.layer` is none of them."""
+    known = backbone.layers
+    if isinstance(config.layer, int) and config.layer not in known:
+        several = known == list(range(len(known))) and len(known) > 1
+        named = f"0 to {known[-1]}" if several else ", ".join(map(str, known))
+        raise ConfigError([f"layer: {config.layer} was chosen, but {config.model} has layers {named}"])
+    return known
 
 
 def told(reader: Reader, layer: int) -> str:

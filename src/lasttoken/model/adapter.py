@@ -43,7 +43,7 @@ def adapt(
         lora_alpha=cast("int", alpha),  # a float works too, despite the annotation
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block)] or None,
+        exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block), *fused(backbone, targets)] or None,
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -67,6 +67,21 @@ def outside_trunk(backbone: Backbone) -> list[str]:
         for name, module in backbone.whole.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in inside and module is not head
     ]
+
+
+def fused(backbone: Backbone, targets: str | Sequence[str]) -> list[str]:
+    """Names of the linear layers that Mamba's kernels take the weights of without calling them: left out of `all-linear`.
+
+    An adapter there would have no effect on a GPU with these kernels; PEFT refuses some of them (peft #2274).
+    """
+    if targets != "all-linear":
+        return []
+    mixers = [
+        name
+        for name, module in backbone.whole.named_modules()
+        if {"A_log", "D"} <= dict(module.named_parameters(recurse=False)).keys()
+    ]
+    return [f"{name}.out_proj" for name in mixers]
 
 
 def below(backbone: Backbone, block: int) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import NoReturn
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lasttoken.errors import ModelError
 from lasttoken.model.layer_taps import blocks_of, tapping
-from lasttoken.model.layout import Layout, OtherLayout
+from lasttoken.model.layout import Layout, OtherLayout, lay_out
 from lasttoken.model.padded import in_order, in_rows
 
 
@@ -98,6 +99,20 @@ class Backbone:
             return [states[layer] for layer in layers]
 
         return self.states(inputs, layout, read)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers whose states are as many and as wide as the final ones, in order; `depth` is the last of them.
+
+        MobileBERT's blocks work at another width; Funnel's on fewer tokens.
+        """
+        ids, layout = torch.zeros(3, dtype=torch.int64, device=self.device), lay_out([3], device=self.device)
+        found = []
+        for layer in range(self.depth + 1):
+            with torch.no_grad(), self.autocast(), suppress(IndexError, KeyError, RuntimeError):
+                if self.hidden_at([layer], ids, layout)[0].shape == (3, self.width):
+                    found.append(layer)
+        return found
 
     def states(
         self, inputs: Tensor, layout: Layout | OtherLayout, read: Callable[[Callable[[], Tensor]], list[Tensor]]

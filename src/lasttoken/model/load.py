@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -37,7 +38,7 @@ from lasttoken.model.gguf_tokenizer import read_tokenizer
 from lasttoken.model.layer_taps import install
 from lasttoken.model.precision import choose_precision, shape_of
 from lasttoken.model.quiet import quiet
-from lasttoken.model.verify import Kind, verify
+from lasttoken.model.verify import FAILURES, Kind, verify
 from lasttoken.packages import SMOLLM2
 
 # settings of models that need all blocks: ALBERT repeats one block, Gemma 3n's upper blocks share keys
@@ -95,11 +96,32 @@ def load(
     Raises ModelError if it cannot be loaded or used.
     """
     source = Source(source) if isinstance(source, str) else source
-    name, where = source.name, {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    config = load_config(name, **where)
-    refuse_encoder_decoder(name, config, kind)
+    config = load_config(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    refuse_encoder_decoder(source.name, config, kind)
+    how = How(kind, device, precision, weights, quantize, vocabulary)
     if blocks is not None:
-        keep_blocks(config.get_text_config(), blocks)
+        fewer = copy.deepcopy(config)
+        with suppress(ModelError, *FAILURES):  # some models cannot be cut short, each by an error of its own
+            keep_blocks(fewer.get_text_config(), blocks)
+            return load_as(source, fewer, how)
+    return load_as(source, config, how)
+
+
+class How(NamedTuple):
+    """The options of `load`."""
+
+    kind: Kind
+    device: torch.device
+    precision: str
+    weights: torch.dtype | None
+    quantize: Literal["nf4", "none"]
+    vocabulary: bool
+
+
+def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
+    """The model of that config, with the weights of `source`."""
+    name, where = source.name, {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    kind, device, precision, weights, quantize, vocabulary = how
     chosen = choose_precision(device, precision, shape_of(config))
     dtype = weights or chosen.dtype
     extra: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": "eager", **where}
@@ -184,7 +206,7 @@ def keep_blocks(config: PretrainedConfig, blocks: int) -> None:
         return
     before, config.num_hidden_layers = config.num_hidden_layers, min(blocks, config.num_hidden_layers)
     for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == before:  # a kind for every block (layer_types, mlp_layer_types...)
+        if "layer" in name and isinstance(value, list) and len(value) == before:  # layer_types, mlp_layer_types...
             setattr(config, name, value[: config.num_hidden_layers])
 
 

@@ -25,6 +25,7 @@ from lasttoken.wording import first_line
 Kind = Literal["decoder", "encoder", "any"]
 Hook = Callable[[Tensor], Tensor]
 FAILURES = (
+    ArithmeticError,
     AssertionError,
     AttributeError,
     IndexError,
@@ -116,7 +117,7 @@ def value_of(backbone: Backbone, name: str) -> Any:
 
 def own_states(backbone: Backbone, ids: np.ndarray) -> Tensor:
     """Hidden states (T, H) of one text through the model's own attention, not packed."""
-    return backbone.module(input_ids=to_tensor(ids, backbone)[None]).last_hidden_state[0]
+    return backbone.forward(to_tensor(ids, backbone)[None])
 
 
 def packed(
@@ -182,7 +183,7 @@ def check_vocabulary(backbone: Backbone, ids: np.ndarray, states: Tensor) -> Non
     """Raises ModelError if the vocabulary head gives other logits than the model itself."""
     assert backbone.vocabulary is not None
     logits = backbone.whole(input_ids=to_tensor(ids, backbone)[None]).logits[0]
-    if not close(backbone.vocabulary(states), logits):
+    if difference(backbone.vocabulary(states), logits) > usual(backbone.compute):
         raise ModelError(f"{called(backbone)} transforms its logits in an unsupported way")
 
 
@@ -196,12 +197,12 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def close(a: Tensor, b: Tensor) -> bool:
     """Equal up to rounding, relative to the norm of `b`: 5 % where a value is bfloat16, else .1 %."""
-    return difference(a, b) <= usual(a, b)
+    return difference(a, b) <= usual(a.dtype if a.dtype == torch.bfloat16 else b.dtype)
 
 
-def usual(*states: Tensor) -> float:
-    """The relative difference by rounding to expect of models of ordinary depth."""
-    return 0.05 if any(x.dtype == torch.bfloat16 for x in states) else 1e-3
+def usual(dtype: torch.dtype) -> float:
+    """The relative difference by rounding to expect of a model of ordinary depth that computes in `dtype`."""
+    return 0.05 if dtype == torch.bfloat16 else 1e-3
 
 
 def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
@@ -210,7 +211,7 @@ def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
     That is how far its states move when its input embeddings are moved by one unit in the last place. Deep models
     amplify it: 80 blocks in bfloat16 move by 8 % between two exact orders of summation.
     """
-    unit = torch.finfo(states.dtype).eps / 2
+    unit = torch.finfo(backbone.compute).eps / 2
 
     def moved(embedded: Tensor) -> Tensor:
         signs = torch.ones_like(embedded)
@@ -222,7 +223,7 @@ def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
             noise = difference(own_states(backbone, ids), states)
     except FAILURES:
         noise = 0.0
-    return min(ALIKE, max(usual(states), 3 * noise))
+    return min(ALIKE, max(usual(backbone.compute), 3 * noise))
 
 
 def is_causal(backbone: Backbone, ids: np.ndarray, states: Tensor) -> bool:
