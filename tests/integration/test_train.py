@@ -119,7 +119,7 @@ def test_setting_one_value_keeps_the_defaults_of_the_method_for_the_rest(all_run
         "budget": 8192,
         "checkpointing": "auto",
         "compile": False,
-        "optimizer": "adamw8bit",
+        "optimizer": "adamw",
         "weight_decay": 0.01,
         "clip": 1.0,
         "metric": "micro_f1",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lasttoken.config.methods import Embedding, Encoder
@@ -19,6 +18,7 @@ from lasttoken.infer.reading import read_texts
 from lasttoken.journal import Journal
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base
+from lasttoken.model.device import put
 from lasttoken.model.lora import merged
 from lasttoken.model.pooling import Head
 from lasttoken.model.upper_blocks import above
@@ -73,7 +73,7 @@ def fit_head(
         batch = pack(train_source, micro.rows, learner)
         with learner.autocast():
             hidden = learner.hidden(batch.inputs, batch.layout)
-        targets = torch.from_numpy(train.targets[micro.rows]).to(backbone.device)
+        targets = put(train.targets[micro.rows], backbone.device)
         return loss(head(hidden, batch.layout.ends, batch.last), targets)
 
     def predict() -> np.ndarray:

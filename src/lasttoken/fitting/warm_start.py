@@ -58,7 +58,8 @@ def start_head(
 
     parts: what is read and its targets, of the training and the validation rows. names: (C, H), the label names' rows of
     the vocabulary head.
-    Raises ConfigError if the device runs out of memory.
+    Where the device runs out of memory the head stays as it was drawn, which is said; one of several processes then
+    raises ConfigError.
     """
     began, data = time.perf_counter(), (parts[0][1], parts[1][1])
     try:
@@ -70,7 +71,10 @@ def start_head(
         )
     except torch.OutOfMemoryError as error:
         told = f"the device ran out of memory fitting the head alone on {len(data[0])} vectors"
-        raise ConfigError([f"{told}; set head_init = random, or use fewer training rows"]) from error
+        if world.size > 1:  # the other processes wait for its head
+            raise ConfigError([f"{told}; set head_init = random, or use fewer training rows"]) from error
+        journal.note(f"head: begins at random, since {told}")
+        return time.perf_counter() - began
     del train_vectors, valid_vectors
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()  # the micro-batch size is chosen from the free memory

@@ -15,6 +15,7 @@ from torch import Tensor
 from lasttoken.errors import ConfigError
 from lasttoken.journal import LOGGER, Progress, unheard
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.device import put
 from lasttoken.model.layout import Layout, lay_out
 from lasttoken.text.batch import by_length, under_budget
 from lasttoken.train.distributed import ALONE, World
@@ -62,8 +63,10 @@ def pack(source: Source, rows: np.ndarray, backbone: Backbone, *, causal: bool |
     seen, lengths = backbone.causal if causal is None else causal, source.segments(rows)
     layout = lay_out(lengths, causal=seen, device=backbone.device)
     counts = source.counts(rows)
-    last = None if counts is None else torch.tensor(counts, device=backbone.device).cumsum(0) - 1
-    return Packed(torch.as_tensor(source.joined(rows)).to(backbone.device), layout, last)
+    last = None if counts is None else put(np.cumsum(counts, dtype=np.int64) - 1, backbone.device)
+    joined = source.joined(rows)
+    inputs = put(joined, backbone.device) if isinstance(joined, np.ndarray) else joined.to(backbone.device)
+    return Packed(inputs, layout, last)
 
 
 def in_batches(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.device import put
 from lasttoken.model.kv_cache import KVCache
 from lasttoken.model.layout import KeysValues, Layout, lay_out
 from lasttoken.text.answer_tree import Tree
@@ -48,14 +50,14 @@ def lay_out_trees(
         path.append(tree.path + seen[2])
         seen += [len(tree.nodes), len(tree.predicted), tree.paths]
 
-    def put(parts: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(backbone.device)
+    def joined(parts: Sequence[np.ndarray]) -> Tensor:
+        return put(np.concatenate(parts).astype(np.int64), backbone.device)
 
     return TreeBatch(
-        put(pieces if isinstance(header, KVCache) else [header, *pieces]),
+        joined(pieces if isinstance(header, KVCache) else [header, *pieces]),
         layout,
-        put([places_of(layout.first, lengths, trees)]),
-        *(put(at), put(predicted), put(of), put(path)),
+        joined([places_of(layout.first, lengths, trees)]),
+        *(joined(at), joined(predicted), joined(of), joined(path)),
         paths=[tree.paths for tree in trees],
     )
 
@@ -109,10 +111,12 @@ def log_probs(head: nn.Module, hidden: Tensor, at: Tensor, predicted: Tensor) ->
 
     hidden: (n, H). at: (Q,) index into hidden, ascending. At most CHUNK rows of vocabulary logits are in memory.
     """
-    found = []
-    for start in range(0, len(hidden), CHUNK):
+    found, starts = [], range(0, len(hidden), CHUNK)
+    bounds = [0, len(at)]  # predictions of each chunk; several are counted on the device, which it is waited for
+    if len(starts) > 1:
+        bounds = torch.searchsorted(at, torch.tensor([*starts, len(hidden)], device=at.device)).tolist()
+    for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
         logits = head(hidden[start : start + CHUNK])  # (chunk, V) float32
-        mine = (at >= start) & (at < start + CHUNK)
-        local = at[mine] - start
-        found.append(logits[local, predicted[mine]] - logits.logsumexp(dim=1)[local])
+        local = at[first:last] - start
+        found.append(logits[local, predicted[first:last]] - logits.logsumexp(dim=1)[local])
     return torch.cat(found)

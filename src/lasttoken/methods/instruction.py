@@ -34,7 +34,7 @@ from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.adapter import adapt, load_adapter, save_adapter
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.base_model import describe_base, in_precision, on_base, tell_if_slower
-from lasttoken.model.device import choose_device
+from lasttoken.model.device import choose_device, put
 from lasttoken.model.load import Source, quantisation
 from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge, merged
@@ -178,10 +178,9 @@ def fit_answers(
         batch = lay_out_trees(backbone, prompt.header, [train_rows.ids[i] for i in chosen], [tree for tree, _ in trees])
         with backbone.autocast():
             scores = score(backbone, batch)
-        weights = torch.from_numpy(np.concatenate([weight for _, weight in trees])).float().to(backbone.device)
-        lengths = [np.bincount(tree.path, minlength=tree.paths) for tree, _ in trees]
-        tokens = torch.from_numpy(np.concatenate(lengths)).to(backbone.device)
-        return -(torch.cat(scores) * weights).sum(), float((tokens * weights).sum())
+        weights = np.concatenate([weight for _, weight in trees]).astype(np.float32)  # (paths,)
+        tokens = np.concatenate([np.bincount(tree.path, minlength=tree.paths) for tree, _ in trees])
+        return -(torch.cat(scores) * put(weights, backbone.device)).sum(), float(tokens @ weights)
 
     def predict() -> np.ndarray:
         with merged(backbone.whole, config.merge):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lasttoken.errors import ModelError
+from lasttoken.model.device import put
 from lasttoken.model.layer_taps import blocks_of, tapping
 from lasttoken.model.layout import Layout, OtherLayout, lay_out
 from lasttoken.model.padded import in_order, in_rows
@@ -169,4 +170,4 @@ def longest_text(config: PretrainedConfig) -> int:
 
 def to_tensor(ids: np.ndarray | Sequence[int], backbone: Backbone) -> Tensor:
     """Ids as int64 on the backbone's device."""
-    return torch.as_tensor(np.asarray(ids, dtype=np.int64), device=backbone.device)
+    return put(np.ascontiguousarray(ids, dtype=np.int64), backbone.device)

@@ -17,6 +17,7 @@ from lasttoken.model.host_memory import free_host_memory, host_memory
 from lasttoken.wording import counted
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 DEVICES = get_args(Run.model_fields["device"].annotation)
@@ -42,6 +43,14 @@ def choose_device(name: str = "auto") -> torch.device:
         # modulo: a process that sees only its own card has it as number 0
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name)
+
+
+def put(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array as a tensor on the device; on a GPU copied from pinned memory, without waiting for the GPU."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def describe_device(device: torch.device | None) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lasttoken.model.attention import Scores, Visible, attend, shared_heads, split_heads
 from lasttoken.model.backbone import Backbone, to_tensor
+from lasttoken.model.device import put
 from lasttoken.model.layout import KeysValues, filler_of, length_buckets, padded_length
 
 NO_TOKENS = np.empty(0, dtype=np.int64)
@@ -140,11 +141,11 @@ def lay_out_cached(
             allowed[row, :n, : m + n] = masks[i]
             order[own] = offset + row * longest + np.arange(n)
         offset += rows.size
-        flat = [torch.from_numpy(x.astype(np.int64).ravel()).to(device) for x in (rows, keys)]
-        buckets.append(CachedBucket(flat[0], flat[1], torch.from_numpy(allowed).to(device)))
-    where = torch.from_numpy(positions.astype(np.int64)).to(device)
+        flat = [put(x.astype(np.int64).ravel(), device) for x in (rows, keys)]
+        buckets.append(CachedBucket(flat[0], flat[1], put(allowed, device)))
+    where = put(positions.astype(np.int64), device)
     filler = filler_of(len(positions), device.type)
-    return CachedLayout(cache, where, tuple(buckets), torch.from_numpy(np.pad(order, (0, filler))).to(device), filler)
+    return CachedLayout(cache, where, tuple(buckets), put(np.pad(order, (0, filler)), device), filler)
 
 
 def causal(size: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lasttoken.model.device import put
 from lasttoken.model.varlen import Sequences, behind_prefix
 
 KeysValues = Mapping[nn.Module, tuple[Tensor, Tensor]]  # by attention module: keys and values (M, key heads * d)
@@ -53,7 +54,7 @@ class Layout:
     @cached_property
     def positions(self) -> Tensor:
         """`places` on the device."""
-        return torch.from_numpy(self.places).to(self.ends.device)
+        return put(self.places, self.ends.device)
 
     @property
     def first(self) -> int:
@@ -89,14 +90,14 @@ class Layout:
             offset += real.size
             buckets.append(
                 Bucket(
-                    torch.from_numpy(rows.ravel()).to(device),
-                    None if real.all() else torch.from_numpy(~real.reshape(-1, 1)).to(device),
-                    torch.from_numpy(visibility(own, grown, self.causal, longest)).to(device),
-                    torch.from_numpy(np.where(real, self.places[self.first + rows], 0)).to(device),
+                    put(rows.ravel(), device),
+                    None if real.all() else put(~real.reshape(-1, 1), device),
+                    put(visibility(own, grown, self.causal, longest), device),
+                    put(np.where(real, self.places[self.first + rows], 0), device),
                     self.causal and all(tree is None for tree in grown),
                 )
             )
-        return tuple(buckets), torch.from_numpy(np.pad(entries, (0, self.filler))).to(device)
+        return tuple(buckets), put(np.pad(entries, (0, self.filler)), device)
 
     @cached_property
     def sequences(self) -> Sequences | None:
@@ -106,7 +107,7 @@ class Layout:
         if self.prefix:
             return behind_prefix(self.prefix, self.lengths, self.ends.device)
         bounds = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
-        return Sequences(torch.from_numpy(bounds).to(self.ends.device), int(self.lengths.max()), self.causal)
+        return Sequences(put(bounds, self.ends.device), int(self.lengths.max()), self.causal)
 
 
 def lay_out(
@@ -125,7 +126,8 @@ def lay_out(
     trees: per segment the ancestor-or-self mask (A, A) bool of its last A tokens, or None without a tree.
     kind: device type that runs the row, "cpu" or "cuda"; None is that of `device`.
     """
-    kind = kind or torch.device(device).type
+    device = torch.device(device)
+    kind = kind or device.type
     trees, sizes = trees or [None] * len(lengths), np.asarray(lengths, dtype=np.int64)
     first = prefix if cached is None else 0
     seen = [segment_positions(n, tree, prefix) for n, tree in zip(lengths, trees, strict=True)]
@@ -137,7 +139,7 @@ def lay_out(
         trees,
         causal,
         places,
-        torch.from_numpy(first + np.cumsum(sizes) - 1 - answers).to(device),
+        put(first + np.cumsum(sizes) - 1 - answers, device),
         kind,
         filler_of(len(places), kind) if len(sizes) else 0,
         cached,

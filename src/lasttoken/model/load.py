@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from lasttoken.errors import ModelError
-from lasttoken.model import llama_block, products
+from lasttoken.model import llama_block, norms, products
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.device import describe_device
 from lasttoken.model.files import TINY as TINY
@@ -129,6 +129,8 @@ def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
         extra["quantization_config"] = nf4_config(name, device, dtype)
     if quantize == "nf4" or device.type == "cuda":  # from disk to the card, not through as much host memory
         extra["device_map"] = {"": device}
+    if device.type == "cuda":  # cuDNN plans each new length, 23 to 37 ms, and keeps every plan
+        torch.backends.cuda.enable_cudnn_sdp(False)
     with room_for(name, device, quantize), quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(locate(name), **where)
@@ -151,6 +153,8 @@ def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
         install(trunk)
         products.install(model)
         llama_block.install(trunk)
+        if device.type == "cuda":
+            norms.install(trunk)
         return verify(backbone, kind, unpackable=unpackable(config.get_text_config()))
 
 
@@ -185,7 +189,8 @@ def class_for(config: PretrainedConfig, vocabulary: bool) -> Any:
     """
     if vocabulary or config.model_type not in MODEL_MAPPING_NAMES:
         return AutoModelForCausalLM
-    if MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel"):
+    encoders: Any = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    if encoders.get(config.model_type, "").endswith("EncoderModel"):
         config.is_encoder_decoder = False
         return AutoModelForTextEncoding
     return AutoModel

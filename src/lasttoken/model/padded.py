@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lasttoken.model.device import put
 from lasttoken.model.layout import Layout, length_buckets, padded_length
 
 
@@ -58,7 +59,7 @@ def rows_of(inputs: Tensor, members: Sequence[Chain], size: int, filling: int) -
     index[real] = np.concatenate([chain.tokens for chain in members])
     own[real] = np.concatenate([chain.own for chain in members])
     arrays = index, real, np.flatnonzero(own), index[own]
-    where, mask, taken, tokens = (torch.from_numpy(array).to(inputs.device) for array in arrays)
+    where, mask, taken, tokens = (put(array, inputs.device) for array in arrays)
     chosen = inputs[where]
     if not inputs.is_floating_point():
         chosen = chosen.masked_fill(~mask, filling)

@@ -30,7 +30,7 @@ class Pool(nn.Module):
             return hidden[torch.cat([ends.new_zeros(1), ends[:-1] + 1])].float()
         hidden = hidden.float()
         lengths = torch.diff(ends, prepend=ends.new_full((1,), -1))  # (B,)
-        owner = torch.repeat_interleave(torch.arange(len(ends), device=ends.device), lengths)  # (T,)
+        owner = torch.arange(len(ends), device=ends.device).repeat_interleave(lengths, output_size=len(hidden))  # (T,)
         shape = (len(ends), hidden.shape[1])
         index = owner[:, None].expand_as(hidden)
         if self.kind == "max":

@@ -20,6 +20,10 @@ from lasttoken.errors import ConfigError
 from lasttoken.model.cpu_rates import cpu_name, keep_rates, kept_rates
 from lasttoken.model.products import linear, one_dnn_linear
 
+OLD_GPU = (
+    "precision: float32, because this GPU (older than Ampere) has no bfloat16 and float16 makes heads NaN; its products "
+    "run at about an eighth of its 16-bit rate: a GPU of compute capability 8.0 or newer is several times as fast"
+)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VARIABLE = "LASTTOKEN_PRECISION"
 ROUNDS = 6  # the two take turns; the best time of each counts, so that a neighbour on the machine does not
@@ -58,7 +62,8 @@ def choose_precision(
     if asked != "auto":
         raise ConfigError([f"{VARIABLE}: {asked!r} is not among auto, {', '.join(PRECISIONS)}"])
     if device.type == "cuda":
-        return Precision(torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32)
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision(torch.bfloat16) if native else Precision(torch.float32, OLD_GPU)
     if device.type == "mps":
         return Precision(torch.bfloat16 if int(platform.mac_ver()[0].partition(".")[0] or 0) >= 14 else torch.float32)
     if not torch.cpu._is_avx512_bf16_supported():

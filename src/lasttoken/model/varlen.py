@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lasttoken.model.device import put
+
 WIDEST = 256  # largest head size that the kernels support
 
 
@@ -51,7 +53,7 @@ def behind_prefix(prefix: int, lengths: np.ndarray, device: torch.device) -> Seq
     keys = np.concatenate([own[0], *(np.r_[own[0], text] for text in own[1:])])
     bounds, key_bounds = (np.cumsum(np.r_[0, n]).astype(np.int32) for n in (queries, np.r_[prefix, prefix + lengths]))
     arrays = bounds, keys.astype(np.int64), key_bounds
-    cu, index, cu_keys = (torch.from_numpy(array).to(device) for array in arrays)
+    cu, index, cu_keys = (put(array, device) for array in arrays)
     return Sequences(cu, int(queries.max()), True, index, cu_keys, int(prefix + lengths.max(initial=0)))
 
 

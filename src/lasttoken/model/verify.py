@@ -124,7 +124,7 @@ def packed(
     backbone: Backbone, texts: Sequence[np.ndarray], single: Sequence[Tensor], bound: float
 ) -> tuple[Backbone | None, str]:
     """(the backbone with packed attention, "") if that is exact, else (None, what differs)."""
-    own = backbone.whole.config._attn_implementation
+    own = backbone.whole.config._attn_implementation or "eager"
     times = repeats(backbone, texts)
     layout = lay_out([len(text) for text in texts] * times, causal=backbone.causal, device=backbone.device)
     row, alone = to_tensor(np.concatenate([*texts] * times), backbone), torch.cat([*single] * times)
@@ -282,7 +282,9 @@ def through_embeddings(backbone: Backbone, change: Hook) -> Iterator[None]:
     """A context in which the output of the token embeddings is what `change` makes of it."""
     named = cast("Any", backbone.module).get_input_embeddings()
     layers = [m for m in backbone.module.modules() if m is named or same_table(m, named)]  # T5 runs a tied one
-    handles = [layer.register_forward_hook(lambda module, given, output: change(output)) for layer in layers]
+    handles = [
+        layer.register_forward_hook(lambda _module, _given, output: change(cast("Any", output))) for layer in layers
+    ]
     try:
         yield
     finally:

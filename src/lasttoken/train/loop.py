@@ -92,17 +92,19 @@ def accumulate(
     loss_and_count: Callable[[Batch], tuple[Tensor, float]], update: Sequence[Batch], *, raises: bool
 ) -> Tensor | None:
     """(sum of losses, items) float64 of an update's micro-batches, gradients accumulated; None if memory ran out."""
-    sums = torch.zeros(2, dtype=torch.float64)
+    losses, count = [], 0.0
     try:
         for batch in update:
             loss, items = loss_and_count(batch)
             loss.backward()
-            sums += torch.tensor([loss.item(), items], dtype=torch.float64)
+            losses.append(loss.detach())
+            count += items
+        total = sum(torch.stack(losses).tolist()) if losses else 0.0  # the GPU is waited for once an update
     except torch.OutOfMemoryError:
         if raises:
             raise
         return None
-    return sums
+    return torch.tensor([total, count], dtype=torch.float64)
 
 
 def keep_best(
