@@ -17,6 +17,7 @@ from lasttoken.config.parse import parse
 from lasttoken.config.settings import Lora, Training
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
+from lasttoken.fitting import warm_start
 from lasttoken.fitting.warm_start import fit_head_only, solve, start_head
 from lasttoken.infer.batches import pack
 from lasttoken.journal import Journal
@@ -129,6 +130,20 @@ def test_training_that_only_harms_leaves_the_start(folder: Callable[..., Path]) 
     model = embedding.fit(config, rows, rows, seed=0, device="cpu", journal=journal).classifier
     assert (model.predict_proba(rows.texts).probs.argmax(axis=1) == rows.targets).mean() > 0.9
     assert any("before the first update" in note and "best validation" in note for note in journal.notes)
+
+
+def test_a_head_that_finds_no_memory_begins_at_random_and_says_so(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(warm_start, "fit_head_only", full)
+    rows, journal = dataset(60), Journal()
+    config = Embedding(model=str(folder("llama")), head_init="probe", lora=Lora(r=2), train=STILL)
+    embedding.fit(config, rows, rows, seed=0, device="cpu", journal=journal)
+    wanted = "head: begins at random, since the device ran out of memory fitting the head alone on 60 vectors"
+    assert wanted in journal.notes
 
 
 @pytest.mark.parametrize(

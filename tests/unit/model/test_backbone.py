@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AlbertConfig, Gemma3nTextConfig, LlamaConfig
 
 from lasttoken.errors import ModelError
+from lasttoken.model import load as loading
 from lasttoken.model.attention import NAME
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.load import TINY, VocabularyHead, fingerprint, keep_blocks, load, load_config, locate, quantisation
@@ -148,3 +150,22 @@ def test_blocks_are_left_out_only_where_that_changes_none_of_the_others() -> Non
         keep_blocks(config, 2)
         kept[config.model_type] = config.num_hidden_layers
     assert kept == {"llama": 2, "albert": 4, "gemma3n_text": 20}
+
+
+def test_a_checkpoint_goes_straight_to_the_card(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through host memory it would take the size of the whole model there; cuDNN would plan for each new length."""
+    given: dict[str, Any] = {}
+    switched: list[bool] = []
+
+    def from_pretrained(place: str, **options: Any) -> None:
+        given.update(options)
+        raise OSError("no card here")
+
+    monkeypatch.setattr(loading.AutoModel, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", switched.append)
+    for device in (CPU, torch.device("cuda", 1)):
+        given.clear()
+        with pytest.raises(ModelError):
+            load(str(folder("llama")), kind="decoder", device=device, precision="bfloat16")
+        assert given.get("device_map") == (None if device.type == "cpu" else {"": device})
+    assert switched == [False]

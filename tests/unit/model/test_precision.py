@@ -210,3 +210,12 @@ def test_a_run_of_before_the_record_is_not_measured(
     kept(monkeypatch, tmp_path, {"float32": 2.0, "bfloat16": 1.0}, widths)
     assert backbone_of(tmp_path / "run").precision == "bfloat16"
     assert backbone_of(tmp_path / "run", precision="auto").precision == "float32"
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(True, "bfloat16"), (False, "float32")])
+def test_a_gpu_without_bfloat16_is_told_its_price(native: bool, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASTTOKEN_PRECISION", "auto")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    chosen = choose_precision(torch.device("cuda"))
+    assert chosen.name == wanted
+    assert ("this GPU (older than Ampere) has no bfloat16" in chosen.told) == (not native)

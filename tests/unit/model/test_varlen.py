@@ -39,6 +39,10 @@ def test_a_packed_row_by_one_kernel_is_what_blocks_give(
     monkeypatch.setattr(varlen, "verified_kernel", lambda device, dtype, width, prefix: kernel)
     whole, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout, sliding_window=window)
     assert calls == [1]
+    fresh = lay_out([3, 25, 1, 11], causal=causal, kind="cuda")
+    packed_attention(nn.Identity(), q, k, v, None, layout=fresh, sliding_window=window)
+    assert "grouped" not in vars(fresh)  # no buckets and masks are made for a kernel
+    assert not fresh.masks
     torch.testing.assert_close(whole, blocks, rtol=1e-5, atol=1e-6)  # order of sums
 
 

@@ -290,3 +290,15 @@ def test_without_a_smaller_way_the_lack_of_memory_is_raised() -> None:
     )
     with pytest.raises(torch.OutOfMemoryError):
         next(steps)
+
+
+def test_the_device_is_waited_for_once_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`item` of every micro-batch's loss would wait for a GPU each time."""
+    waits: list[str] = []
+    for name in ("item", "tolist"):
+        inner = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda self, n=name, f=inner: (waits.append(n), f(self))[1])
+    model, optimizer = model_and_optimizer()
+    update = [(3.0, 1), (1.0, 3), (2.0, 2)]
+    list(train(squared(model), [update], optimizer, numbers=range(1, 2), multiplier=constant))
+    assert waits == ["tolist", "tolist", "item"]  # the losses, their sum over processes, the gradient's norm
