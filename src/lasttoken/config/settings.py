@@ -155,6 +155,10 @@ class Training(Settings):
         default="auto",
         description="Activation checkpointing: less memory, a third more time; auto: when memory is short",
     )
+    shard: bool = Field(
+        default=False,
+        description="Split the frozen weights over the processes of --gpus (FSDP2), for a model that does not fit one GPU",
+    )
     compile: bool = Field(default=False, description="Use torch.compile: slow start, then faster; needs a C++ compiler")
     optimizer: Literal["adamw8bit", "paged_adamw32bit", "adamw"] = Field(
         default="adamw",

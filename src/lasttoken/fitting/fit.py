@@ -43,6 +43,7 @@ class Learner:
     predict: Callable[[], np.ndarray]  # probabilities (M, C) of `valid`
     width: int  # H of the model
     scored_first: bool = False  # the initial weights compete for the best score too
+    sharded: bool = False  # all processes must run equally many forward passes
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def fit_weights(
     state.attach(modules, optimizer)
     journal.progress("preparing training", 0, 0)
     budget = budget_of(state, learner, settings, journal)
+    if learner.sharded:
+        budget.tokens = state.budget = world.least(budget.tokens)
     journal.note(
         f"training: {len(lengths)} rows, {length.epochs:g} epoch{'' if length.epochs == 1 else 's'} at most, {length.updates} "
         f"updates of {settings.batch} rows by {type(optimizer).__name__}, peak learning rate {rate:g} ({settings.schedule}), "
@@ -117,13 +120,21 @@ def fit_weights(
     journal.progress("training", state.update, length.updates)
     steps = train(
         seeded(learner.loss_and_count, seed, world),
-        updates(lengths, batch=settings.batch, budget=budget, seed=seed, share=world.share, done=state.update),
+        updates(
+            lengths,
+            batch=settings.batch,
+            budget=budget,
+            seed=seed,
+            share=world.share,
+            done=state.update,
+            even=learner.sharded,
+        ),
         optimizer,
         numbers=range(state.update + 1, length.updates + 1),
         multiplier=schedule(settings.schedule, warmup=settings.warmup),
         clip=settings.clip,
         world=world,
-        smaller=halving(budget, lengths, state, journal),
+        smaller=None if learner.sharded else halving(budget, lengths, state, journal),
     )
     with training(modules), recomputing_until_done(modules[0]), compiling(settings, modules[0], journal):
         end = keep_best(
@@ -194,7 +205,8 @@ def seeded(
     def compute(micro: MicroBatch) -> tuple[Tensor, float]:
         place = f"dropout of update {micro.update}, micro-batch {micro.number}, process {world.rank}"
         torch.manual_seed(derive(seed, place))
-        return loss_and_count(micro)
+        loss, items = loss_and_count(micro)
+        return (loss * 0.0, 0.0) if micro.idle else (loss, items)
 
     return compute
 

@@ -97,6 +97,7 @@ def fit_head(
             predict,
             backbone.width,
             scored_first=warm,
+            sharded=backbone.sharded,
         ),
         settings,
         seed=seed,

@@ -19,6 +19,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.model.device import free_memory
 from lasttoken.model.layer_taps import blocks_of
+from lasttoken.model.shard import local
 from lasttoken.text.batch import Budget, MicroBatch
 from lasttoken.train.state import TrainState
 
@@ -142,7 +143,7 @@ def recomputing_until_done(model: Any) -> Iterator[None]:
 
 def kept_bytes(model: nn.Module, loss_and_count: Loss, micro: MicroBatch) -> int:
     """Bytes that autograd saves for the backward pass of a micro-batch, without the weights."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {local(p).untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

@@ -107,22 +107,32 @@ def batches_of(
     """`in_batches`, without its progress."""
     backbone.check_process()
     threads = backbone.threads
-    waiting = by_length(lengths, max(1, budget // threads))[world.rank :: world.size]
-    if threads > 1 and len(waiting) >= 2 * threads:
+    every = by_length(lengths, max(1, budget // threads))
+    waiting, idle = every[world.rank :: world.size], 0
+    if backbone.sharded:
+        idle = -(-len(every) // world.size) - len(waiting)  # passes whose results are left out: others wait for them
+        waiting += every[:1] * idle
+    elif threads > 1 and len(waiting) >= 2 * threads:
         yield from side_by_side(waiting, compute, threads)
         return
     while waiting:
         rows, result = waiting[0], None
-        with torch.inference_mode(), on_threads(backbone), suppress(torch.OutOfMemoryError):
+        without = torch.no_grad if backbone.sharded else torch.inference_mode  # FSDP keeps what it gathers
+        with without(), on_threads(backbone), suppress(torch.OutOfMemoryError):
             result = compute(rows)  # suppressed here, because a live error would keep its tensors in memory
         if result is not None:
             waiting.pop(0)
-            yield rows, result
+            if len(waiting) >= idle:
+                yield rows, result
             continue
+        tokens = int(lengths[rows[0]])
         if len(rows) == 1:
-            tokens = int(lengths[rows[0]])
             raise ConfigError(
                 [f"the device ran out of memory on a single row of {tokens} tokens; lower max_length, or long.most"]
+            )
+        if backbone.sharded:  # no process can run a batch twice by itself
+            raise ConfigError(
+                [f"the device ran out of memory on {len(rows)} rows of up to {tokens} tokens; lower train.budget"]
             )
         budget = int(lengths[rows].sum()) // 2
         note(f"out of memory: the batch size is reduced to {budget} tokens, and the batch runs again")

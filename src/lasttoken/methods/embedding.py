@@ -34,6 +34,7 @@ from lasttoken.model.pooling import Head
 from lasttoken.packages import SMOLLM2
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
+from lasttoken.train.distributed import UNSHARED, join, launched
 from lasttoken.train.state import TrainState
 
 
@@ -122,6 +123,7 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
         device=device,
         precision=config.precision,
         quantize=config.quantize,
+        processes=join(device).size if config.train.shard else 1,
     )
     torch.manual_seed(derive(seed, "head"))
     head = (
@@ -134,7 +136,7 @@ def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int
 
 def advice(config: Embedding, backbone: Backbone) -> list[str]:
     """What the user should know of the loaded model."""
-    said = list(backbone.notes)
+    said = [*backbone.notes, *([UNSHARED] if config.train.shard and not launched() else [])]
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     base = "base" in Path(config.model).name.lower()  # some base models carry a template

@@ -10,6 +10,7 @@ import torch
 
 from lasttoken.config.methods import Encoder
 from lasttoken.data.dataset import Dataset
+from lasttoken.errors import ConfigError
 from lasttoken.fitting.head import fit_head
 from lasttoken.infer.differentiable import Differentiable
 from lasttoken.infer.head import differentiable_head, head_probs, load_head, save_head
@@ -75,6 +76,8 @@ def fit(
     state: TrainState | None = None,
 ) -> Fitted:
     """The encoder trained on `train`, with the weights that were best on `valid`."""
+    if config.train.shard:
+        raise ConfigError(["train.shard: splits frozen weights, and encoder trains every weight; leave it out"])
     backbone, head = build(config, config.model, train.labels, choose_device(device), seed)
     for note in backbone.notes:
         journal.note(note)

@@ -46,7 +46,7 @@ from lasttoken.text.answer_tree import Tree, common_prefix_length, grow
 from lasttoken.text.batch import MicroBatch
 from lasttoken.text.prompt import Prompt, make_prompt
 from lasttoken.text.tokenizer import Encoded, encode
-from lasttoken.train.distributed import join
+from lasttoken.train.distributed import UNSHARED, join, launched
 from lasttoken.train.state import TrainState
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
@@ -198,7 +198,7 @@ def fit_answers(
 
     lengths = train_rows.lengths + answer_tokens(prompt, train, questions=config.questions)
     return fit_weights(
-        Learner([backbone.whole], loss_and_count, lengths, valid, predict, backbone.width),
+        Learner([backbone.whole], loss_and_count, lengths, valid, predict, backbone.width, sharded=backbone.sharded),
         config.train,
         seed=seed,
         world=world,
@@ -209,7 +209,7 @@ def fit_answers(
 
 def advice(config: Instruction, backbone: Backbone, prompt: Prompt, train: Dataset) -> list[str]:
     """Notes for the user before training. Raises ConfigError on a tolerance with several labels per row."""
-    said = list(backbone.notes)
+    said = [*backbone.notes, *([UNSHARED] if config.train.shard and not launched() else [])]
     if config.quantize == "nf4":
         said.append(quantisation(backbone))
     around = [str(backbone.tokenizer.decode(ids)) for ids in (prompt.header.tolist(), prompt.footer)]
@@ -251,6 +251,7 @@ def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tupl
         precision=config.precision,
         quantize=config.quantize,
         vocabulary=True,
+        processes=join(device).size if config.train.shard else 1,
     )
     prompt = make_prompt(
         backbone.tokenizer,

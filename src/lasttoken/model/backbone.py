@@ -21,6 +21,7 @@ from lasttoken.model.device import put
 from lasttoken.model.layer_taps import blocks_of, tapping
 from lasttoken.model.layout import Layout, OtherLayout, lay_out
 from lasttoken.model.padded import in_order, in_rows
+from lasttoken.model.shard import is_sharded
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,11 @@ class Backbone:
     def window(self) -> int:
         """Maximum tokens of a text; 1,024 if the config does not say."""
         return longest_text(self.config) - self.offset
+
+    @cached_property
+    def sharded(self) -> bool:
+        """Whether its blocks are split over processes, which must then run equally many forward passes."""
+        return is_sharded(self.module)
 
     @property
     def notes(self) -> list[str]:

@@ -36,8 +36,10 @@ from lasttoken.model.gguf import file_of, from_gguf, made_folder, origin_of, sam
 from lasttoken.model.gguf_header import read_header
 from lasttoken.model.gguf_tokenizer import read_tokenizer
 from lasttoken.model.layer_taps import install
+from lasttoken.model.lora import quant_state
 from lasttoken.model.precision import choose_precision, shape_of
 from lasttoken.model.quiet import quiet
+from lasttoken.model.shard import shard
 from lasttoken.model.verify import FAILURES, Kind, verify
 from lasttoken.packages import SMOLLM2
 
@@ -88,17 +90,19 @@ def load(
     quantize: Literal["nf4", "none"] = "none",
     vocabulary: bool = False,
     blocks: int | None = None,
+    processes: int = 1,
 ) -> Backbone:
     """The model, frozen, in eval mode, checked to be of `kind` and exact on batches of texts (model/verify.py).
 
     precision: of matrix products, `choose_precision`. weights: their dtype; None is that of the products. vocabulary:
-    keep the vocabulary head (instruction tuning). blocks: number of lowest blocks to load; None is all.
+    keep the vocabulary head (instruction tuning). blocks: number of lowest blocks to load; None is all. processes: number
+    of them that each keep a share of the blocks' weights (model/shard.py); 1 keeps all.
     Raises ModelError if it cannot be loaded or used.
     """
     source = Source(source) if isinstance(source, str) else source
     config = load_config(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
     refuse_encoder_decoder(source.name, config, kind)
-    how = How(kind, device, precision, weights, quantize, vocabulary)
+    how = How(kind, device, precision, weights, quantize, vocabulary, processes)
     if blocks is not None:
         fewer = copy.deepcopy(config)
         with suppress(ModelError, *FAILURES):  # some models cannot be cut short, each by an error of its own
@@ -116,19 +120,20 @@ class How(NamedTuple):
     weights: torch.dtype | None
     quantize: Literal["nf4", "none"]
     vocabulary: bool
+    processes: int
 
 
 def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
     """The model of that config, with the weights of `source`."""
     name, where = source.name, {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    kind, device, precision, weights, quantize, vocabulary = how
+    kind, device, precision, weights, quantize, vocabulary, processes = how
     chosen = choose_precision(device, precision, shape_of(config))
     dtype = weights or chosen.dtype
     extra: dict[str, Any] = {"config": config, "dtype": dtype, "attn_implementation": "eager", **where}
     if quantize == "nf4":
         extra["quantization_config"] = nf4_config(name, device, dtype)
     if quantize == "nf4" or device.type == "cuda":  # from disk to the card, not through as much host memory
-        extra["device_map"] = {"": device}
+        extra["device_map"] = {"": device if processes == 1 else torch.device("cpu")}
     if device.type == "cuda":  # cuDNN plans each new length, 23 to 37 ms, and keeps every plan
         torch.backends.cuda.enable_cudnn_sdp(False)
     with room_for(name, device, quantize), quiet():
@@ -142,7 +147,7 @@ def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
         model.eval()
         if quantize == "nf4" and device.type == "cpu":
             keep_packing_off(model)
-        if quantize == "none":
+        if quantize == "none" and processes == 1:
             model.to(device)
         trunk = decoder_of(model) if auto is AutoModelForCausalLM else text_model(model)
         head = VocabularyHead(model) if vocabulary else None
@@ -152,9 +157,12 @@ def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
         )
         install(trunk)
         products.install(model)
-        llama_block.install(trunk)
+        if processes == 1:  # its output is a view, which FSDP warns of
+            llama_block.install(trunk)
         if device.type == "cuda":
             norms.install(trunk)
+        if processes > 1:
+            shard(model, device, processes)
         return verify(backbone, kind, unpackable=unpackable(config.get_text_config()))
 
 
@@ -310,7 +318,9 @@ def quantised_layers(module: nn.Module) -> tuple[int, int]:
     packed = [
         m
         for m in linears
-        if isinstance(m, Linear4bit) and m.weight.dtype == torch.uint8 and getattr(m.weight, "quant_type", "") == "nf4"
+        if isinstance(m, Linear4bit)
+        and m.weight.dtype == torch.uint8
+        and getattr(quant_state(m), "quant_type", "") == "nf4"
     ]
     return len(packed), len(linears)
 

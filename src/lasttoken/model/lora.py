@@ -20,6 +20,7 @@ from lasttoken.journal import LOGGER
 from lasttoken.model import products
 from lasttoken.model.device import device_memory
 from lasttoken.model.products import linear, plus_linear
+from lasttoken.model.shard import is_sharded
 
 STEPS = 256  # dropout rates are multiples of 1 / 256, drawn as random bytes
 SHARE = 0.8  # of the device's memory: limit for the weights after merging
@@ -101,11 +102,17 @@ def lora_layers(module: nn.Module) -> list[Any]:
 def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
     """The weight (out, in) of a linear layer in `dtype`; Conv1D (GPT-2) is transposed, 4 bits are de-quantised."""
     weight: Any = base.weight
-    if getattr(weight, "quant_state", None) is not None:
+    if (state := quant_state(base)) is not None:
         from bitsandbytes.functional import dequantize_4bit
 
-        return dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+        return dequantize_4bit(weight.data, state).to(dtype)
     return (weight if isinstance(base, nn.Linear) else weight.t()).to(dtype)
+
+
+def quant_state(base: Any) -> Any:
+    """How a layer's weight was packed into 4 bits; None if it was not. A gathered weight (model/shard.py) has it not itself."""
+    found = getattr(base.weight, "quant_state", None)
+    return getattr(base, "quant_state", None) if found is None else found
 
 
 def bias_of(base: nn.Module, dtype: torch.dtype) -> Tensor | None:
@@ -179,7 +186,9 @@ def put_back(layers: list[Any], bases: list[Any]) -> None:
 
 
 def unmerged(module: nn.Module) -> list[Any]:
-    """The LoRA layers that can be merged and are not yet; DoRA layers cannot."""
+    """The LoRA layers that can be merged and are not yet; DoRA layers cannot, nor weights split over processes."""
+    if is_sharded(module):
+        return []
     return [layer for layer in lora_layers(module) if not layer.merged and isinstance(layer, FastLora)]
 
 
@@ -202,7 +211,7 @@ def merge_layer(layer: Any) -> None:
 
 def layer_dtype(base: Any) -> torch.dtype:
     """Compute dtype of a linear layer: that of its weight, or of the weight before 4-bit quantisation."""
-    state = getattr(base.weight, "quant_state", None)
+    state = quant_state(base)
     return base.weight.dtype if state is None else state.dtype
 
 

@@ -40,6 +40,7 @@ class MicroBatch:
     rows: np.ndarray  # (B,) int64
     update: int  # 1, 2, ...
     number: int  # within the update, from 0
+    idle: bool = False  # run for other processes that wait for the pass; it counts for nothing
 
 
 @dataclass
@@ -62,7 +63,14 @@ class Budget:
 
 
 def updates(
-    lengths: np.ndarray, *, batch: int, budget: Budget, seed: int, share: tuple[int, int] = (0, 1), done: int = 0
+    lengths: np.ndarray,
+    *,
+    batch: int,
+    budget: Budget,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+    done: int = 0,
+    even: bool = False,
 ) -> Iterator[list[MicroBatch]]:
     """Yield updates without end: `batch` shuffled rows each, as micro-batches within the budget.
 
@@ -70,6 +78,7 @@ def updates(
     update of an epoch is smaller if `batch` does not divide N; each row is used once per epoch.
     share: (rank, processes). A process takes every `processes`-th row of an update, starting at `rank`; together they
     use the same rows as a single process. A share can be empty.
+    even: every process gets equally many micro-batches, idle ones at the end of its own.
     """
     rank, processes = share
     epoch, first = divmod(done, -(-len(lengths) // batch))
@@ -77,6 +86,11 @@ def updates(
         order = generator(seed, f"order of the training rows in epoch {epoch}").permutation(len(lengths))
         for start in range(first * batch, len(order), batch):
             done += 1
-            mine = order[start : start + batch][rank::processes]
-            yield budget.cut(mine[np.argsort(-lengths[mine], kind="stable")], lengths, done)
+            rows = order[start : start + batch]
+            cuts = [
+                budget.cut(own[np.argsort(-lengths[own], kind="stable")], lengths, done)
+                for own in (rows[process::processes] for process in (range(processes) if even else (rank,)))
+            ]
+            mine, most = cuts[rank if even else 0], max(map(len, cuts))
+            yield mine + [MicroBatch(rows[:1], done, number, idle=True) for number in range(len(mine), most)]
         epoch, first = epoch + 1, 0

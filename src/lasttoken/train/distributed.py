@@ -38,6 +38,16 @@ class World:
             for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def least(self, number: int) -> int:
+        """The smallest of the processes' numbers."""
+        if self.size == 1:
+            return number
+        import torch.distributed
+
+        found = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
+        return int(found)
+
     def wait(self) -> None:
         """Wait until every process has reached this call."""
         if self.size > 1:
@@ -47,6 +57,7 @@ class World:
 
 
 ALONE = World()
+UNSHARED = "train.shard has no effect: this is the only process; --gpus 2 starts two"
 
 
 def launched() -> bool:
