@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from lasttoken.errors import ModelError
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.layout import lay_out
-from lasttoken.model.load import load
+from lasttoken.model.load import Source, load
 from lasttoken.model.verify import own_states
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "models.md"
@@ -64,7 +64,7 @@ def outcome(model_type: str, folder: Path) -> tuple[Outcome, list[Backbone]]:
         told = re.sub(r" by \d+%", "", str(error).replace(repr(str(folder)), "it").removeprefix("model it "))
         told = re.sub(r"it stops with .*?; padded", "it stops; padded", told)
         return Outcome("", "refused", told), []
-    load(str(folder), kind="any", device=cpu, blocks=1)  # as `probe` does with a layer it has chosen
+    load(Source(str(folder), blocks=1), kind="any", device=cpu)  # as `probe` does with a layer it has chosen
     reason = re.search(r"packing is not exact for [\w-]+: (.*)\)$", found[0].padded)
     way = "padded" if found[0].padded else "packed"
     why = re.sub(r" by \d+%", "", reason[1]) if reason else ""  # of these weights

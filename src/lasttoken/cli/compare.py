@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lasttoken.cli import launch
 from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
 
@@ -66,6 +67,7 @@ def compare(
     ] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    gpus: o.Gpus = None,
     settings: o.SetOf = None,
     time: o.Time = None,
     as_json: o.Json = False,
@@ -120,6 +122,8 @@ def compare(
     check_not_run(folder)
     first = next(iter(configs.values()))
     o.check_first(first.data, [model, encoder])
+    if gpus is not None and launch.wanted(gpus):
+        raise typer.Exit(launch.start(gpus, first.device))
     from lasttoken.cli.screen import Screen
     from lasttoken.studies.many import grid, load_repeats, run_cells
     from lasttoken.studies.one import leads

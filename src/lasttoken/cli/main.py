@@ -70,7 +70,7 @@ def exit_code() -> int:
     try:
         app()
     except UserError as error:
-        say(f"lasttoken: {error}")
+        say(f"{who()}: {error}")
         return 2
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1
@@ -83,6 +83,12 @@ def exit_code() -> int:
             return 2
         return int(end.code or 0)
     return 0
+
+
+def who() -> str:
+    """Who speaks: lasttoken, or one of its processes that is not the first."""
+    rank = os.environ.get("RANK", "0")
+    return "lasttoken" if rank == "0" else f"lasttoken, process {rank}"
 
 
 def prepare_streams() -> None:

@@ -40,6 +40,10 @@ Encoding = Annotated[str, typer.Option("--encoding", help=Data.model_fields["enc
 Quoting = Annotated[str | None, typer.Option("--quoting", help=Data.model_fields["quoting"].description)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed of splits, weights and row order")]
 Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda or mps")]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", min=1, help="Train in as many processes, one for each GPU of this machine  [default: 1]"),
+]
 Model = Annotated[
     str | None,
     typer.Option(

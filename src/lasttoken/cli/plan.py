@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +42,7 @@ def plan(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of a row on average, with --rows")] = 256,
     classes: Annotated[int, typer.Option("--classes", min=2, help="Labels there will be, with --rows")] = 2,
     gpu: Annotated[str | None, typer.Option("--gpu", help="A card, 4090, or its memory, 24GB; default: here")] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Such cards, one process on each")] = 1,
     price: Annotated[float | None, typer.Option("--price", min=0, help="Of an hour, to have the cost")] = None,
     model: o.Model = None,
     quantize: o.Quantize = None,
@@ -66,6 +67,7 @@ def plan(
         o.check_first(run.data)
     config: Any = run.method
     card, footprint = this_machine(run.device) if gpu is None else find_card(gpu), config.footprint()
+    card = replace(card, count=gpus)
     shape = load_shape(footprint.model, revision=footprint.revision)
     read = rows_of(run, None if rows is None else (rows, tokens, classes))
     found = forecast(config, shape, read, card, seed=seed)
@@ -75,12 +77,14 @@ def plan(
     alike = known_cards(card.memory) if card.rate is None and card.kind == "cuda" else []
     times = {one.name: forecast(config, shape, read, one, seed=seed).seconds or 0.0 for one in alike}
     words = ["lasttoken", "train", named or "DATA.csv", *o.data_words(data), "--method", method]
+    words += ["--gpus", str(gpus)] if gpus > 1 else []
     command = ready(words, chosen, given, advice.settings if advice else {}, seed)
     if as_json:
         told = {
             "model": footprint.model,
             "method": method,
             "device": card.name,
+            "gpus": gpus,
             "memory": card.memory,
             "free": card.free,
         }
@@ -88,7 +92,8 @@ def plan(
         told |= {"cost": cost_of(found.seconds, price), "advice": advice and advice._asdict(), "command": command}
         typer.echo(json.dumps(told, allow_nan=False))
         return
-    typer.echo(f"{footprint.model}, {method}, on {card.name} ({data_size(card.memory)})")
+    several = f"{gpus} x " if gpus > 1 else ""
+    typer.echo(f"{footprint.model}, {method}, on {several}{card.name} ({data_size(card.memory)}{' each' * (gpus > 1)})")
     typer.echo("\n".join([*page(found, run, read), *time_lines(found, card, times, run, read, price)]))
     typer.echo(verdict(found, card, advice))
     if found.fits or (advice and advice.settings):

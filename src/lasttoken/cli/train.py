@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lasttoken.cli import launch
 from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
 
@@ -27,6 +28,7 @@ def train(
     out: o.Out = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    gpus: o.Gpus = None,
     checkpointing: o.Checkpointing = None,
     time: o.Time = None,
     settings: o.Set = None,
@@ -54,6 +56,8 @@ def train(
     )
     check_new(folder)
     o.check_first(config.data, [getattr(config.method, "model", None)])
+    if gpus is not None and launch.wanted(gpus):
+        raise typer.Exit(launch.start(gpus, config.device))
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief
     from lasttoken.config.parse import settings_line

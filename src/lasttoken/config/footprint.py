@@ -34,4 +34,5 @@ class Footprint:
     batch: int = 1  # rows an update
     evaluations: int = 0  # of the validation rows, an epoch
     optimizer: str = "adamw"
+    shard: bool = False  # the frozen weights are split over the processes
     checkpointing: str | None = None  # on, off or auto; None: has no such setting

@@ -176,7 +176,7 @@ class Training(Settings):
 
     def footprint(self) -> dict[str, Any]:
         """Its part of a method's footprint."""
-        names = ("epochs", "batch", "budget", "evaluations", "optimizer", "checkpointing")
+        names = ("epochs", "batch", "budget", "evaluations", "optimizer", "checkpointing", "shard")
         return {name: getattr(self, name) for name in names}
 
 

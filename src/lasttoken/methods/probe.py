@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -321,12 +321,11 @@ def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
             raise ConfigError(["long.keep: a static model reads texts of any length; raise max_length instead"])
         return load_static(source, place)
     return load_backbone(
-        source,
+        replace(source, blocks=blocks),
         kind="any",
         device=place,
         precision=config.precision,
         quantize=config.quantize,
-        blocks=blocks,
     )
 
 

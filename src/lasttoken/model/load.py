@@ -78,6 +78,7 @@ class Source:
     name: str  # of the hub, a folder, or tiny
     revision: str | None = None  # on the hub
     trust_remote_code: bool = False  # run code that comes with the model
+    blocks: int | None = None  # number of lowest blocks to load; None is all
 
 
 def load(
@@ -89,24 +90,23 @@ def load(
     weights: torch.dtype | None = None,
     quantize: Literal["nf4", "none"] = "none",
     vocabulary: bool = False,
-    blocks: int | None = None,
     processes: int = 1,
 ) -> Backbone:
     """The model, frozen, in eval mode, checked to be of `kind` and exact on batches of texts (model/verify.py).
 
     precision: of matrix products, `choose_precision`. weights: their dtype; None is that of the products. vocabulary:
-    keep the vocabulary head (instruction tuning). blocks: number of lowest blocks to load; None is all. processes: number
-    of them that each keep a share of the blocks' weights (model/shard.py); 1 keeps all.
+    keep the vocabulary head (instruction tuning). processes: number of them that each keep a share of the blocks' weights
+    (model/shard.py); 1 keeps all.
     Raises ModelError if it cannot be loaded or used.
     """
     source = Source(source) if isinstance(source, str) else source
     config = load_config(source.name, revision=source.revision, trust_remote_code=source.trust_remote_code)
     refuse_encoder_decoder(source.name, config, kind)
     how = How(kind, device, precision, weights, quantize, vocabulary, processes)
-    if blocks is not None:
+    if source.blocks is not None:
         fewer = copy.deepcopy(config)
         with suppress(ModelError, *FAILURES):  # some models cannot be cut short, each by an error of its own
-            keep_blocks(fewer.get_text_config(), blocks)
+            keep_blocks(fewer.get_text_config(), source.blocks)
             return load_as(source, fewer, how)
     return load_as(source, config, how)
 

@@ -43,6 +43,7 @@ class Card:
     free: float  # bytes that a fit may use
     itemsize: int  # bytes per number in computations: 2 for bfloat16, 4 for float32
     rate: float | None = None  # FLOP/s of large matrix products; None if not known
+    count: int = 1  # of such cards, one process on each
 
 
 def known_cards(memory: float | None = None) -> list[Card]:

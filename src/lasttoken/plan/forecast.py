@@ -98,7 +98,8 @@ def training(fit: Fit, rows: Rows, seed: int) -> tuple[Work, bool]:
     work, again = Work(rows.parts["train"][:1]), False
     for again in {"on": (True,), "off": (False,)}.get(str(plan.checkpointing), (False, True)):
         for halvings in range(30):
-            work = a_pass(rows, "train", plan.budget >> halvings, batch=plan.batch, seed=seed)
+            batch = -(-plan.batch // fit.card.count)  # of this process
+            work = a_pass(rows, "train", plan.budget >> halvings, batch=batch, seed=seed)
             kept, _, peak = training_step(fit, work, checkpointing=again)
             if kept <= SHARE * room and fit.states + peak <= room:
                 return work, again
@@ -111,11 +112,12 @@ def seconds_of(fit: Fit, rows: Rows, work: Work | None, *, checkpointing: bool) 
     """(seconds of an epoch and its validation, seconds in total). work: an epoch of training; None without one."""
     plan, depth = fit.footprint, fit.depth
     train, valid, test = (seconds(fit, a_pass(rows, part, plan.budget), 1) for part in ("train", "valid", "test"))
+    train, valid = train / fit.card.count, valid / fit.card.count  # test rows are read by every process
     if work is None:
         return train, train + valid + test
     # gradients of activations, and of weights, take as long as a forward pass each
     passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1
-    epoch = (fit.learning / depth or 1) * seconds(fit, work, passes) + plan.evaluations * valid
+    epoch = (fit.learning / depth or 1) * seconds(fit, work, passes) / fit.card.count + plan.evaluations * valid
     # one pass over training and validation rows: through the frozen blocks, and the others for a warm-started head
     before = (plan.frozen_blocks / (depth - plan.frozen_blocks) + plan.head_first) * (train + valid)
     epochs = epochs_of(plan.epochs, plan.batch, len(rows.parts["train"]))
@@ -147,7 +149,7 @@ def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Ca
         return foresee(parse(type(config), values), card)
 
     settings: dict[str, str | int] = {}
-    for name, value in ladder(config.footprint(), card.kind):
+    for name, value in ladder(config.footprint(), card):
         settings[name] = value
         if changed(settings).fits:
             for early in list(settings)[-2::-1]:  # drop a change that a later, stronger one made unnecessary
@@ -159,14 +161,16 @@ def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Ca
     return Advice({}, None, [other.name for other in larger if other.memory == enough])
 
 
-def ladder(plan: Footprint, kind: str) -> Iterator[tuple[str, str | int]]:
+def ladder(plan: Footprint, card: Card) -> Iterator[tuple[str, str | int]]:
     """Changes to try, each on top of those before: free ones first, then at the cost of time, precision, quality."""
     if plan.checkpointing == "off":
         yield "train.checkpointing", "auto"
     if plan.merge:
         yield "merge", "off"
-    if plan.quantize == "none" and kind != "mps":
+    if plan.quantize == "none" and card.kind != "mps":
         yield "quantize", "nf4"
+    if card.count > 1 and plan.trains == "adapter" and not plan.shard:
+        yield "train.shard", "true"
     for name, value, lowest in (("max_length", plan.max_length, 128), ("lora.r", plan.rank, 4)):
         while (value := value // 2) >= lowest:
             yield name, value

@@ -63,15 +63,22 @@ class Fit:
         adapters = self.learning * sum(plan.rank * (x.inputs + x.outputs) for x in self.adapted)
         self.trained = head + (shape.parameters if self.whole else adapters)
         packed = self.depth * shape.matrices if plan.quantize == "nf4" else 0
-        self.loaded = round((self.frozen - packed) * self.compute + packed * NF4) + 4 * self.trained  # bytes
+        self.split = card.count if plan.shard else 1
+        kept = outside * self.compute + self.held(self.depth * shape.block - packed, packed) / self.split
+        gathered = self.held(shape.block, 0) * (self.split > 1)  # one block at a time, de-quantised
+        self.loaded = round((0 if self.whole else kept) + gathered) + 4 * self.trained  # bytes
         # bytes of the optimiser's states; devices other than CUDA know AdamW in float32 alone
         self.states = round((STATES[plan.optimizer] if card.kind == "cuda" else 8) * self.trained)
+
+    def held(self, numbers: int, packed: int) -> float:
+        """Bytes of weights in the precision of computations, and of those that are packed into 4 bits."""
+        return numbers * self.compute + packed * NF4
 
 
 def merged_bytes(fit: Fit) -> int:
     """Bytes that merging adapters to predict takes beside the weights; 0 where model/lora.py finds no room for it."""
     dense = fit.learning * sum(x.inputs * x.outputs for x in fit.adapted) * fit.compute
-    if not dense or not fit.footprint.merge or fit.loaded + dense > MERGED_SHARE * fit.card.memory:
+    if not dense or not fit.footprint.merge or fit.split > 1 or fit.loaded + dense > MERGED_SHARE * fit.card.memory:
         return 0
     return dense + 3 * 4 * max(x.inputs * x.outputs for x in fit.adapted)  # W, B A and their sum, float32
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ LARGE = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "i
 LARGE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 300}
 SHAPE = ModelShape("base", LARGE)
 ROWS = suppose(1000, 100, 3, valid_share=0.1, test_share=0.2)
+
+
+ON_CARD = Card("a card", "cuda", 24e9, 22e9, 2)
 
 
 def foresee(config: Any, card: str = "4090", rows: Rows = ROWS) -> Forecast:
@@ -98,14 +102,15 @@ def test_every_method_owns_its_footprint() -> None:
 
 def test_help_comes_in_the_order_of_harm() -> None:
     config = Embedding(lora=Lora(r=8), max_length=256, train=Training(checkpointing="off"))
-    assert list(ladder(config.footprint(), "cuda")) == [
+    assert list(ladder(config.footprint(), ON_CARD)) == [
         ("train.checkpointing", "auto"),
         ("merge", "off"),
         ("quantize", "nf4"),
         ("max_length", 128),
         ("lora.r", 4),
     ]
-    assert list(ladder(Probe(max_length=128, quantize="nf4").footprint(), "cpu")) == []
+    assert ("train.shard", "true") in list(ladder(config.footprint(), replace(ON_CARD, count=2)))
+    assert list(ladder(Probe(max_length=128, quantize="nf4").footprint(), replace(ON_CARD, kind="cpu"))) == []
 
 
 def test_advice_leaves_out_what_a_later_change_makes_needless() -> None:
@@ -180,3 +185,19 @@ def test_time_is_that_of_products_or_of_launches() -> None:
     assert seconds(fit, work, 3) == pytest.approx(3 * seconds(fit, work, 1))
     assert seconds(fit, Work(np.array([1]), batches=10, total=1), 1) == pytest.approx(10 * 70 * 16 * 6e-6)
     assert seconds(fit, Work(np.array([1]), batches=10, total=1), 2) == pytest.approx(10 * 280 * 16 * 6e-6)
+
+
+def test_several_cards_share_an_epoch_and_if_asked_the_weights() -> None:
+    card = find_card("4090")
+
+    def on(count: int, *, shard: bool = False) -> Forecast:
+        config = Embedding(model="base", lora=Lora(r=8), train=Training(batch=16, shard=shard))
+        return forecast(config, SHAPE, ROWS, replace(card, count=count), seed=0)
+
+    one, four, split = on(1), on(4), on(4, shard=True)
+    assert one.epoch_seconds is not None
+    assert four.epoch_seconds == pytest.approx(one.epoch_seconds / 4, rel=0.05)  # each launches its own operations
+    assert four.parts["weights"] == one.parts["weights"]
+    block = 2 * SHAPE.block
+    assert split.parts["weights"] == 2 * SHAPE.outside + 16 * block // 4 + block  # its share, and one that is gathered
+    assert split.peak < four.peak

@@ -28,7 +28,7 @@ IDS = {"vocab_size": 300, "max_position_embeddings": WINDOW, "bos_token_id": 0, 
 SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 300}
 UNKNOWN = {"opt": "opt", "qwen3-moe": "qwen3_moe", "albert": "albert", "mamba": "mamba", "t5": "t5"}
 UNKNOWN |= {"falcon": "falcon", "falcon-alibi": "falcon", "bloom": "bloom", "mpt": "mpt", "jamba": "jamba"}
-UNKNOWN |= {"llama4": "llama4_text"}
+UNKNOWN |= {"llama4": "llama4_text", "gpt-oss": "gpt_oss", "deepseek-v3": "deepseek_v3", "qwen3.5": "qwen3_5_text"}
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     **{name: lambda make=make: make(dict(IDS)) for name, make in MAKERS.items() if name not in UNKNOWN},
     "qwen2": lambda: Qwen2Config(**SMALL, num_key_value_heads=2, intermediate_size=96),
