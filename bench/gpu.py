@@ -146,7 +146,13 @@ def plan(asked: argparse.Namespace, folder: Path) -> list[Planned]:
         step, figures = STEPS[name], folder / f"{name}.json"
         figures.unlink(missing_ok=True)
         command = [sys.executable, __file__, "--step", name, "--out", str(figures)]
-        command += ["--device", asked.device, "--size", asked.size, *(["--data", str(asked.data)] if asked.data else [])]
+        command += [
+            "--device",
+            asked.device,
+            "--size",
+            asked.size,
+            *(["--data", str(asked.data)] if asked.data else []),
+        ]
         skipped = "needs CUDA" if step.needs_cuda and asked.device != "cuda" else missing(name, asked)
         found.append(Planned(name, command, step.limit, figures, step.last, skipped))
     return found

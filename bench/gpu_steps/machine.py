@@ -26,7 +26,8 @@ def look(place: Place) -> None:
     for dtype in (torch.bfloat16, torch.float32):
         for told, tokens in ROWS.items():
             rates = {
-                name: product_rate(max(8, tokens // scale), inputs // scale, outputs // scale, dtype, place.device) / 1e12
+                name: product_rate(max(8, tokens // scale), inputs // scale, outputs // scale, dtype, place.device)
+                / 1e12
                 for name, (inputs, outputs) in BLOCK.items()
             }
             place.note(f"products in {str(dtype).removeprefix('torch.')}, {told}, TFLOP/s", rates)
@@ -69,7 +70,10 @@ def copies(place: Place) -> dict[str, float]:
     """GB/s from ordinary and from pinned memory."""
     size = 1 << 28
     target = torch.empty(size, dtype=torch.uint8, device=place.device)
-    sources = {"ordinary": torch.zeros(size, dtype=torch.uint8), "pinned": torch.zeros(size, dtype=torch.uint8).pin_memory()}
+    sources = {
+        "ordinary": torch.zeros(size, dtype=torch.uint8),
+        "pinned": torch.zeros(size, dtype=torch.uint8).pin_memory(),
+    }
 
     def into(source: torch.Tensor) -> Callable[[], Any]:
         return lambda: target.copy_(source, non_blocking=True)
@@ -91,4 +95,8 @@ def unpacking(place: Place, outputs: int, inputs: int) -> dict[str, float]:
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
     seconds = typical(lambda: dequantize_4bit(packed, state), place.device)
     product = 2 * 4096 * weight.numel() / place.peak
-    return {"written": weight.nbytes / seconds / 1e9, "seconds": seconds, "of a product's time at the peak": seconds / product}
+    return {
+        "written": weight.nbytes / seconds / 1e9,
+        "seconds": seconds,
+        "of a product's time at the peak": seconds / product,
+    }

@@ -33,7 +33,9 @@ class Place:
     def of(device: str, toy: bool, out: Path, work: Path, data: Path | None) -> Place:
         """The place that was asked for. Raises RuntimeError without the device."""
         if device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("--device cuda: torch sees no CUDA device; --device cpu --size toy shows that the code runs")
+            raise RuntimeError(
+                "--device cuda: torch sees no CUDA device; --device cpu --size toy shows that the code runs"
+            )
         return Place(torch.device("cuda", 0) if device == "cuda" else torch.device("cpu"), toy, out, work, data)
 
     def note(self, name: str, value: Any, aim: str = "") -> None:
