@@ -117,8 +117,10 @@ def error_of(command: Sequence[str], limit: float, log: Path) -> str:
             found = f"ended after its limit of {limit:.0f} s"
         finally:
             end_group(process)
-    words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    print("\n".join(line for line in words if line.startswith("  ")), flush=True) if words else None
+    words = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    for line in words:
+        if line.startswith("  ") and not line.startswith("  File"):  # a figure, not a traceback
+            print(line, flush=True)
     return f"{found}: {' | '.join(words[-3:])[-1500:]}" if found and words else found
 
 

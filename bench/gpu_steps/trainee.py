@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -13,7 +12,7 @@ from memory_models import LABELS, backbone_of, random_rows
 from models import LORA, flops, tokenizer_of
 from torch import Tensor
 
-from gpu_steps.place import Place, wait
+from gpu_steps.place import Place
 from gpu_steps.profile import Profile
 from lasttoken.config.methods import Embedding, Instruction
 from lasttoken.config.settings import Training
@@ -161,12 +160,3 @@ def measure(
     journal = Journal(progress=progress)
     trained = trainee.fit(data, journal)
     return Measured(trained, lengths, batch, peak_memory(place.device), profile, journal.notes)
-
-
-def timed_fit(trainee: Trainee, data: Dataset, place: Place) -> float:
-    """Seconds of an epoch, its preparation and the validation of one row included."""
-    wait(place.device)
-    began = time.perf_counter()
-    trainee.fit(data, Journal())
-    wait(place.device)
-    return time.perf_counter() - began
