@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def error_of(command: Sequence[str], limit: float, log: Path) -> str:
             end_group(process)
     words = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     for line in words:
-        if line.startswith("  ") and not line.startswith("  File"):  # a figure, not a traceback
+        if re.match(r'  (?!File ")\S', line):  # a figure, not a traceback
             print(line, flush=True)
     return f"{found}: {' | '.join(words[-3:])[-1500:]}" if found and words else found
 
