@@ -1,7 +1,7 @@
 """Models made in memory, in the shapes of known ones, and random words for them: nothing is read from disk or the network.
 
-`lasttoken.model.backbone.load` reads a folder; here the same `Backbone` is put together around a model that was made from
-its config on the device itself, in bfloat16, and then quantised layer by layer. `verify` checks it as it checks any other.
+`lasttoken.model.load.load` reads a folder; here the same `Backbone` is put together around a model that was made from its
+config on the device itself, in bfloat16, and then quantised layer by layer. `verify` checks it as it checks any other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lasttoken.data.dataset import Dataset
 from lasttoken.labels import LabelSpace
+from lasttoken.model import llama_block, products
 from lasttoken.model.backbone import Backbone
+from lasttoken.model.layer_taps import install
 from lasttoken.model.load import VocabularyHead, keep_packing_off
 from lasttoken.model.precision import choose_precision
 from lasttoken.model.verify import verify
@@ -52,16 +54,17 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "ModernBERT-base": {},  # the defaults of its config
 }
+TOY_LLAMA = {
+    "vocab_size": 8192,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 128,
+    "max_position_embeddings": 2048,
+}
 TOY_SHAPES: dict[str, dict[str, Any]] = {
-    "Llama-3.2-1B": {
-        "vocab_size": 8192,
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 128,
-        "max_position_embeddings": 2048,
-    },
+    **dict.fromkeys(("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"), TOY_LLAMA),
     "ModernBERT-base": {
         "vocab_size": 8192,
         "hidden_size": 64,
@@ -123,21 +126,24 @@ def backbone_of(
     device: torch.device,
     quantize: Quantize,
     toy: bool,
+    vocabulary: bool = True,
 ) -> Backbone:
-    """Our backbone, checked; a language model's with its vocabulary head, an encoder's weights in float32."""
+    """Our backbone, checked; a language model's with its vocabulary head if wanted, an encoder's weights in float32."""
     config, compute = config_of(name, tokenizer, toy=toy), choose_precision(device).dtype
     if name.startswith("ModernBERT"):
         encoder = make(AutoModel, config, dtype=torch.float32, device=device, attention="eager").requires_grad_(True)
         return verify(Backbone(name, encoder, encoder, tokenizer, config, None, device, compute), "encoder")
-    model = make(AutoModelForCausalLM, config, dtype=compute, device=device, attention="eager")
+    auto = AutoModelForCausalLM if vocabulary else AutoModel
+    model = make(auto, config, dtype=compute, device=device, attention="eager")
     if quantize == "nf4":
         to_nf4(model, compute, keep=["lm_head"])
         if device.type == "cpu":
             keep_packing_off(model)
-    trunk = model.get_decoder()
-    return verify(
-        Backbone(name, model, trunk, tokenizer, trunk.config, VocabularyHead(model), device, compute), "decoder"
-    )
+    trunk, head = (model.get_decoder(), VocabularyHead(model)) if vocabulary else (model, None)
+    install(trunk)
+    products.install(model)
+    llama_block.install(trunk)
+    return verify(Backbone(name, model, trunk, tokenizer, trunk.config, head, device, compute), "decoder")
 
 
 def single_words(tokenizer: Tokenizer) -> list[str]:

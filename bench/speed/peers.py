@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, pipeline
 
 from lasttoken.methods import instruction
-from lasttoken.model.backbone import ENCODERS_WITHOUT_CACHE
 from lasttoken.model.precision import choose_precision
 from lasttoken.text.tokenizer import end_token
 
@@ -96,11 +95,10 @@ def padded_loop(
     """Probabilities (n, C): batches padded to their longest text, sorted by length with `grouped`."""
     ids = tokenizer(texts, truncation=True, max_length=limit, verbose=False)["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if grouped else range(len(ids))
-    plain = {} if model.config.model_type in ENCODERS_WITHOUT_CACHE else {"use_cache": False}
     logits: list[Tensor] = []
     for start in range(0, len(ids), batch):
         inputs = tokenizer.pad({"input_ids": [ids[i] for i in order[start : start + batch]]}, return_tensors="pt")
-        logits.append(model(**inputs.to(model.device), **plain).logits.float().cpu())
+        logits.append(model(**inputs.to(model.device), use_cache=False).logits.float().cpu())
     probs = np.empty((len(ids), logits[0].shape[1]))
     probs[list(order)] = torch.cat(logits).softmax(dim=1).numpy()
     return probs

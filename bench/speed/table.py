@@ -45,10 +45,7 @@ AGAINST = {
     "help_seconds": "`lasttoken --help`, seconds",
     "import_seconds": "`import lasttoken`, seconds",
 }
-GPU_COLUMNS = (
-    *("model", "what", "rows", "ours, rows/s", "tokens/s", "share of peak", "GB"),
-    *("peer, rows/s", "GB", "ours is x times as fast"),
-)
+GPU_COLUMNS = ("step", "what", "figures", "asked")
 PAGE = """# Speed
 
 Made by `make docs` from `bench/speed/results`. Every contender of every comparison is in [the tables](speed-tables.md), what was
@@ -102,7 +99,7 @@ LoRA's dropout took its masks from a pool of draws; since that is gone `tiny` tr
 model of 135 M by a tenth or more ([the lab](../lab.md), 2026-11-28).
 
 """
-NO_GPU = "nothing has been measured; `bench/speed/gpu.py` does it in one call of eight minutes and adds its table here."
+NO_GPU = "nothing has been measured; `bench/gpu.py` does it in one call of ten minutes."
 GPU = "see [the tables](speed-tables.md)."
 
 
@@ -302,25 +299,30 @@ def reached_lines(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def gpu_lines(result: dict[str, Any]) -> list[str]:
-    """The lines of one run of gpu.py."""
-    about = result["machine"]
+    """The lines of one run of bench/gpu.py."""
+    steps = result["steps"]
+    cards = [step["figures"]["card"]["name"] for step in steps if "card" in step.get("figures", {})]
     lines = [
-        f"## One GPU: {about['device']}",
+        f"## One GPU: {cards[0] if cards else result['device']}",
         "",
-        f"Random weights in the shapes of known models, random words (bench/speed/gpu.py); bf16 matrix products reach "
-        f"{figure(result['peak_flops'] / 1e12)} TFLOP/s. {result['remark']}",
+        f"Random weights in the shapes of known models, random words (bench/gpu.py, {result['began']}).",
         "",
         "| " + " | ".join(GPU_COLUMNS) + " |",
         "|---" * len(GPU_COLUMNS) + "|",
     ]
-    for part in result["parts"]:
-        for one in part["cells"]:
-            own, peer = one["ours"], one["peer"]
-            cells = [part["model"], part["what"], one["rows"], figure(median(own["rates"]))]
-            cells += [figure(own["tokens_a_second"]), f"{own['share']:.0%}", figure(own["memory"] / 1e9)]
-            cells += [figure(median(peer["rates"])), figure(peer["memory"] / 1e9), against(own, peer)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *(f"- not measured: {one}" for one in result["left_out"]), ""]
+    for step in steps:
+        for name, value in step.get("figures", {}).items():
+            lines.append(f"| {step['step']} | {name} | {in_words(value)} | {step['aims'].get(name, '')} |")
+    left = [f"- {step['step']}: {told}" for step in steps if (told := step.get("error") or step.get("skipped"))]
+    return [*lines, "", *(["Not measured, or not to its end:", "", *left, ""] if left else [])]
+
+
+def in_words(value: Any) -> str:
+    """A figure of a step on one line; lists, and tables within tables, stay in the file."""
+    if isinstance(value, dict):
+        plain = {name: one for name, one in value.items() if one is not None and not isinstance(one, dict | list)}
+        return ", ".join(f"{name} {in_words(one)}" for name, one in plain.items())
+    return figure(value) if isinstance(value, float) else "in the file" if isinstance(value, list) else str(value)
 
 
 def main(which: str = "page") -> None:
@@ -351,7 +353,7 @@ def main(which: str = "page") -> None:
         body += [f"## {TASKS[experiment['task']]}", "", *lines] if lines else []
     cards = [name for name in sorted(found) if name.startswith("gpu")]
     body += [line for name in cards for line in gpu_lines(found[name])]
-    waiting += [] if cards else ["- bench/speed/gpu.py, on any GPU"]
+    waiting += [] if cards else ["- bench/gpu.py, on any GPU"]
     if which == "tables":
         print(TABLES + "\n".join([*body, *(["## Not measured yet", "", *waiting] if waiting else [])]).rstrip())
     else:

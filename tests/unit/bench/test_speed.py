@@ -115,10 +115,10 @@ def page(
 def test_the_page_of_nothing_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     first, lines = page(tmp_path, {}, monkeypatch, capsys)
     assert first[0] == "# Speed"
-    assert "- **A GPU**: nothing has been measured; `bench/speed/gpu.py`" in "\n".join(first)
+    assert "- **A GPU**: nothing has been measured; `bench/gpu.py`" in "\n".join(first)
     assert "## What was asked, and what was reached" not in first
     assert lines[lines.index("## Not measured yet") + 2] == "- embedding-training.tiny.short"
-    assert lines[-2:] == ["- startup", "- bench/speed/gpu.py, on any GPU"]
+    assert lines[-2:] == ["- startup", "- bench/gpu.py, on any GPU"]
 
 
 def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -132,11 +132,13 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "commit": "50d1fdc",
         "measures": {"help_seconds": help_page, "import_seconds": slow},
     }
-    side = {"rates": [50.0], "memory": 5e9, "tokens_a_second": 6400.0, "share": 0.42}
-    cell = {"rows": "128", "ours": side, "peer": {**side, "rates": [20.0]}}
-    part = {"model": "Llama-3.2-1B", "what": "embedding, train", "cells": [cell]}
-    machine = {"device": "NVIDIA H200"}
-    gpu = {"machine": machine, "peak_flops": 7.9e14, "remark": "", "parts": [part], "left_out": ["one: no time"]}
+    trained = {"tokens/s": 41234.5, "share of peak": 0.42, "notes": ["long"], "largest": {"a kernel": [1.0, 2.0]}}
+    steps = [
+        {"step": "machine", "seconds": 9.0, "aims": {}, "figures": {"card": {"name": "NVIDIA H200", "driver": None}}},
+        {"step": "train8b", "seconds": 61.0, "aims": {"NF4": "40 %"}, "figures": {"NF4": trained}, "error": "ended"},
+        {"step": "peer", "seconds": 0.0, "skipped": "no time"},
+    ]
+    gpu = {"case": "gpu", "device": "cuda", "began": "2026-11-29 12:00", "steps": steps}
     results = {"probe.tiny.short": probe, "startup": startup, "gpu.H200": gpu, "summary": {}}
     first, lines = page(tmp_path, results, monkeypatch, capsys)
     assert "- **A GPU**: see [the tables](speed-tables.md)." in first
@@ -159,10 +161,14 @@ def test_the_page_tells_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "| paper | 5.00 [4.00, 6.00] | 10.0 | 10.0 |",
     ]
     start = lines.index("## One GPU: NVIDIA H200")
-    assert lines[start + 6 : start + 9] == [
-        "| Llama-3.2-1B | embedding, train | 128 | 50.0 | 6,400 | 42% | 5.00 | 20.0 | 5.00 | 2.50 |",
+    assert lines[start + 6 : start + 13] == [
+        "| machine | card | name NVIDIA H200 |  |",
+        "| train8b | NF4 | tokens/s 41,234, share of peak .420 | 40 % |",
         "",
-        "- not measured: one: no time",
+        "Not measured, or not to its end:",
+        "",
+        "- train8b: ended",
+        "- peer: no time",
     ]
 
 
