@@ -27,7 +27,7 @@ from run import COMPARISONS, cases
 WAYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # what replaces functions of which modules
     "few-sizes": (  # rows of any length
         {"filler_of": lambda *_: 0, "padded_length": lambda longest, _: longest},
-        ("lasttoken.model.attention", "lasttoken.model.kv_cache"),
+        ("lasttoken.model.layout", "lasttoken.model.kv_cache"),
     ),
     "llama-blocks": ({"groups_of": lambda *_: None}, ("lasttoken.model.llama_block",)),
     "one-dnn": ({"one_dnn_linear": lambda: None}, ("lasttoken.model.products",)),

@@ -90,3 +90,4 @@ class Fitted:
     steps: tuple[Step, ...] = ()  # empty for a method without a training loop
     end: End = UNTRAINED
     notes: tuple[str, ...] = ()  # notes of the fit
+    split: bool = False  # the model is split over processes, which predict together or not at all

@@ -94,7 +94,7 @@ def fit(
     trained = fit_head(backbone, head, (train, valid), config, seed=seed, journal=journal, state=state)
     merge_adapter(backbone.whole, config.merge)
     model = EmbeddingModel(config, train.labels, backbone, adapter, head)
-    return Fitted(model, trained.cost, trained.steps, trained.end)
+    return Fitted(model, trained.cost, trained.steps, trained.end, split=backbone.sharded)
 
 
 def load(

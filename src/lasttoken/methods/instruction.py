@@ -150,7 +150,7 @@ def fit(
     trained = fit_answers(backbone, prompt, (train, valid), config, seed=seed, journal=journal, state=state)
     merge_adapter(backbone.whole, config.merge)
     model = with_prior(InstructionModel(config, train.labels, backbone, adapter, prompt))
-    return Fitted(model, trained.cost, trained.steps, trained.end)
+    return Fitted(model, trained.cost, trained.steps, trained.end, split=backbone.sharded)
 
 
 def fit_answers(

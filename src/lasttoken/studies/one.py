@@ -119,6 +119,10 @@ def run_method(
         if world.rank == 0:
             if time.monotonic() >= until.explaining:
                 journal.note("mistakes are not explained: the time is up")
+            elif fitted.split:  # the others would have to predict along
+                journal.note(
+                    "mistakes are not explained: the model is split over the processes; lasttoken explain does it"
+                )
             elif not folds:  # the folds' models, which made the mistakes, are no longer in memory
                 record = explain_mistakes(config, splits, fitted, record, journal)
             record = write_run(record, splits, fitted, journal)
