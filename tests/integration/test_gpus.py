@@ -51,7 +51,9 @@ def test_split_weights_train_the_same_model(
     assert more.returncode == 0, more.stderr
     assert more.stderr.count(b"report:") == 1  # the first process alone speaks
     probs = [read_predictions(tmp_path / name / "predictions" / "test.parquet").probs for name in ("one", "more")]
-    np.testing.assert_allclose(probs[1], probs[0], rtol=0, atol=1e-3)  # gradients summed in another order, 30 updates long
+    np.testing.assert_allclose(
+        probs[1], probs[0], rtol=0, atol=1e-3
+    )  # gradients summed in another order, 30 updates long
     steps = [json.loads((tmp_path / name / "metrics.json").read_text())["end"] for name in ("one", "more")]
     assert steps[0] == steps[1]  # stopped at the same update, the same weights kept
     again = command("predict", tmp_path / "more", table)
