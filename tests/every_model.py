@@ -21,7 +21,7 @@ from lasttoken.errors import ModelError
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.layout import lay_out
 from lasttoken.model.load import Source, load
-from lasttoken.model.verify import own_states
+from lasttoken.model.verify import answers_alone, answers_packed, own_states, sample_answers
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "models.md"
 LENGTHS = (23, 9, 20, 1, 12)  # two of one batch of padded rows, and a text of one token
@@ -61,8 +61,7 @@ def outcome(model_type: str, folder: Path) -> tuple[Outcome, list[Backbone]]:
         if found[0].causal and model_type in CAUSAL:
             found.append(load(str(folder), kind="decoder", device=cpu, vocabulary=True))
     except ModelError as error:
-        told = re.sub(r" by \d+%", "", str(error).replace(repr(str(folder)), "it").removeprefix("model it "))
-        told = re.sub(r"it stops with .*?; padded", "it stops; padded", told)
+        told = re.sub(r" by \d+%", "", str(error).partition(f"({model_type}) ")[2] or str(error))
         return Outcome("", "refused", told), []
     load(Source(str(folder), blocks=1), kind="any", device=cpu)  # as `probe` does with a layer it has chosen
     reason = re.search(r"packing is not exact for [\w-]+: (.*)\)$", found[0].padded)
@@ -79,14 +78,21 @@ def texts(backbone: Backbone) -> list[Tensor]:
 
 @torch.inference_mode()
 def in_a_batch(backbone: Backbone) -> Tensor:
-    """Hidden states (T, H) of all texts in one batch."""
+    """Hidden states (T, H) of all texts in one batch; of a decoder also of answers behind a header, which may be cached."""
     layout = lay_out(LENGTHS, causal=backbone.causal)
-    return backbone.hidden(torch.cat(texts(backbone)), layout)
+    found = [backbone.hidden(torch.cat(texts(backbone)), layout)]
+    if backbone.causal and backbone.padded:
+        ids, layout = sample_answers(backbone)
+        found += [backbone.hidden(torch.from_numpy(ids), layout)] * 2
+    elif backbone.causal:
+        found += answers_packed(backbone)
+    return torch.cat(found)
 
 
 @torch.inference_mode()
 def one_by_one(backbone: Backbone) -> Tensor:
-    """Hidden states (T, H) of each text alone, through the model's own attention."""
+    """The same states, of each text and each answer alone, through the model's own attention."""
     module: Any = backbone.module
     module.set_attn_implementation("eager")
-    return torch.cat([own_states(backbone, text.numpy()) for text in texts(backbone)])
+    found = [own_states(backbone, text.numpy()) for text in texts(backbone)]
+    return torch.cat([*found, *([answers_alone(backbone)] * 2 if backbone.causal else [])])

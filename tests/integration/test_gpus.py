@@ -6,6 +6,9 @@ On a CPU, over gloo: the same code as on GPUs but for the message library.
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,39 @@ def test_mistakes_come_back_as_one_sentence_and_2(
     told = b"train.shard: splits frozen weights, and encoder trains every weight; leave it out"
     assert b"lasttoken: " + told in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_padded_model_is_not_split(
+    process: Callable[..., Any], table: Path, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its processes would run different numbers of passes, and wait for each other for ever."""
+    several = ("--gpus", 2, "--set", "method.train.shard=true")
+    done = train(process, table, folder("bloom"), tmp_path / "run", *several, method="embedding")
+    assert done.returncode == 2
+    assert b"weights are split for packed models alone, leave it out" in done.stderr
+
+
+def test_ctrl_c_ends_every_process_and_keeps_the_best_weights(
+    table: Path, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ["train", table, "--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--gpus", 2]
+    words += ["--out", tmp_path / "run", "--set", "method.train.epochs=500", "--set", "method.train.patience=500"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lasttoken.cli.main", *map(str, words)], stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    said = []
+    for line in running.stderr:
+        said.append(line)
+        if "training, validation" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    rest = running.stderr.read()
+    running.stderr.close()
+    assert running.wait(timeout=60) == 2, rest
+    assert "Traceback" not in rest
+    assert "stopped by Ctrl-C" in rest
+    assert (tmp_path / "run" / "adapter").is_dir()
 
 
 def test_more_gpus_than_there_are(

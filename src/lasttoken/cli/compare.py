@@ -122,8 +122,8 @@ def compare(
     check_not_run(folder)
     first = next(iter(configs.values()))
     o.check_first(first.data, [model, encoder])
-    if gpus is not None and launch.wanted(gpus):
-        raise typer.Exit(launch.start(gpus, first.device))
+    if launch.wanted(gpus, time):
+        raise typer.Exit(launch.start(gpus or 1, first.device))
     from lasttoken.cli.screen import Screen
     from lasttoken.studies.many import grid, load_repeats, run_cells
     from lasttoken.studies.one import leads

@@ -1,47 +1,97 @@
-"""`--gpus N`: the same command in N processes of this machine, one for each GPU, by PyTorch's launcher."""
+"""`--gpus N`: the same command in N processes of this machine, one for each GPU.
+
+PyTorch's own launcher is for clusters: it reports a user's mistake as a traceback, a killed process not at all, and ends
+processes that are saving what Ctrl-C left. Here a process that fails ends the others, and its exit code is the command's.
+"""
 
 from __future__ import annotations
 
-import logging
+import os
+import signal
+import socket
+import subprocess
 import sys
-import uuid
+import time
+from collections.abc import Sequence
 
 from lasttoken.errors import ConfigError
 
+GRACE = 20.0  # seconds that the others have to end by themselves after one has failed
+TICK = 0.2  # seconds between looks
 
-def wanted(gpus: int | None) -> bool:
-    """Whether this process should start others: several are asked for, and it is not one of them itself."""
+
+def wanted(gpus: int | None, time: str | None) -> bool:
+    """Whether to start processes: several are asked for, and this is not one of them. Raises ConfigError with --time."""
     from lasttoken.train.distributed import launched
 
-    return gpus is not None and gpus > 1 and not launched()
+    if gpus is None or gpus == 1 or launched():
+        return False
+    if time is not None:
+        raise ConfigError(["--time: works with one process only; leave out --gpus"])
+    return True
 
 
 def start(gpus: int, device: str) -> int:
     """Run this process's command line in that many processes; the exit code of the first that failed, else 0.
 
-    Raises ConfigError if the machine has fewer GPUs. With device = cpu the processes share the CPU.
+    Raises ConfigError if the machine has fewer GPUs, or if a process was killed. With device = cpu they share the CPU.
     """
     import torch
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     there = torch.cuda.device_count()
     if device != "cpu" and there < gpus:
         raise ConfigError(
             [f"--gpus: {gpus} asked for, this machine has {there}; --device cpu runs processes on the CPU"]
         )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes speak for themselves
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=gpus,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        max_restarts=0,
-    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(gpus),
+        "LOCAL_WORLD_SIZE": str(gpus),
+    }
+    shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
+    # -P: a calendar.py in the user's folder is not Python's
+    words = [sys.executable, "-P", "-m", "lasttoken.cli.main", *sys.argv[1:]]
+    started = [
+        subprocess.Popen(
+            words,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            start_new_session=True,  # Ctrl-C reaches them once, from here
+        )
+        for rank in range(gpus)
+    ]
     try:
-        elastic_launch(config, sys.executable)("-m", "lasttoken.cli.main", *sys.argv[1:])
-    except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
-    return 0
+        code = first_failure(started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise ConfigError(
+            [
+                f"--gpus: a process was ended by {name}; the usual reason is main memory, of which every process needs its own"
+            ]
+        )
+    return code
+
+
+def first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; the exit code of the first that failed, after which the others have GRACE seconds. 0 if none did.
+
+    Ctrl-C is handed on: the processes keep what they have and end by themselves.
+    """
+    code, deadline = 0, float("inf")
+    while any(process.poll() is None for process in started) and time.monotonic() < deadline:
+        try:
+            time.sleep(TICK)
+        except KeyboardInterrupt:
+            for process in started:
+                process.send_signal(signal.SIGINT)
+        failed = [process.returncode for process in started if process.returncode]
+        if failed and not code:
+            code, deadline = failed[0], time.monotonic() + GRACE
+    return code or next((process.returncode for process in started if process.returncode), 0)

@@ -43,7 +43,9 @@ def plan(
     classes: Annotated[int, typer.Option("--classes", min=2, help="Labels there will be, with --rows")] = 2,
     gpu: Annotated[str | None, typer.Option("--gpu", help="A card, 4090, or its memory, 24GB; default: here")] = None,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Such cards, one process on each")] = 1,
-    price: Annotated[float | None, typer.Option("--price", min=0, help="Of an hour, to have the cost")] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0, help="Of an hour of one card, to have the cost")
+    ] = None,
     model: o.Model = None,
     quantize: o.Quantize = None,
     seed: o.Seed = 0,
@@ -58,6 +60,7 @@ def plan(
 
     named, given = one_source(source, also, rows), settings or []
     o.check_there(named, data.get("valid"), data.get("test"))
+    price = price and gpus * price  # of all cards
     table, chosen = (
         {"source": named or "", **data},
         {"model": model, "quantize": quantize, "checkpointing": checkpointing},
@@ -67,6 +70,8 @@ def plan(
         o.check_first(run.data)
     config: Any = run.method
     card, footprint = this_machine(run.device) if gpu is None else find_card(gpu), config.footprint()
+    if gpus > 1 and card.kind != "cuda":
+        raise ConfigError([f"--gpus: this machine has no {gpus} GPUs; name a card of those there will be: --gpu 4090"])
     card = replace(card, count=gpus)
     shape = load_shape(footprint.model, revision=footprint.revision)
     read = rows_of(run, None if rows is None else (rows, tokens, classes))
@@ -74,7 +79,7 @@ def plan(
     advice = None
     if not found.fits:
         advice = advise(config, card, lambda other, where: forecast(other, shape, read, where, seed=seed))
-    alike = known_cards(card.memory) if card.rate is None and card.kind == "cuda" else []
+    alike = known_cards(card.memory, count=gpus) if card.rate is None and card.kind == "cuda" else []
     times = {one.name: forecast(config, shape, read, one, seed=seed).seconds or 0.0 for one in alike}
     words = ["lasttoken", "train", named or "DATA.csv", *o.data_words(data), "--method", method]
     words += ["--gpus", str(gpus)] if gpus > 1 else []
@@ -142,7 +147,12 @@ def page(found: Forecast, run: Run, read: Rows) -> list[str]:
     )
     again = "; computed again in the backward pass" if found.checkpointing else ""
     nf4 = "linear layers in 4-bit NF4" if getattr(config, "quantize", "none") == "nf4" else ""
-    remarks = {"weights": nf4, "activations": tokens + again, "temporaries": "at most, in either pass"}
+    split = "split over the cards but for one block" if getattr(config, "train", None) and config.train.shard else ""
+    remarks = {
+        "weights": "; ".join(filter(None, (nf4, split))),
+        "activations": tokens + again,
+        "temporaries": "at most, in either pass",
+    }
     rows = [("parameters", size(found.parameters), trained)]
     rows += [(name, data_size(value), remarks.get(name, "")) for name, value in found.parts.items()]
     rows += [("peak", data_size(found.peak), PHASES[max(found.phases, key=lambda phase: found.phases[phase])])]

@@ -56,8 +56,8 @@ def train(
     )
     check_new(folder)
     o.check_first(config.data, [getattr(config.method, "model", None)])
-    if gpus is not None and launch.wanted(gpus):
-        raise typer.Exit(launch.start(gpus, config.device))
+    if launch.wanted(gpus, time):
+        raise typer.Exit(launch.start(gpus or 1, config.device))
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief
     from lasttoken.config.parse import settings_line

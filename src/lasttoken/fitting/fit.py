@@ -17,7 +17,14 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.fitting.estimate import estimated
-from lasttoken.fitting.memory import fit_into_memory, halving, is_recomputing, recompute, recomputing_until_done
+from lasttoken.fitting.memory import (
+    fit_into_memory,
+    halving,
+    is_recomputing,
+    recompute,
+    recomputing_until_done,
+    too_large,
+)
 from lasttoken.journal import Journal
 from lasttoken.model.adapter import parameter_bytes, total_parameters, trainable_parameters
 from lasttoken.model.compiled import compiled_training
@@ -90,8 +97,6 @@ def fit_weights(
     state.attach(modules, optimizer)
     journal.progress("preparing training", 0, 0)
     budget = budget_of(state, learner, settings, journal)
-    if learner.sharded:
-        budget.tokens = state.budget = world.least(budget.tokens)
     journal.note(
         f"training: {len(lengths)} rows, {length.epochs:g} epoch{'' if length.epochs == 1 else 's'} at most, {length.updates} "
         f"updates of {settings.batch} rows by {type(optimizer).__name__}, peak learning rate {rate:g} ({settings.schedule}), "
@@ -134,7 +139,7 @@ def fit_weights(
         multiplier=schedule(settings.schedule, warmup=settings.warmup),
         clip=settings.clip,
         world=world,
-        smaller=None if learner.sharded else halving(budget, lengths, state, journal),
+        smaller=too_large if learner.sharded else halving(budget, lengths, state, journal),
     )
     with training(modules), recomputing_until_done(modules[0]), compiling(settings, modules[0], journal):
         end = keep_best(
@@ -159,14 +164,19 @@ def budget_of(state: TrainState, learner: Learner, settings: Training, journal: 
         if state.recompute:
             recompute(model)
         return Budget(state.budget)
-    budget = fit_into_memory(
-        model,
-        learner.loss_and_count,
-        learner.lengths,
-        budget=settings.budget,
-        checkpointing=settings.checkpointing,
-        journal=journal,
-    )
+    if learner.sharded:  # processes that measure could decide differently, and then wait for each other
+        if settings.checkpointing == "on":
+            recompute(model)
+        budget = Budget(settings.budget)
+    else:
+        budget = fit_into_memory(
+            model,
+            learner.loss_and_count,
+            learner.lengths,
+            budget=settings.budget,
+            checkpointing=settings.checkpointing,
+            journal=journal,
+        )
     state.budget, state.recompute = budget.tokens, is_recomputing(model)
     return budget
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.model.device import free_memory
 from lasttoken.model.layer_taps import blocks_of
-from lasttoken.model.shard import local
 from lasttoken.text.batch import Budget, MicroBatch
 from lasttoken.train.state import TrainState
 
@@ -105,6 +104,13 @@ def halving(
     return smaller
 
 
+def too_large(update: Sequence[MicroBatch]) -> NoReturn:
+    """Raises ConfigError: a model that is split over processes cannot repeat an update in one of them."""
+    rows = max(len(micro.rows) for micro in update)
+    remedy = "lower train.budget or max_length, or set train.checkpointing=on"
+    raise ConfigError([f"the device ran out of memory on a micro-batch of {rows} rows; {remedy}"])
+
+
 def too_much(tokens: int) -> ConfigError:
     """The error for a single row that does not fit into memory."""
     remedy = "set train.checkpointing=on, lower max_length, or use --quantize nf4 or a smaller model"
@@ -143,7 +149,7 @@ def recomputing_until_done(model: Any) -> Iterator[None]:
 
 def kept_bytes(model: nn.Module, loss_and_count: Loss, micro: MicroBatch) -> int:
     """Bytes that autograd saves for the backward pass of a micro-batch, without the weights."""
-    own = {local(p).untyped_storage().data_ptr() for p in model.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

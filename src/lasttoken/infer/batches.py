@@ -111,7 +111,7 @@ def batches_of(
     waiting, idle = every[world.rank :: world.size], 0
     if backbone.sharded:
         idle = -(-len(every) // world.size) - len(waiting)  # passes whose results are left out: others wait for them
-        waiting += every[:1] * idle
+        waiting += every[-1:] * idle  # the shortest
     elif threads > 1 and len(waiting) >= 2 * threads:
         yield from side_by_side(waiting, compute, threads)
         return

@@ -47,7 +47,7 @@ def label_probs(
     progress: Progress = unheard,
 ) -> np.ndarray:
     """Probabilities (N, C) float64 in the order of `encoded`, the same in every process: exact, or within `tolerance`."""
-    if tolerance and not labels.multi and not backbone.padded:
+    if tolerance and not labels.multi and not backbone.padded and not backbone.sharded:
         return tolerated_probs(
             backbone, prompt, encoded, budget=budget, tolerance=tolerance, world=world, progress=progress
         )

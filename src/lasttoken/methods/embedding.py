@@ -86,6 +86,8 @@ def fit(
 ) -> Fitted:
     """The model trained on `train`, with the weights that were best on `valid`."""
     backbone, head = build(config, train.labels, choose_device(device), seed)
+    if backbone.sharded:  # nor merged when it is read again, so that it predicts the same
+        config = config.model_copy(update={"merge": "off"})
     for sentence in advice(config, backbone):
         journal.note(sentence)
     adapter = None

@@ -138,6 +138,8 @@ def fit(
 ) -> Fitted:
     """The model trained on `train`, with the weights that were best on `valid`; zero-shot with train_model = false."""
     backbone, prompt = build(config, train.labels, choose_device(device))
+    if backbone.sharded:  # nor merged when it is read again, so that it predicts the same
+        config = config.model_copy(update={"merge": "off"})
     for sentence in advice(config, backbone, prompt, train):
         journal.note(sentence)
     if not config.train_model:

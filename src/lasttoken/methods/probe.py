@@ -154,7 +154,9 @@ def fit(
     place = config.layer if isinstance(config.layer, int) else None
     reader = Reader(config, build(config, device, blocks=None if place is None else place + 1), encoder)
     if config.bidirectional and reader.backbone.padded:
-        raise ConfigError([f"bidirectional: {reader.backbone.padded}, under its own causal attention; leave it off"])
+        raise ConfigError(
+            [f"bidirectional: {config.model} cannot be packed, and its own attention is causal; leave it off"]
+        )
     for note in reader.backbone.notes:
         journal.note(note)
     if config.quantize == "nf4":

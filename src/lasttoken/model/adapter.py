@@ -11,13 +11,18 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from lasttoken.errors import ArtifactError, ModelError
-from lasttoken.model.backbone import Backbone
+from lasttoken.model import products
+from lasttoken.model.backbone import Backbone, value_of
 from lasttoken.model.layer_taps import blocks_of
 from lasttoken.model.lora import speed_up
 from lasttoken.model.upper_blocks import check_cut
+from lasttoken.model.verify import close
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # in configs
+EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # names of layers of experts, and of routers
 
 
 def adapt(
@@ -38,12 +43,15 @@ def adapt(
     any classification head get none. Raises ModelError if a target matches no layer, ConfigError if `from_block` is
     above the last block.
     """
+    every = targets == "all-linear"
+    named = beside_experts(backbone) if every else []
+    unused = [*not_plain(backbone), *fused(backbone)] if every else []
     config = LoraConfig(
         r=r,
         lora_alpha=cast("int", alpha),  # a float works too, despite the annotation
         lora_dropout=dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block), *fused(backbone, targets)] or None,
+        target_modules=named or (targets if isinstance(targets, str) else list(targets)),
+        exclude_modules=[*outside_trunk(backbone), *below(backbone, from_block), *unused] or None,
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -69,13 +77,47 @@ def outside_trunk(backbone: Backbone) -> list[str]:
     ]
 
 
-def fused(backbone: Backbone, targets: str | Sequence[str]) -> list[str]:
+def beside_experts(backbone: Backbone) -> list[str]:
+    """Names of the layers that `all-linear` adapts in a model whose experts are stacked in one parameter; else none.
+
+    Those of attention, that is, and what else has a name of its own: PEFT takes names that experts had before they were
+    stacked for the stack, which has no dropout.
+    """
+    counted = any(value_of(backbone.config, name) for name in EXPERT_COUNTS)
+    parts = [part for part in backbone.module.modules() if not isinstance(part, nn.Conv1d)]
+    if not counted and not any(p.ndim == 3 for part in parts for p in part.parameters(recurse=False)):
+        return []
+    _, blocks = blocks_of(backbone.module)
+    leaves = {name.rpartition(".")[2] for name, part in blocks.named_modules() if isinstance(part, nn.Linear)}
+    return sorted(leaves - EXPERTS)
+
+
+def not_plain(backbone: Backbone) -> list[str]:
+    """Names of linear layers with a forward of another kind (a router that returns two tensors): they get no adapter."""
+    from bitsandbytes.nn import Linear4bit
+
+    plain = (nn.Linear, products.Linear, Linear4bit)
+    parts = backbone.whole.named_modules()
+    others = [(name, part) for name, part in parts if isinstance(part, nn.Linear) and type(part) not in plain]
+    return [name for name, part in others if not multiplies(part)]
+
+
+@torch.no_grad()
+def multiplies(layer: nn.Linear) -> bool:
+    """Whether a layer of a class of its own gives x W' + bias."""
+    states = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    try:
+        found: Any = layer(states)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(found, Tensor) and close(found, nn.functional.linear(states, layer.weight, layer.bias))
+
+
+def fused(backbone: Backbone) -> list[str]:
     """Names of the linear layers that Mamba's kernels take the weights of without calling them: left out of `all-linear`.
 
     An adapter there would have no effect on a GPU with these kernels; PEFT refuses some of them (peft #2274).
     """
-    if targets != "all-linear":
-        return []
     mixers = [
         name
         for name, module in backbone.whole.named_modules()

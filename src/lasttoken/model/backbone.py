@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -80,6 +80,11 @@ class Backbone:
         """Maximum tokens of a text; 1,024 if the config does not say."""
         return longest_text(self.config) - self.offset
 
+    @property
+    def padding(self) -> int:
+        """Token id of padding; 0 if the config has none, or -1."""
+        return max(0, value_of(self.config, "pad_token_id") or 0)
+
     @cached_property
     def sharded(self) -> bool:
         """Whether its blocks are split over processes, which must then run equally many forward passes."""
@@ -127,8 +132,7 @@ class Backbone:
         """What `read` returns of the row's forward pass, (T, H) each; of several passes where rows are padded."""
         self.check_process()
         if self.padded and isinstance(layout, Layout):
-            filling = getattr(self.config, "pad_token_id", None) or 0
-            rows = list(in_rows(inputs, layout, filling=filling, longest=self.window))
+            rows = list(in_rows(inputs, layout, filling=self.padding, longest=self.window))
             found = [
                 [states.index_select(0, row.own) for states in read(partial(self.forward, row.inputs, mask=row.mask))]
                 for row in rows
@@ -148,6 +152,14 @@ class Backbone:
         chosen = {name: value for name, value in given.items() if name in known and value is not None}
         rows = {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}
         return self.module(**rows, **chosen, **more).last_hidden_state.flatten(0, 1)
+
+
+def value_of(config: PretrainedConfig, name: str) -> Any:
+    """A value of a config; None where it has none, or another one for every block."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers' AmbiguousGlobalPerLayerAttributeError
+        return None
 
 
 @cache

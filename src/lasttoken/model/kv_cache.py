@@ -78,6 +78,8 @@ class CachedLayout:
         q, k, v = (states[0, :, : len(self.positions)].transpose(0, 1).flatten(1) for states in (query, key, value))
         if module in self.cache.states:
             k, v = (torch.cat(pair) for pair in zip(self.cache.states[module], (k, v), strict=True))
+        if module in self.states:
+            raise RuntimeError(f"{type(module).__name__} attends twice in a pass, which a KV cache does not know")
         self.states[module] = (k, v)
         common = self.cache.shared
         shared = shared_heads(k[:common], v[:common], sizes[1:]) if common else None

@@ -104,6 +104,8 @@ class Layout:
         """The texts for a kernel of variable lengths; None with a cached prefix or a tree that branches."""
         if not len(self.lengths) or self.cached is not None or not all(map(is_chain, self.trees)):
             return None
+        if self.prefix and not self.causal:
+            return None
         if self.prefix:
             return behind_prefix(self.prefix, self.lengths, self.ends.device)
         bounds = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -105,9 +105,15 @@ def load(
     how = How(kind, device, precision, weights, quantize, vocabulary, processes)
     if source.blocks is not None:
         fewer = copy.deepcopy(config)
-        with suppress(ModelError, *FAILURES):  # some models cannot be cut short, each by an error of its own
+        try:
             keep_blocks(fewer.get_text_config(), source.blocks)
             return load_as(source, fewer, how)
+        except (ModelError, *FAILURES) as error:  # some models cannot be cut short, each by an error of its own
+            if isinstance(error.__cause__, torch.OutOfMemoryError | OSError):
+                raise
+        whole = load_as(source, config, how)
+        kept = f"{source.name} cannot be loaded in part: all its blocks are in memory"
+        return replace(whole, told="; ".join(filter(None, (whole.told, kept))))
     return load_as(source, config, how)
 
 
@@ -162,8 +168,11 @@ def load_as(source: Source, config: PretrainedConfig, how: How) -> Backbone:
         if device.type == "cuda":
             norms.install(trunk)
         if processes > 1:
-            shard(model, device, processes)
-        return verify(backbone, kind, unpackable=unpackable(config.get_text_config()))
+            shard(model, trunk, device, processes)
+        found = verify(backbone, kind, unpackable=unpackable(config.get_text_config()))
+    if processes > 1 and found.padded:  # each process would run another number of passes
+        raise ModelError(f"train.shard: {found.padded}; weights are split for packed models alone, leave it out")
+    return found
 
 
 @contextmanager

@@ -84,7 +84,8 @@ def speed_up(adapted: nn.Module) -> None:
         if not isinstance(layer, BaseTunerLayer):
             continue
         layer = cast("Any", layer)
-        if layer.lora_A and not layer.lora_variant and layer.get_base_layer().weight.ndim == 2:
+        weight = getattr(layer.get_base_layer(), "weight", None)  # a stack of experts has none
+        if layer.lora_A and not layer.lora_variant and weight is not None and weight.ndim == 2:
             layer.__class__ = fast(type(layer))
 
 

@@ -10,43 +10,44 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lasttoken.model.layer_taps import blocks_of
 
 
-def shard(module: nn.Module, device: torch.device, size: int) -> None:
-    """Split the blocks of a model in host memory over `size` processes, one after the other onto their devices."""
+def shard(model: nn.Module, trunk: nn.Module, device: torch.device, size: int) -> None:
+    """Split the blocks of `trunk`, in host memory, over `size` processes; each moves its share to its device.
+
+    The rest of `model` goes there whole.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    packed: list[tuple[Any, dict[str, Any]]] = []  # 4-bit layers, and what PEFT asks of their weights
-    for layer in module.modules():
+    blocks, packed = blocks_of(trunk)[1], []  # packed: 4-bit layers, and what PEFT asks of their weights
+    for layer in blocks.modules():
         weight: Any = getattr(layer, "weight", None)
         if (state := getattr(weight, "quant_state", None)) is not None:
             state.to(device)
             layer.quant_state = state  # bitsandbytes finds it here when the gathered weight has none
             packed.append((layer, {name: getattr(weight, name) for name in ("compress_statistics", "quant_type")}))
     mesh = init_device_mesh(device.type, (size,))
-    for block in blocks_of(module)[1]:
-        fully_shard(block, mesh=mesh)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)  # by default a root keeps what it gathered
     for layer, values in packed:
         for name, value in values.items():
             setattr(layer.weight, name, value)
-    for part in outside_blocks(module):
-        part.to(device)
+    inside = set(blocks.modules())
+    for part in model.modules():
+        if part not in inside:
+            move(part, device)
 
 
-def outside_blocks(module: nn.Module) -> list[nn.Module]:
-    """The children of a model, and of those that hold its blocks, without the blocks."""
-    blocks = blocks_of(module)[1]
-    found = []
-    for child in module.children():
-        if child is blocks:
-            continue
-        inside = any(part is blocks for part in child.modules())
-        found += outside_blocks(child) if inside else [child]
-    return found
+def move(part: nn.Module, device: torch.device) -> None:
+    """Move a module's own weights and buffers, and not those of its children."""
+    for weight in part.parameters(recurse=False):
+        weight.data = weight.data.to(device)
+    for name, buffer in part.named_buffers(recurse=False):
+        part.register_buffer(name, buffer.to(device), persistent=name not in part._non_persistent_buffers_set)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -56,10 +57,3 @@ def is_sharded(module: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(part, FSDPModule) for part in module.modules())
-
-
-def local(weight: Tensor) -> Tensor:
-    """What this process holds of a weight: its share of a split one, else all of it."""
-    from torch.distributed.tensor import DTensor
-
-    return weight.to_local() if isinstance(weight, DTensor) else weight

@@ -25,9 +25,9 @@ WIDEST = 256  # largest head size that the kernels support
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """The texts of a packed row, and of a shared prefix before them; each query sees the keys of its text and prefix.
+    """The texts of a packed row, after a shared prefix if there is one.
 
-    A text's queries are the last of its keys.
+    With a prefix a text has more keys than queries; the queries stand at the last of its keys, as in flash-attn 2.
     """
 
     cu_seqlens: Tensor  # (texts + 1,) int32, cumulative numbers of queries, from 0

@@ -46,10 +46,10 @@ class Card:
     count: int = 1  # of such cards, one process on each
 
 
-def known_cards(memory: float | None = None) -> list[Card]:
+def known_cards(memory: float | None = None, *, count: int = 1) -> list[Card]:
     """The cards in CARDS, least memory first. memory: only those of about that many bytes, and with bfloat16."""
     sizes = [(name, gb * 1e9, 4 if name == "T4" else 2, rate * 1e12) for name, (gb, rate) in CARDS.items()]
-    cards = [Card(name, "cuda", size, ROOM * size, item, rate) for name, size, item, rate in sizes]
+    cards = [Card(name, "cuda", size, ROOM * size, item, rate, count) for name, size, item, rate in sizes]
     return [c for c in cards if memory is None or (abs(c.memory / memory - 1) < ALIKE and c.itemsize == 2)]
 
 

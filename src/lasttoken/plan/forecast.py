@@ -112,12 +112,13 @@ def seconds_of(fit: Fit, rows: Rows, work: Work | None, *, checkpointing: bool) 
     """(seconds of an epoch and its validation, seconds in total). work: an epoch of training; None without one."""
     plan, depth = fit.footprint, fit.depth
     train, valid, test = (seconds(fit, a_pass(rows, part, plan.budget), 1) for part in ("train", "valid", "test"))
-    train, valid = train / fit.card.count, valid / fit.card.count  # test rows are read by every process
-    if work is None:
+    if work is None:  # the processes share training alone
         return train, train + valid + test
     # gradients of activations, and of weights, take as long as a forward pass each
     passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1
-    epoch = (fit.learning / depth or 1) * seconds(fit, work, passes) / fit.card.count + plan.evaluations * valid
+    epoch = (fit.learning / depth or 1) * seconds(
+        fit, work, passes
+    ) / fit.card.count + plan.evaluations * valid / fit.card.count
     # one pass over training and validation rows: through the frozen blocks, and the others for a warm-started head
     before = (plan.frozen_blocks / (depth - plan.frozen_blocks) + plan.head_first) * (train + valid)
     epochs = epochs_of(plan.epochs, plan.batch, len(rows.parts["train"]))
@@ -156,7 +157,7 @@ def advise(config: MethodConfig, card: Card, foresee: Callable[[MethodConfig, Ca
                 fewer = {k: v for k, v in settings.items() if k != early}
                 settings = fewer if changed(fewer).fits else settings
             return Advice(settings, changed(settings).peak, [])
-    larger = [other for other in known_cards() if other.memory > card.memory and other.itemsize == 2]
+    larger = [other for other in known_cards(count=card.count) if other.memory > card.memory and other.itemsize == 2]
     enough = next((other.memory for other in larger if foresee(config, other).fits), None)
     return Advice({}, None, [other.name for other in larger if other.memory == enough])
 

@@ -1,4 +1,4 @@
-"""Distributed training: the processes of `accelerate launch`, or this one alone."""
+"""Distributed training: the processes of `--gpus` or `accelerate launch`, or this one alone."""
 
 from __future__ import annotations
 
@@ -37,16 +37,6 @@ class World:
             torch.distributed.all_reduce(flat)
             for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(part.view_as(tensor))
-
-    def least(self, number: int) -> int:
-        """The smallest of the processes' numbers."""
-        if self.size == 1:
-            return number
-        import torch.distributed
-
-        found = torch.tensor(number, device=self.device)
-        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
-        return int(found)
 
     def wait(self) -> None:
         """Wait until every process has reached this call."""

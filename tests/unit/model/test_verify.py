@@ -101,7 +101,7 @@ def test_a_deep_model_is_allowed_the_rounding_that_it_amplifies(
     monkeypatch.setattr(module, "difference", lambda a, b: found.append(difference(a, b)) or found[-1])
     backbone = load(deep(tmp_path, 160), kind="decoder", device=CPU, precision="bfloat16")
     assert not backbone.padded
-    noise, apart = found
+    noise, apart = found[:2]
     assert 0.05 < apart < 3 * noise
 
 
