@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 
 from lasttoken.errors import ConfigError
 
@@ -55,20 +57,29 @@ def start(gpus: int, device: str) -> int:
     shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
     # -P: a calendar.py in the user's folder is not Python's
     words = [sys.executable, "-P", "-m", "lasttoken.cli.main", *sys.argv[1:]]
-    started = [
-        subprocess.Popen(
-            words,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            start_new_session=True,  # Ctrl-C reaches them once, from here
-        )
-        for rank in range(gpus)
-    ]
-    try:
-        code = first_failure(started)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    with ExitStack() as stack:
+        # what the others say is told only where it is not what the first one says
+        said = [None, *(stack.enter_context(TemporaryFile("w+")) for _ in range(1, gpus))]
+        started = [
+            subprocess.Popen(
+                words,
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=said[rank],
+                start_new_session=True,  # Ctrl-C reaches them once, from here
+            )
+            for rank in range(gpus)
+        ]
+        try:
+            code = first_failure(started)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        for process, own in zip(started, said, strict=True):
+            if own is not None and code > 0 and started[0].returncode != code == process.returncode:
+                own.seek(0)
+                sys.stderr.write(own.read())
+                break
     if code < 0:
         name = signal.Signals(-code).name
         raise ConfigError(

@@ -56,6 +56,8 @@ def train(
     )
     check_new(folder)
     o.check_first(config.data, [getattr(config.method, "model", None)])
+    if (gpus or 1) > 1 and "train" not in type(config.method).model_fields:
+        raise ConfigError([f"--gpus: {method} trains no network and gains nothing from it; leave it out"])
     if launch.wanted(gpus, time):
         raise typer.Exit(launch.start(gpus or 1, config.device))
     from lasttoken.cli.screen import Screen, say
