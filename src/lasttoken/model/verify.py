@@ -59,6 +59,8 @@ def verified(backbone: Backbone, kind: Kind, reason: str) -> Backbone:
     texts = sample_texts(backbone)
     try:
         single = [own_states(backbone, text) for text in texts]  # the model's own attention
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the model, here and below
     except FAILURES as error:
         raise ModelError(
             f"{called(backbone)} cannot read a single text: {first_line(error)}{or_float32(backbone)}"
@@ -141,6 +143,8 @@ def packed(
                     break
                 return candidate, ""
             worst = worst or f"states differ by {apart:.0%}"
+    except torch.OutOfMemoryError:
+        raise
     except FAILURES:
         worst = "its attention cannot be packed"
     backbone.whole.set_attn_implementation(own)
@@ -203,6 +207,8 @@ def in_padded_rows(
         try:
             backbone.whole.set_attn_implementation(attention)
             states = candidate.hidden(row, layout)
+        except torch.OutOfMemoryError:
+            raise
         except FAILURES as error:
             worst = first_line(error)
             continue
