@@ -90,7 +90,11 @@ def test_ctrl_c_ends_every_process_and_keeps_the_best_weights(
     words = ["train", table, "--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--gpus", 2]
     words += ["--out", tmp_path / "run", "--set", "method.train.epochs=500", "--set", "method.train.patience=500"]
     running = subprocess.Popen(
-        [sys.executable, "-m", "lasttoken.cli.main", *map(str, words)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lasttoken.cli.main", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background has SIGINT ignored, and a process inherits that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stderr is not None
     said = []

@@ -118,6 +118,7 @@ def test_setting_one_value_keeps_the_defaults_of_the_method_for_the_rest(all_run
         "batch": 16,
         "budget": 8192,
         "checkpointing": "auto",
+        "shard": False,
         "compile": False,
         "optimizer": "adamw",
         "weight_decay": 0.01,

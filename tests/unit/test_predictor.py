@@ -81,13 +81,13 @@ def test_predict_abstains_and_sets_run_the_model_once(
     )
     fitted.fit(ROWS.texts, NAMES, valid=(ROWS.texts, NAMES))
     ran: list[int] = []
-    hidden = Backbone.hidden
+    hidden = Backbone.hidden_at
 
-    def counted(self: Backbone, inputs: Any, layout: Any) -> Any:
+    def counted(self: Backbone, layers: Any, inputs: Any, layout: Any) -> Any:
         ran.append(len(inputs))
-        return hidden(self, inputs, layout)
+        return hidden(self, layers, inputs, layout)
 
-    monkeypatch.setattr(Backbone, "hidden", counted)
+    monkeypatch.setattr(Backbone, "hidden_at", counted)
     texts = sentences(5, seed=3)
     fitted.predict(texts)
     once = len(ran)

@@ -18,8 +18,8 @@ from lasttoken.model.pooling import Head
 from lasttoken.text.tokenizer import encode
 from lasttoken.train.distributed import World
 
-CPU = cast("Any", SimpleNamespace(device=torch.device("cpu"), threads=1, check_process=lambda: None))
-TWO = cast("Any", SimpleNamespace(device=torch.device("cpu"), threads=2, check_process=lambda: None))
+CPU = cast("Any", SimpleNamespace(device=torch.device("cpu"), threads=1, check_process=lambda: None, sharded=False))
+TWO = cast("Any", SimpleNamespace(device=torch.device("cpu"), threads=2, check_process=lambda: None, sharded=False))
 LENGTHS = np.array([3, 9, 1, 7, 5])
 
 
@@ -104,3 +104,17 @@ def test_threads_do_not_change_probabilities(load_shared, two_threads) -> None:
     encoded = encode(backbone.tokenizer, sentences(60, seed=4), limit=64)
     one, two = (head_probs(replace(backbone, threads=threads), head, encoded, labels, budget=100) for threads in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_processes_that_share_weights_run_equally_many_batches() -> None:
+    """The results of the passes that a process runs along for the others are left out."""
+    split = cast("Any", SimpleNamespace(**{**vars(CPU), "sharded": True}))
+    lengths, ran, kept = np.array([4, 4, 4]), [[], []], [[], []]
+    for rank in range(2):
+        world = World(rank, 2)
+        batches = in_batches(
+            lengths, lambda rows, r=rank: ran[r].append(len(rows)) or rows, split, budget=4, world=world
+        )
+        kept[rank] = [int(rows[0]) for rows, _ in batches]
+    assert [len(passes) for passes in ran] == [2, 2]
+    assert sorted(kept[0] + kept[1]) == [0, 1, 2]

@@ -20,7 +20,7 @@ from lasttoken.methods.embedding import advice
 )
 def test_a_chat_checkpoint_gets_a_line_of_advice(model: str, chat: bool, told: bool) -> None:
     tokenizer = SimpleNamespace(chat_template="{{ messages }}" if chat else None)
-    said = advice(Embedding(model=model), cast("Any", SimpleNamespace(tokenizer=tokenizer, told="")))
+    said = advice(Embedding(model=model), cast("Any", SimpleNamespace(tokenizer=tokenizer, notes=[])))
     assert bool(said) == told
     if told:
         assert said[0].startswith(f"{model} looks like a chat or instruct checkpoint; base checkpoints gave better")

@@ -196,7 +196,8 @@ def test_several_cards_share_an_epoch_and_if_asked_the_weights() -> None:
 
     one, four, split = on(1), on(4), on(4, shard=True)
     assert one.epoch_seconds is not None
-    assert four.epoch_seconds == pytest.approx(one.epoch_seconds / 4, rel=0.05)  # each launches its own operations
+    assert four.epoch_seconds is not None
+    assert one.epoch_seconds / 4 < four.epoch_seconds < one.epoch_seconds  # each launches operations of its own
     assert four.parts["weights"] == one.parts["weights"]
     block = 2 * SHAPE.block
     assert split.parts["weights"] == 2 * SHAPE.outside + 16 * block // 4 + block  # its share, and one that is gathered
