@@ -71,11 +71,13 @@ def test_scores_equal_one_forward_per_label(
         equal_but_for_rounding(tree_scores(backbone, prompt, labels, kept=True), wanted, backbone.compute, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2", "bloom", "jamba"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt2", "gpt-oss", "bloom", "jamba"])
 def test_yes_and_no_of_every_label_equal_one_forward_each(
     name: str, folder: Callable[..., Path], load_shared: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, labels = load_shared(name, vocabulary=True), LabelSpace(NAMES, multi=True)
+    if name == "gpt-oss" and backbone.compute == torch.bfloat16:
+        pytest.skip("rounding decides which experts a token takes")
     prompt = make_prompt(backbone.tokenizer, labels)
     plain = AutoModelForCausalLM.from_pretrained(
         folder(name), dtype=backbone.compute, attn_implementation="eager"

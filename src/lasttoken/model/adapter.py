@@ -116,7 +116,7 @@ def multiplies(layer: nn.Linear) -> bool:
 def fused(backbone: Backbone) -> list[str]:
     """Names of the linear layers that Mamba's kernels take the weights of without calling them: left out of `all-linear`.
 
-    An adapter there would have no effect on a GPU with these kernels; PEFT refuses some of them (peft #2274).
+    An adapter there would have no effect on a GPU with these kernels; PEFT refuses some of them.
     """
     mixers = [
         name

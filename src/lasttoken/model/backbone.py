@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, NoReturn
@@ -119,12 +118,13 @@ class Backbone:
         MobileBERT's blocks work at another width; Funnel's on fewer tokens.
         """
         ids, layout = torch.zeros(3, dtype=torch.int64, device=self.device), lay_out([3], device=self.device)
-        found = []
-        for layer in range(self.depth + 1):
-            with torch.no_grad(), self.autocast(), suppress(IndexError, KeyError, RuntimeError):
-                if self.hidden_at([layer], ids, layout)[0].shape == (3, self.width):
-                    found.append(layer)
-        return found
+        every = range(self.depth + 1)
+        with torch.no_grad(), self.autocast():
+            try:
+                states = self.hidden_at(every, ids, layout)
+            except (IndexError, KeyError):  # a block has no states, or those of fewer tokens
+                return [self.depth]
+        return [layer for layer, found in zip(every, states, strict=True) if found.shape == (3, self.width)]
 
     def states(
         self, inputs: Tensor, layout: Layout | OtherLayout, read: Callable[[Callable[[], Tensor]], list[Tensor]]

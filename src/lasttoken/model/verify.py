@@ -248,8 +248,8 @@ def usual(dtype: torch.dtype) -> float:
 def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
     """The relative difference by rounding to allow: `usual`, or three times what this model itself makes of rounding.
 
-    That is how far its states move when its input embeddings are moved by one unit in the last place. Deep models
-    amplify it: 80 blocks in bfloat16 move by 8 % between two exact orders of summation.
+    That is how far its states move when its input embeddings are moved by one unit in the last place, which deep models
+    amplify (docs/lab.md).
     """
     unit = torch.finfo(backbone.compute).eps / 2
 
@@ -276,10 +276,9 @@ def is_causal(backbone: Backbone, ids: np.ndarray, states: Tensor) -> bool:
 
 
 def sees_others(backbone: Backbone, texts: Sequence[np.ndarray]) -> bool:
-    """Whether the second of packed texts depends on another one.
+    """Whether the second of packed texts depends on another one: by gradients, else by changing the others.
 
-    Its states must not move by a bit when the others are changed, or else (sparse models sum in an order that depends
-    on all texts) have no gradient on them.
+    Bits alone would not do: experts sum in an order that depends on all texts.
     """
     lengths, size = [len(text) for text in texts], int(backbone.config.vocab_size)
     layout = lay_out(lengths, causal=backbone.causal, device=backbone.device)

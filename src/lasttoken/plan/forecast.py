@@ -116,9 +116,8 @@ def seconds_of(fit: Fit, rows: Rows, work: Work | None, *, checkpointing: bool) 
         return train, train + valid + test
     # gradients of activations, and of weights, take as long as a forward pass each
     passes = (3 if fit.whole else 2) + checkpointing if fit.learning else 1
-    epoch = (fit.learning / depth or 1) * seconds(
-        fit, work, passes
-    ) / fit.card.count + plan.evaluations * valid / fit.card.count
+    learning = (fit.learning / depth or 1) * seconds(fit, work, passes)
+    epoch = (learning + plan.evaluations * valid) / fit.card.count
     # one pass over training and validation rows: through the frozen blocks, and the others for a warm-started head
     before = (plan.frozen_blocks / (depth - plan.frozen_blocks) + plan.head_first) * (train + valid)
     epochs = epochs_of(plan.epochs, plan.batch, len(rows.parts["train"]))
