@@ -248,8 +248,15 @@ def usual(dtype: torch.dtype) -> float:
 def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
     """The relative difference by rounding to allow: `usual`, or three times what this model itself makes of rounding.
 
-    That is how far its states move when its input embeddings are moved by one unit in the last place, which deep models
-    amplify (docs/lab.md).
+    Deep models amplify it (docs/lab.md).
+    """
+    return min(ALIKE, max(usual(backbone.compute), 3 * noise_of(backbone, ids, states)))
+
+
+def noise_of(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
+    """How far the states (T, H) of a text move, relatively, when its input embeddings move by one unit in the last place.
+
+    0 where that cannot be tried.
     """
     unit = torch.finfo(backbone.compute).eps / 2
 
@@ -260,10 +267,9 @@ def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
 
     try:
         with through_embeddings(backbone, moved):
-            noise = difference(own_states(backbone, ids), states)
+            return difference(own_states(backbone, ids), states)
     except FAILURES:
-        noise = 0.0
-    return min(ALIKE, max(usual(backbone.compute), 3 * noise))
+        return 0.0
 
 
 def is_causal(backbone: Backbone, ids: np.ndarray, states: Tensor) -> bool:
