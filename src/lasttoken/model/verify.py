@@ -39,6 +39,7 @@ FAILURES = (
 )
 HEADER = 3  # tokens of the sample prompt
 LONG = 70  # tokens of the longest sample text
+TIGHT = 1e-3  # states that differ by less are the same in float32
 ALIKE = 0.25  # states that differ by more are not those of the same text, however much a model amplifies rounding
 
 
@@ -213,10 +214,25 @@ def in_padded_rows(
             worst = first_line(error)
             continue
         apart = difference(states, torch.cat(list(single)))
-        if apart <= bound:
-            return candidate, ""
-        worst = f"states differ by {apart:.0%}"
+        if apart > bound:
+            worst = f"states differ by {apart:.0%}"
+        elif (
+            apart <= TIGHT
+            or not sees_padding(candidate, texts[1])
+            or apart <= 3 * noise_of(backbone, texts[0], single[0])
+        ):
+            return candidate, ""  # MobileBERT reads the token behind each, which is 0 where it is padding
+        else:
+            worst = "a text sees padding"
     return None, worst
+
+
+def sees_padding(backbone: Backbone, text: np.ndarray) -> bool:
+    """Whether states of a text depend on the padding behind it, by gradients; rounding in bfloat16 could hide it."""
+    ids = to_tensor(np.r_[text, np.full(len(text), backbone.padding)], backbone)[None]
+    mask = (torch.arange(2 * len(text), device=backbone.device) < len(text)).long()[None]
+    pulls = gradients(backbone, lambda: backbone.forward(ids, mask=mask)[: len(text)])
+    return pulls is not None and bool(pulls[:, len(text) :].any())
 
 
 def check_vocabulary(backbone: Backbone, ids: np.ndarray, states: Tensor) -> None:
@@ -242,7 +258,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 def usual(dtype: torch.dtype) -> float:
     """The relative difference by rounding to expect of a model of ordinary depth that computes in `dtype`."""
-    return 0.05 if dtype == torch.bfloat16 else 1e-3
+    return 0.05 if dtype == torch.bfloat16 else TIGHT
 
 
 def rounding(backbone: Backbone, ids: np.ndarray, states: Tensor) -> float:
