@@ -7,10 +7,12 @@ what it gives alone. It is read from a run folder where it is needed, never sent
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,11 +125,10 @@ class Predictor:
         if journal is not None:
             journal.progress(what, 0, len(texts))
         parts = []
-        for start in range(0, max(1, len(texts)), PART):
-            part = texts[start : start + PART]
-            ends = start, start + len(part), len(texts)
+        for start, encoded in encoded_parts(self.classifier, texts):
+            ends = start, min(start + PART, len(texts)), len(texts)
             watch = () if journal is None else (partial(part_done, journal, what, ends),)
-            parts.append(self.classifier.predict_proba(part, *watch))
+            parts.append(self.classifier.predict_encoded(encoded, *watch))
         said = Said.joined(parts)
         check_finite(said.probs, [str(i) for i in range(len(texts))])
         for part in (said.probs, said.lost, said.invalid):
@@ -136,6 +137,21 @@ class Predictor:
         if said.probs.nbytes <= KEPT:
             self._latest = key, said  # replaced whole, so that a thread never sees half of it
         return said
+
+
+def encoded_parts(classifier: Classifier, texts: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """Yield (first row, `encode`d texts) of every PART texts; one part ahead is encoded in another thread meanwhile."""
+    if len(texts) <= PART:
+        yield 0, classifier.encode(texts)
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        starts = range(0, len(texts), PART)
+        waiting = ahead.submit(classifier.encode, texts[:PART])
+        for start in starts:
+            encoded, end = waiting.result(), start + PART
+            if end in starts:
+                waiting = ahead.submit(classifier.encode, texts[end : end + PART])
+            yield start, encoded
 
 
 def part_done(journal: Journal, what: str, ends: tuple[int, int, int], done: int, total: int) -> None:

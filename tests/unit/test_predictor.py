@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ class Counting:
     def __init__(self) -> None:
         self.labels, self.calls = ROWS.labels, list[int]()
 
-    def predict_proba(self, texts: Any) -> Said:
+    encode = staticmethod(list)
+
+    def predict_encoded(self, texts: Any) -> Said:
         self.calls.append(len(texts))
         probs = np.tile([0.2, 0.5, 0.3], (len(texts), 1))
         lost = np.array([len(text) % 2 for text in texts], dtype=np.int64)
@@ -71,6 +74,23 @@ def test_many_texts_go_part_by_part() -> None:
     found = Predictor(classifier)(["a"] * (PART + 3))  # type: ignore[arg-type]
     assert classifier.calls == [PART, 3]
     assert (len(found), found.truncation.rows, found.lost.sum()) == (PART + 3, PART + 3, PART + 3)
+
+
+def test_the_next_part_is_encoded_while_the_model_predicts() -> None:
+    class Waiting(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = threading.Semaphore(0)
+
+        def encode(self, texts: Any) -> Any:
+            self.read.release()
+            return texts
+
+        def predict_encoded(self, texts: Any) -> Said:
+            assert len(texts) < PART or all(self.read.acquire(timeout=30) for _ in range(2))
+            return super().predict_encoded(texts)
+
+    assert len(Predictor(Waiting())(["a"] * (PART + 3))) == PART + 3  # type: ignore[arg-type]
 
 
 def test_predict_abstains_and_sets_run_the_model_once(
@@ -171,7 +191,7 @@ def test_a_process_that_was_forked_predicts_or_says_why_not(name: str, folder: C
 
 def test_probabilities_that_are_not_finite_are_no_answer() -> None:
     class Broken(Counting):
-        def predict_proba(self, texts: Any) -> Said:
+        def predict_encoded(self, texts: Any) -> Said:
             return Said(np.full((len(texts), 3), np.nan), np.zeros(len(texts), dtype=np.int64))
 
     with pytest.raises(ArtifactError, match="2 rows have probabilities that are not finite, first id '0'; train again"):

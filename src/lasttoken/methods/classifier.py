@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -65,6 +65,14 @@ class Classifier(Protocol):
 
         progress: is told the rows done.
         """
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """What the model is given for the texts (token ids, or features), which may be made while it predicts others."""
+        ...
+
+    def predict_encoded(self, encoded: Any, progress: Progress = unheard) -> Said:
+        """`predict_proba` of texts that `encode` has read."""
         ...
 
     @property

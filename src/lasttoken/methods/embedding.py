@@ -34,6 +34,7 @@ from lasttoken.model.pooling import Head
 from lasttoken.packages import SMOLLM2
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
+from lasttoken.text.tokenizer import Encoded
 from lasttoken.train.distributed import UNSHARED, join, launched
 from lasttoken.train.state import TrainState
 
@@ -50,7 +51,14 @@ class EmbeddingModel:
 
     def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept."""
-        encoded = read_texts(self.backbone, self.config, texts)
+        return self.predict_encoded(self.encode(texts), progress)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of the texts, as the model reads them."""
+        return read_texts(self.backbone, self.config, texts)
+
+    def predict_encoded(self, encoded: Encoded, progress: Progress = unheard) -> Said:
+        """`predict_proba` of encoded texts."""
         budget = self.config.train.budget
         probs = head_probs(self.backbone, self.head, encoded, self.labels, budget=budget, progress=progress)
         return Said.of(probs, encoded)

@@ -70,7 +70,15 @@ class InstructionModel:
 
         With decode = "generate" they are 0 and 1: greedy answers, parsed as in the paper.
         """
-        encoded, budget = encode_texts(self.backbone, self.prompt, texts, self.config), self.config.train.budget
+        return self.predict_encoded(self.encode(texts), progress)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of the texts in their prompts, as the model reads them."""
+        return encode_texts(self.backbone, self.prompt, texts, self.config)
+
+    def predict_encoded(self, encoded: Encoded, progress: Progress = unheard) -> Said:
+        """`predict_proba` of encoded texts."""
+        budget = self.config.train.budget
         if self.config.decode == "generate":
             probs, invalid = generated_probs(
                 self.backbone, self.prompt, encoded, self.labels, budget=budget, progress=progress

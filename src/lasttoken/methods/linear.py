@@ -43,7 +43,15 @@ class LinearModel:
 
     def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept. Nothing is cut off a text; no progress is told."""
-        return Said(self.regression(transform(self.vectorizers, texts)), np.zeros(len(texts), dtype=np.int64))
+        return self.predict_encoded(self.encode(texts), progress)
+
+    def encode(self, texts: Sequence[str]) -> sp.csr_matrix:
+        """Term weights of the texts, (N, terms)."""
+        return transform(self.vectorizers, texts)
+
+    def predict_encoded(self, encoded: sp.csr_matrix, progress: Progress = unheard) -> Said:
+        """`predict_proba` of encoded texts."""
+        return Said(self.regression(encoded), np.zeros(encoded.shape[0], dtype=np.int64))
 
     @property
     def has_gradients(self) -> bool:

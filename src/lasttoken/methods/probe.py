@@ -92,8 +92,15 @@ class ProbeModel:
 
     def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64, row order kept."""
-        encoded = self.reader.encode(texts)
-        features = np.zeros((1, len(texts), self.backbone.width), dtype=np.float32)
+        return self.predict_encoded(self.encode(texts), progress)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of the texts, as the model reads them."""
+        return self.reader.encode(texts)
+
+    def predict_encoded(self, encoded: Encoded, progress: Progress = unheard) -> Said:
+        """`predict_proba` of encoded texts."""
+        features = np.zeros((1, len(encoded), self.backbone.width), dtype=np.float32)
         watched = Journal(LOGGER.warning, lambda _, *seen: progress(*seen))
         fill_pooled(features, self.backbone, encoded, self.config, [self.layer], watched)
         vectors = self.reader.vectors(features[0], self.layer)

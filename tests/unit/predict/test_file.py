@@ -45,7 +45,9 @@ class Length:
         self.labels = LabelSpace(names, multi)
         self.seen: list[list[str]] = []
 
-    def predict_proba(self, texts: Sequence[str]) -> Said:
+    encode = staticmethod(list)
+
+    def predict_encoded(self, texts: Sequence[str]) -> Said:
         """(N, 2): .75 and .25, or with `multi` .75 for what holds an l or an s and .25 else."""
         self.seen.append(list(texts))
         if self.labels.multi:
@@ -63,10 +65,10 @@ class Failing(Length):
         super().__init__()
         self.error = error
 
-    def predict_proba(self, texts: Sequence[str]) -> Said:
+    def predict_encoded(self, texts: Sequence[str]) -> Said:
         if self.seen:
             raise self.error
-        return super().predict_proba(texts)
+        return super().predict_encoded(texts)
 
 
 def predict_file(
@@ -271,7 +273,8 @@ from lasttoken.predictor import Predictor
 assert not {"torch", "transformers", "sklearn", "pandas", "pyarrow", "datasets"} & sys.modules.keys()
 class Same:
     labels = LabelSpace(("no", "yes"))
-    def predict_proba(self, texts):
+    encode = staticmethod(list)
+    def predict_encoded(self, texts):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
         raise NotImplementedError
@@ -447,7 +450,8 @@ from lasttoken.predict.file import Input, Output, predict_file
 from lasttoken.predictor import Predictor
 class Same:
     labels = LabelSpace(("no", "yes"))
-    def predict_proba(self, texts):
+    encode = staticmethod(list)
+    def predict_encoded(self, texts):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
         raise NotImplementedError
@@ -596,7 +600,7 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_probabilities_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     class Broken(Length):
-        def predict_proba(self, texts: Sequence[str]) -> Said:
+        def predict_encoded(self, texts: Sequence[str]) -> Said:
             return said([[np.nan, np.nan] for _ in texts])
 
     source = written(tmp_path / "r.csv", "text\nlong\n")
@@ -709,7 +713,7 @@ def test_a_list_of_json_becomes_lines(tmp_path: Path) -> None:
 
 def test_an_answer_that_names_no_label_has_no_probability(tmp_path: Path) -> None:
     class Silent(Length):
-        def predict_proba(self, texts: Sequence[str]) -> Said:
+        def predict_encoded(self, texts: Sequence[str]) -> Said:
             return said([[0.0, 0.0] if text == "?" else [0.0, 1.0] for text in texts])
 
     source = written(tmp_path / "r.jsonl", '{"text": "?"}\n{"text": "s"}\n')
