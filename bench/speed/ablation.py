@@ -31,7 +31,9 @@ WAYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {  # what replaces fun
     ),
     "llama-blocks": ({"groups_of": lambda *_: None}, ("lasttoken.model.llama_block",)),
     "one-dnn": ({"one_dnn_linear": lambda: None}, ("lasttoken.model.products",)),
+    "shared-input": ({"output": lambda *_: None}, ("lasttoken.model.shared_input.Siblings",)),
 }
+AFTER = {"shared-input": "llama-blocks"}  # a way that hides another is left out on both sides
 
 
 @contextmanager
@@ -49,9 +51,16 @@ def both(contender: Contender, way: str) -> list[Contender]:
 
     def run() -> Pass:
         with without(way):
+            return start()
+
+    def start() -> Pass:
+        if way not in AFTER:
+            return contender.run()
+        with without(AFTER[way]):
             return contender.run()
 
-    return [contender, replace(contender, name=f"{contender.name}, without", run=run, ours=False)]
+    name = f"{contender.name}, without"
+    return [replace(contender, run=start), replace(contender, name=name, run=run, ours=False)]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ precision, a key-value cache of transformers, a GPU) is computed by the block's 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,8 +18,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from lasttoken.model.attention import NAME, packed_attention
 from lasttoken.model.bucket_attention import BucketAttention, serves
 from lasttoken.model.layer_taps import blocks_of
-from lasttoken.model.llama_functions import Group, Heads, Rest
-from lasttoken.model.lora import STEPS, FastLora, keep_mask
+from lasttoken.model.llama_functions import Heads, Rest
+from lasttoken.model.lora import FastLora
+from lasttoken.model.lora_group import Group, adapters_group
 from lasttoken.model.products import Linear
 
 LINEAR = (nn.Linear, Linear)
@@ -35,10 +36,10 @@ class LlamaBlock:
         read, back, wide, down = groups
         states, attention = hidden_states[0], self.self_attn
         sides = tuple(side[0, :, None] for side in given["position_embeddings"])  # (T, 1, d) each
-        kept = mask_for(read, states)
+        kept = read.mask(states)
         parts = Heads.apply(states, self.input_layernorm, read, sides, kept, *read.a, *read.b)
         mixed = attended(attention, parts, given["layout"])
-        masks = mask_for(back, mixed), mask_for(wide, states), mask_for(down, states)
+        masks = back.mask(mixed), wide.mask(states), down.mask(states)
         lora = [weight for group in groups[1:] for weight in (*group.a, *group.b)]
         out: Any = Rest.apply(states, mixed, self.post_attention_layernorm, groups[1:], masks, *lora)
         return out[None]
@@ -88,40 +89,11 @@ def group_of(layers: tuple[Any, ...], dtype: torch.dtype) -> Group | None:
             return None
         if base.weight.requires_grad:
             return None
-    weights = tuple(base.weight for base in bases)
     if not tuned or all(layer.merged for layer in tuned):
-        return Group(weights)
-    adapters = [one for one in map(adapter_of, tuned) if one is not None]
-    if len(adapters) != len(layers) or len({(len(one.a), one.scale, one.threshold) for one in adapters}) != 1:
+        return Group(tuple(bases), dtype)
+    if len(tuned) != len(layers) or any(FastLora not in type(layer).__mro__ for layer in tuned):
         return None
-    a, b, scales, thresholds = zip(*adapters, strict=True)
-    return Group(weights, a, b, scales[0] / (1 - thresholds[0] / STEPS), thresholds[0])
-
-
-class Adapter(NamedTuple):
-    """The weights of a LoRA layer."""
-
-    a: Tensor  # (r, in)
-    b: Tensor  # (out, r)
-    scale: float
-    threshold: int  # share of dropped inputs, in STEPS
-
-
-def adapter_of(layer: Any) -> Adapter | None:
-    """The adapter of a LoRA layer; None if it is merged, switched off or of another kind."""
-    if FastLora not in type(layer).__mro__ or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
-        return None
-    (name,) = layer.active_adapters
-    rate = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
-    weights = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return Adapter(*weights, layer.scaling[name], round(rate * STEPS))
-
-
-def mask_for(group: Group, like: Tensor) -> Tensor | None:
-    """Dropout mask (T, in) of a group's input; None without dropout."""
-    if not group.threshold:
-        return None
-    return keep_mask(torch.Size([len(like), group.weights[0].shape[1]]), group.threshold, like.device)
+    return adapters_group(layers, dtype)
 
 
 def install(module: nn.Module) -> None:

@@ -6,76 +6,13 @@ gradients. T tokens, H width, d size of a head, r rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasttoken.model.products import linear, plus_linear
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """n frozen linear layers without bias that read the same input: all with adapters of one rank and scale, or none."""
-
-    weights: tuple[Tensor, ...]  # (out, in) each
-    a: tuple[Tensor, ...] = ()  # (r, in) each, empty without adapters
-    b: tuple[Tensor, ...] = ()  # (out, r) each
-    scale: float = 1.0
-    threshold: int = 0  # share of dropped inputs, in 256ths
-
-    @cached_property
-    def stacked(self) -> Tensor:
-        """Every A, (n r, in), in the precision of the weights; forward and backward pass share it."""
-        return torch.cat(self.a).to(self.weights[0].dtype)
-
-    @cached_property
-    def scaled(self) -> list[Tensor]:
-        """Every B, times scale, in the precision of the weights."""
-        return [(b * self.scale).to(self.weights[0].dtype) for b in self.b]
-
-    def outputs(self, x: Tensor, kept: Tensor | None) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-        """Outputs (T, out) of an input (T, in); the input after dropout, and times every A, (T, n r), for `gradients`.
-
-        kept: (T, in) uint8, 1 where dropout keeps; None without dropout.
-        """
-        outs = [linear(x, weight) for weight in self.weights]
-        if not self.a:
-            return outs, None, None
-        dropped = x if kept is None else x * kept
-        low = linear(dropped, self.stacked)
-        parts = zip(outs, low.chunk(len(outs), dim=1), self.scaled, strict=True)
-        return [plus_linear(out, part, b) for out, part, b in parts], dropped, low
-
-    def gradients(
-        self, grads: list[Tensor], dropped: Tensor | None, kept: Tensor | None, low: Tensor | None, *, of_input: bool
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradients of the input (None unless `of_input`), and of every A and B in that order."""
-        first, *others = grads
-        grad_x = linear(first, self.weights[0].t()) if of_input else None
-        for grad, weight in zip(others, self.weights[1:], strict=True):
-            grad_x = None if grad_x is None else plus_linear(grad_x, grad, weight.t())
-        if dropped is None or low is None:
-            return grad_x, []
-        through = torch.cat(
-            [linear(grad, b.t()) for grad, b in zip(grads, self.scaled, strict=True)], dim=1
-        )  # (T, n r)
-        of_a = linear(through.t(), dropped.t()).to(self.a[0].dtype).chunk(len(grads))
-        of_b = [
-            linear(part.t(), grad.t()).t().to(b.dtype).mul_(self.scale)
-            for grad, part, b in zip(grads, low.chunk(len(grads), dim=1), self.b, strict=True)
-        ]
-        if grad_x is not None:
-            stacked = self.stacked.t()
-            grad_x = (
-                plus_linear(grad_x, through, stacked)
-                if kept is None
-                else grad_x.add_(linear(through, stacked).mul_(kept))
-            )
-        return grad_x, [*of_a, *of_b]
+from lasttoken.model.lora_group import Group
 
 
 def normed(states: Tensor, norm: Any) -> tuple[Tensor, Tensor]:

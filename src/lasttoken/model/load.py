@@ -36,7 +36,7 @@ from lasttoken.model.gguf import file_of, from_gguf, made_folder, origin_of, sam
 from lasttoken.model.gguf_header import read_header
 from lasttoken.model.gguf_tokenizer import read_tokenizer
 from lasttoken.model.layer_taps import install
-from lasttoken.model.lora import quant_state
+from lasttoken.model.lora_group import quant_state
 from lasttoken.model.precision import choose_precision, shape_of
 from lasttoken.model.quiet import quiet
 from lasttoken.model.shard import shard

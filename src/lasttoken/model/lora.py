@@ -11,70 +11,39 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lasttoken.journal import LOGGER
-from lasttoken.model import products
+from lasttoken.model import products, shared_input
 from lasttoken.model.device import device_memory
-from lasttoken.model.products import linear, plus_linear
+from lasttoken.model.lora_group import adapters_group, dense_weight, outputs_of, quant_state
 from lasttoken.model.shard import is_sharded
+from lasttoken.model.shared_input import Siblings
 
-STEPS = 256  # dropout rates are multiples of 1 / 256, drawn as random bytes
 SHARE = 0.8  # of the device's memory: limit for the weights after merging
 
 Merge = Literal["auto", "off"]
 
 
-class LowRank(torch.autograd.Function):
-    """x W' + bias + scale * (x * kept) A' B' for a frozen W (out, in), as one autograd function."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, base: nn.Module, kept: Tensor | None, scale: float
-    ) -> Tensor:
-        """x: (T, in). a: (r, in), b: (out, r), float32. kept: (T, in) uint8, 1 where dropout keeps; None for no dropout."""
-        low = linear(x if kept is None else x * kept, a.to(x.dtype))  # (T, r)
-        out = linear(x, dense_weight(base, x.dtype), bias_of(base, x.dtype))
-        ctx.save_for_backward(x, low, a, b, kept)
-        ctx.base, ctx.scale = base, scale
-        return plus_linear(out, low, (b * scale).to(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x, low, a, b, kept = ctx.saved_tensors
-        through = linear(grad, (b * ctx.scale).to(x.dtype).t())  # (T, r)
-        grad_b = linear(low.t(), grad.t()).t().to(b.dtype) * ctx.scale
-        grad_a = linear(through.t(), (x if kept is None else x * kept).t()).to(a.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, grad_a, grad_b, None, None, None
-        grad_x = linear(grad, dense_weight(ctx.base, x.dtype).t())
-        if kept is None:
-            grad_x = plus_linear(grad_x, through, a.to(x.dtype).t())
-        else:
-            grad_x.add_(linear(through, a.to(x.dtype).t()).mul_(kept))
-        return grad_x, grad_a, grad_b, None, None, None
-
-
 class FastLora:
-    """Mixin for a PEFT LoRA layer: the same output by `LowRank`. Merged or disabled layers use PEFT's own forward."""
+    """Mixin for a PEFT LoRA layer: the same output by `Outputs`. Merged or disabled layers use PEFT's own forward."""
+
+    siblings: Siblings | None = None  # those that may read the same input
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        (name,) = self.active_adapters
         if self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        flat = x.reshape(-1, x.shape[-1]).to(dtype)
-        rate = getattr(self.lora_dropout[name], "p", 0.0) if self.training else 0.0
-        threshold = round(rate * STEPS)
-        kept = keep_mask(flat.shape, threshold, flat.device) if threshold else None
-        weights = self.lora_A[name].weight, self.lora_B[name].weight
-        scale = self.scaling[name] / (1 - threshold / STEPS)
-        out = LowRank.apply(flat, *weights, self.get_base_layer(), kept, scale)
+        flat, out = x.reshape(-1, x.shape[-1]).to(dtype), None
+        if self.siblings is not None and self.training and torch.is_grad_enabled():
+            out = self.siblings.output(self, x, flat)
+        if out is None:
+            group = adapters_group((self,), dtype)
+            assert group is not None  # one active adapter, as everywhere here
+            (out,) = outputs_of(group, flat)
         return out.view(*x.shape[:-1], -1)
 
 
@@ -87,6 +56,7 @@ def speed_up(adapted: nn.Module) -> None:
         weight = getattr(layer.get_base_layer(), "weight", None)  # a stack of experts has none
         if layer.lora_A and not layer.lora_variant and weight is not None and weight.ndim == 2:
             layer.__class__ = fast(type(layer))
+    shared_input.install(adapted, FastLora)
 
 
 @cache
@@ -98,41 +68,6 @@ def fast(kind: type) -> type:
 def lora_layers(module: nn.Module) -> list[Any]:
     """The PEFT layers inside `module`."""
     return [m for m in module.modules() if isinstance(m, BaseTunerLayer)]
-
-
-def dense_weight(base: nn.Module, dtype: torch.dtype) -> Tensor:
-    """The weight (out, in) of a linear layer in `dtype`; Conv1D (GPT-2) is transposed, 4 bits are de-quantised."""
-    weight: Any = base.weight
-    if (state := quant_state(base)) is not None:
-        from bitsandbytes.functional import dequantize_4bit
-
-        return dequantize_4bit(weight.data, state).to(dtype)
-    return (weight if isinstance(base, nn.Linear) else weight.t()).to(dtype)
-
-
-def quant_state(base: Any) -> Any:
-    """How a layer's weight was packed into 4 bits; None if it was not. A gathered weight (model/shard.py) has it not itself."""
-    found = getattr(base.weight, "quant_state", None)
-    return getattr(base, "quant_state", None) if found is None else found
-
-
-def bias_of(base: nn.Module, dtype: torch.dtype) -> Tensor | None:
-    """The bias (out,) of a linear layer, or None."""
-    bias: Any = getattr(base, "bias", None)
-    return None if bias is None else bias.to(dtype)
-
-
-def keep_mask(shape: torch.Size, threshold: int, device: torch.device) -> Tensor:
-    """Dropout mask: 1 for kept elements, 0 for the share threshold / 256 that is dropped.
-
-    uint8, because a product with bool takes three times as long on a CPU.
-    One random byte per element. On a CPU eight bytes come from one 64-bit draw, because drawing dominates the time.
-    """
-    if device.type != "cpu":
-        return (torch.randint(STEPS, shape, dtype=torch.uint8, device=device) >= threshold).view(torch.uint8)
-    words = torch.empty(-(-shape.numel() // 8), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
-    kept = words.numpy().view(np.uint8)[: shape.numel()] >= threshold  # numpy compares bytes ten times as fast as torch
-    return torch.from_numpy(kept.view(np.uint8)).view(shape)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lasttoken.model.adapter import adapt
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.layer_taps import blocks_of
 from lasttoken.model.layout import Layout, lay_out
-from lasttoken.model.llama_block import LlamaBlock, group_of, mask_for
+from lasttoken.model.llama_block import LlamaBlock, group_of
 from lasttoken.model.lora import merge
 
 TREE = np.tril(np.ones((3, 3), dtype=bool))
@@ -113,13 +113,13 @@ def test_layers_with_one_input_share_a_dropout_mask(load_fresh: Callable[..., Ba
     own: Any = blocks_of(backbone.whole.eval())[1][0].self_attn
     group = group_of((own.q_proj, own.k_proj, own.v_proj), backbone.compute)
     assert group is not None
-    assert mask_for(group, torch.zeros(100, backbone.width)) is None
+    assert group.mask(torch.zeros(100, backbone.width)) is None
     backbone.whole.train()
     group = group_of((own.q_proj, own.k_proj, own.v_proj), backbone.compute)
     assert group is not None
-    assert (len(group.weights), len(group.a), len(group.b), group.threshold) == (3, 3, 3, 64)
+    assert (len(group.bases), len(group.a), len(group.b), group.threshold) == (3, 3, 3, 64)
     assert group.scale == 8 / 4 / 0.75  # alpha / r, over the share that is kept
-    mask = mask_for(group, torch.zeros(100, backbone.width))
+    mask = group.mask(torch.zeros(100, backbone.width))
     assert mask is not None
     assert mask.shape == (100, backbone.width)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lasttoken.model import lora
-from lasttoken.model.lora import keep_mask, lora_layers, merge, merge_layer, merged, speed_up
+from lasttoken.model.dropout import keep_mask
+from lasttoken.model.lora import lora_layers, merge, merge_layer, merged, speed_up
 
 
 class One(nn.Module):
