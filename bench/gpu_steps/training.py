@@ -17,8 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from gpu_steps.place import NEEDS_CUDA, Place
 from gpu_steps.trainee import LABELS, Measured, Trainee, measure, trainee
 from lasttoken.labels import LabelSpace
+from lasttoken.model import dropout
 from lasttoken.model.device import describe_device, device_memory
 from lasttoken.model.lora import lora_layers
+from lasttoken.model.shared_input import Siblings
 from lasttoken.plan.cards import Card
 from lasttoken.plan.forecast import forecast
 from lasttoken.plan.model_shape import ModelShape
@@ -45,6 +47,10 @@ def train8b(place: Place) -> None:
 
     with dropout_off(model):
         changed("dropout 0", model)
+    with patch.object(dropout, "works", lambda _: False):
+        changed("dropout's mask stored", model)
+    with patch.object(Siblings, "output", lambda *_: None):
+        changed("q, k and v each by itself", model)
     changed("AdamW in float32, fused", model.but(optimizer="adamw"))
     with fused_norms():
         changed("torch's rms_norm", model)

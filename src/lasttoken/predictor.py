@@ -140,12 +140,16 @@ class Predictor:
 
 
 def encoded_parts(classifier: Classifier, texts: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (first row, `encode`d texts) of every PART texts; one part ahead is encoded in another thread meanwhile."""
-    if len(texts) <= PART:
-        yield 0, classifier.encode(texts)
+    """Yield (first row, `encode`d texts) of every PART texts.
+
+    Where the model runs on a GPU, another thread encodes the next part meanwhile. On a CPU both would want the same cores:
+    8 % slower (docs/lab.md, 2026-11-29).
+    """
+    starts = range(0, max(1, len(texts)), PART)
+    if len(starts) == 1 or not classifier.on_accelerator:
+        yield from ((start, classifier.encode(texts[start : start + PART])) for start in starts)
         return
     with ThreadPoolExecutor(1) as ahead:
-        starts = range(0, len(texts), PART)
         waiting = ahead.submit(classifier.encode, texts[:PART])
         for start in starts:
             encoded, end = waiting.result(), start + PART

@@ -39,7 +39,7 @@ class Counting:
     def __init__(self) -> None:
         self.labels, self.calls = ROWS.labels, list[int]()
 
-    encode = staticmethod(list)
+    encode, on_accelerator = staticmethod(list), False
 
     def predict_encoded(self, texts: Any) -> Said:
         self.calls.append(len(texts))
@@ -76,8 +76,10 @@ def test_many_texts_go_part_by_part() -> None:
     assert (len(found), found.truncation.rows, found.lost.sum()) == (PART + 3, PART + 3, PART + 3)
 
 
-def test_the_next_part_is_encoded_while_the_model_predicts() -> None:
+def test_the_next_part_is_encoded_while_a_gpu_predicts() -> None:
     class Waiting(Counting):
+        on_accelerator = True
+
         def __init__(self) -> None:
             super().__init__()
             self.read = threading.Semaphore(0)

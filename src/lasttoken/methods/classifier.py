@@ -76,6 +76,11 @@ class Classifier(Protocol):
         ...
 
     @property
+    def on_accelerator(self) -> bool:
+        """Whether the model runs beside the CPU, which can encode other texts meanwhile."""
+        ...
+
+    @property
     def has_gradients(self) -> bool:
         """Whether `differentiable` is supported."""
         ...

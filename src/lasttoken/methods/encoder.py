@@ -55,6 +55,11 @@ class EncoderModel:
         return Said.of(probs, encoded)
 
     @property
+    def on_accelerator(self) -> bool:
+        """Whether the model runs beside the CPU."""
+        return self.backbone.device.type != "cpu"
+
+    @property
     def has_gradients(self) -> bool:
         """Whether the tokenizer gives the character offsets of its tokens."""
         return bool(self.backbone.tokenizer.is_fast)

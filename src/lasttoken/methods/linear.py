@@ -54,6 +54,11 @@ class LinearModel:
         return Said(self.regression(encoded), np.zeros(encoded.shape[0], dtype=np.int64))
 
     @property
+    def on_accelerator(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def has_gradients(self) -> bool:
         """No: there are no embeddings."""
         return False

@@ -107,6 +107,11 @@ class ProbeModel:
         return Said.of(self.regression((vectors - self.mean) / self.scale), encoded)
 
     @property
+    def on_accelerator(self) -> bool:
+        """Whether the model runs beside the CPU."""
+        return self.backbone.device.type != "cpu"
+
+    @property
     def has_gradients(self) -> bool:
         """Whether every token that is read has a place in the text: none of a prompt, and none left out."""
         prompt = self.encoder is not None and self.encoder.prompt

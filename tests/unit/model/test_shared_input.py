@@ -64,7 +64,9 @@ def trained(model: PeftModel, x: Tensor) -> list[Tensor]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Layers of each group that was computed."""
     found, real = list[int](), lora_group.Group.outputs
-    monkeypatch.setattr(lora_group.Group, "outputs", lambda self, *given: found.append(len(self.bases)) or real(self, *given))
+    monkeypatch.setattr(
+        lora_group.Group, "outputs", lambda self, *given: found.append(len(self.bases)) or real(self, *given)
+    )
     return found
 
 

@@ -45,7 +45,7 @@ class Length:
         self.labels = LabelSpace(names, multi)
         self.seen: list[list[str]] = []
 
-    encode = staticmethod(list)
+    encode, on_accelerator = staticmethod(list), False
 
     def predict_encoded(self, texts: Sequence[str]) -> Said:
         """(N, 2): .75 and .25, or with `multi` .75 for what holds an l or an s and .25 else."""
@@ -273,7 +273,7 @@ from lasttoken.predictor import Predictor
 assert not {"torch", "transformers", "sklearn", "pandas", "pyarrow", "datasets"} & sys.modules.keys()
 class Same:
     labels = LabelSpace(("no", "yes"))
-    encode = staticmethod(list)
+    encode, on_accelerator = staticmethod(list), False
     def predict_encoded(self, texts):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
@@ -450,7 +450,7 @@ from lasttoken.predict.file import Input, Output, predict_file
 from lasttoken.predictor import Predictor
 class Same:
     labels = LabelSpace(("no", "yes"))
-    encode = staticmethod(list)
+    encode, on_accelerator = staticmethod(list), False
     def predict_encoded(self, texts):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
