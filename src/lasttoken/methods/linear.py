@@ -51,7 +51,8 @@ class LinearModel:
 
     def predict_encoded(self, encoded: sp.csr_matrix, progress: Progress = unheard) -> Said:
         """`predict_proba` of encoded texts."""
-        return Said(self.regression(encoded), np.zeros(encoded.shape[0], dtype=np.int64))
+        probs = self.regression(encoded)
+        return Said(probs, np.zeros(len(probs), dtype=np.int64))
 
     @property
     def on_accelerator(self) -> bool:

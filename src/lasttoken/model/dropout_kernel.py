@@ -16,9 +16,9 @@ BLOCK = 1024  # elements of a program
 
 
 @triton.jit
-def drop_elements(x: Any, out: Any, count: Any, seed: Any, threshold: Any, BLOCK: tl.constexpr) -> None:
+def drop_elements(x: Any, out: Any, count: Any, seed: Any, threshold: Any, size: tl.constexpr) -> None:
     """out[i] = x[i] if byte 3 of hash(i, seed) is at least the threshold, else 0."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.program_id(0).to(tl.int64) * size + tl.arange(0, size)
     inside = place < count
     bits = place.to(tl.uint32) ^ seed.to(tl.uint32)
     bits = (bits ^ (bits >> 16)) * 0x21F0AAAD  # FIRST and SECOND of model/dropout.py
@@ -32,5 +32,6 @@ def dropped(x: Tensor, seed: int, threshold: int) -> Tensor:
     """x, of any shape, 0 where an element is dropped."""
     x = x.contiguous()
     out = torch.empty_like(x)
-    drop_elements[(triton.cdiv(x.numel(), BLOCK),)](x, out, x.numel(), seed, threshold, BLOCK=BLOCK)
+    programs: Any = drop_elements[(triton.cdiv(x.numel(), BLOCK),)]
+    programs(x, out, x.numel(), seed, threshold, size=BLOCK)
     return out

@@ -72,15 +72,16 @@ class Holder:
 
 def install(adapted: nn.Module, kind: type) -> None:
     """Let the sibling layers of class `kind` share their inputs, in place."""
-    for module in list(adapted.modules()):
-        sets = [tuple(getattr(module, name, None) for name in names) for names in SIBLINGS]
+    holders: list[Any] = list(adapted.modules())
+    for module in holders:
+        sets: list[tuple[Any, ...]] = [tuple(getattr(module, name, None) for name in names) for names in SIBLINGS]
         found = tuple(Siblings(layers) for layers in sets if all(isinstance(layer, kind) for layer in layers))
         if not found or isinstance(module, Holder):
             continue
         for some in found:
             for layer in some.layers:
                 layer.siblings = some
-        module.siblings = found  # type: ignore[assignment]
+        module.siblings = found
         module.__class__ = holding(type(module))
 
 
