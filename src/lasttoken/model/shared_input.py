@@ -7,7 +7,7 @@ module that holds them drops what none of them fetched, after an error too, so t
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -79,7 +79,7 @@ def install(adapted: nn.Module, kind: type) -> None:
         if not found or isinstance(module, Holder):
             continue
         for some in found:
-            for layer in some.layers:
+            for layer in cast("Any", some.layers):
                 layer.siblings = some
         module.siblings = found
         module.__class__ = holding(type(module))
