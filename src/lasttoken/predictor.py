@@ -44,6 +44,7 @@ class Answers:
     truncation: Truncation  # truncation counts over all texts
     lost: np.ndarray  # (N,) int64, tokens that each text lost
     invalid: np.ndarray | None  # (N,) bool, generated answers that name no label; None: nothing was generated
+    tokens: np.ndarray | None  # (N,) int64, tokens of each text that the model read; None without a tokenizer
 
     @property
     def labels(self) -> list[str | None] | list[tuple[str, ...]]:
@@ -113,6 +114,7 @@ class Predictor:
             said.truncation,
             said.lost,
             said.invalid,
+            said.tokens,
         )
 
     def said(self, texts: Sequence[str], journal: Journal | None = None, what: str = "predicting") -> Said:
@@ -131,7 +133,7 @@ class Predictor:
             parts.append(self.classifier.predict_encoded(encoded, *watch))
         said = Said.joined(parts)
         check_finite(said.probs, [str(i) for i in range(len(texts))])
-        for part in (said.probs, said.lost, said.invalid):
+        for part in (said.probs, said.lost, said.invalid, said.tokens):
             if part is not None:
                 part.setflags(write=False)  # whoever changes an answer must not change the next one
         if said.probs.nbytes <= KEPT:

@@ -18,6 +18,7 @@ from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.report import report
 from lasttoken.cli.screen import say
+from lasttoken.cli.serve import serve
 from lasttoken.cli.train import train
 from lasttoken.errors import UserError
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (check, compare, train, predict, explain, report, plan, demo):
+for verb in (check, compare, train, predict, serve, explain, report, plan, demo):
     app.command()(verb)
 
 

@@ -31,11 +31,12 @@ class Said:
     lost: np.ndarray  # (N,) int64, tokens that a length limit cut off each text
     truncation: Truncation = NOT_CUT  # the same, counted over all of them
     invalid: np.ndarray | None = None  # (N,) bool, generated answers that name no label; None: nothing was generated
+    tokens: np.ndarray | None = None  # (N,) int64, tokens of each text that the model read; None without a tokenizer
 
     @classmethod
     def of(cls, probs: np.ndarray, encoded: Encoded, invalid: np.ndarray | None = None) -> Said:
         """Probabilities (N, C) of the texts that were read as `encoded`."""
-        return cls(probs, encoded.lost, encoded.truncation(), invalid)
+        return cls(probs, encoded.lost, encoded.truncation(), invalid, encoded.lengths)
 
     @classmethod
     def joined(cls, parts: Sequence[Said]) -> Said:
@@ -44,11 +45,13 @@ class Said:
         for part in parts[1:]:
             truncation = truncation + part.truncation
         invalid = [part.invalid for part in parts if part.invalid is not None]
+        tokens = [part.tokens for part in parts if part.tokens is not None]
         return cls(
             np.concatenate([part.probs for part in parts]),
             np.concatenate([part.lost for part in parts]),
             truncation,
             np.concatenate(invalid) if invalid else None,
+            np.concatenate(tokens) if tokens else None,
         )
 
 

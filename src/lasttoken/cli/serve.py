@@ -1,0 +1,127 @@
+"""`lasttoken serve`: finished runs behind HTTP."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.errors import ConfigError
+
+TOKEN = "LASTTOKEN_TOKEN"  # environment variable: a token on the command line can be read by every user of a machine
+
+
+def serve(
+    runs: Annotated[list[str], typer.Argument(help="Run folders; NAME=FOLDER gives another name than the folder's")],
+    host: Annotated[str, typer.Option("--host", help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any free one")] = 8000,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Answer everyone who can reach an address that is not this machine's own")
+    ] = False,
+    explain: Annotated[
+        bool | None,
+        typer.Option(
+            "--explain/--no-explain",
+            help="Whether /explain answers, which may take seconds; default: on this machine's own address",
+        ),
+    ] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", min=1, help="Requests answered or waiting; more get 429")
+    ] = 256,
+    texts: Annotated[int, typer.Option("--texts", min=1, help="Texts of a request")] = 256,
+    characters: Annotated[int, typer.Option("--characters", min=1, help="Characters of a text")] = 100_000,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds until an answer has to be there")
+    ] = 60.0,
+    tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of a batch")] = 4096,
+    model: o.Base = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    merge: Annotated[
+        str | None, typer.Option("--merge", help="Merge LoRA into the weights: auto or off; default: the run's")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Precision: auto, float32 or bfloat16; default: the run's")
+    ] = None,
+    device: o.Device = "auto",
+) -> None:
+    """Answer over HTTP by finished runs, for our own clients and those of TEI and vLLM.
+
+    A token is read from LASTTOKEN_TOKEN.
+    """
+    folders = named(runs)
+    token = os.environ.get(TOKEN) or None
+    if not (token or no_token or is_own(host)):
+        raise ConfigError(
+            [f"--host {host}: others can reach it; set {TOKEN} to a secret that clients send, or give --no-token"]
+        )
+    from lasttoken.record.folder import check_run
+
+    for folder in folders.values():
+        check_run(folder)
+    check_installed()
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.predictor import Predictor
+    from lasttoken.serve.limits import Limits
+    from lasttoken.serve.metrics import Metrics
+    from lasttoken.serve.running import Address, listening, run_server
+    from lasttoken.serve.served import served
+
+    limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout)
+    with listening(Address(host, port)) as at, Screen() as screen:  # bound before minutes of loading
+        metrics, ready = Metrics(), []
+        for name, folder in folders.items():
+            screen.progress("serve", f"loading {name}", 0, 0)
+            predictor = Predictor.load(
+                folder,
+                device=device,
+                trust_remote_code=trust_remote_code,
+                model=model,
+                merge=merge,
+                precision=precision,
+            )
+            ready.append(served(name, folder, predictor, tokens=tokens, batched=metrics.batched(name)))
+        explains = is_own(host) if explain is None else explain
+        where = f"http://{f'[{host}]' if ':' in host else host}:{at.getsockname()[1]}"
+
+        def started() -> None:
+            asked = "a token is asked for" if token else "no token is asked for"
+            say(f"serving {', '.join(folders)} on {where} ({asked}); Ctrl-C ends it")
+            say(f"try: curl {where}/predict -H 'content-type: application/json' -d '{{\"texts\": [\"your text\"]}}'")
+
+        screen.progress("serve", "ready", 0, 0)
+        run_server(ready, at, limits, metrics=metrics, token=token, explains=explains, started=started)
+    say("served; nothing was left unanswered")
+
+
+def named(runs: list[str]) -> dict[str, Path]:
+    """The folders by name. Raises ConfigError where two have one name."""
+    found: dict[str, Path] = {}
+    for given in runs:
+        name, _, folder = given.rpartition("=")
+        place = Path(o.path(folder))
+        name = name or place.resolve().name
+        if name in found:
+            raise ConfigError([f"{name}: two runs have this name; give one another: NAME={folder}"])
+        found[name] = place
+    return found
+
+
+def is_own(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_installed() -> None:
+    """Raises ConfigError where the packages of the extra are missing."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("fastapi", "uvicorn", "httptools", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise ConfigError([f"serve needs {', '.join(missing)}: pip install 'lasttoken[serve]'"])

@@ -1,0 +1,85 @@
+"""A server process: the socket, uvicorn, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import uvicorn
+
+from lasttoken.errors import ConfigError
+from lasttoken.serve.app import Server, make_app
+from lasttoken.serve.limits import Limits
+from lasttoken.serve.metrics import Metrics
+from lasttoken.serve.protocol import BoundedProtocol
+from lasttoken.serve.served import Served
+
+CONNECTIONS = 2048  # open at a time, beyond the requests that are answered; uvicorn answers others with 503
+IDLE = 30  # seconds that a connection is kept without a request
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free one
+
+
+def listening(address: Address) -> socket.socket:
+    """A socket bound to the address. Raises ConfigError where it cannot be."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "something listens there already; name another with --port, or 0 for any free one"
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError([f"{address.host}:{address.port}: {hint if taken else reason}"]) from error
+
+
+def run_server(
+    runs: Sequence[Served],
+    at: socket.socket,
+    limits: Limits,
+    *,
+    metrics: Metrics,
+    token: str | None,
+    explains: bool,
+    started: Callable[[], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM; what is being answered is finished first. started: called before the first request.
+
+    A second signal ends at once.
+    """
+
+    def stopping() -> bool:
+        return server.should_exit
+
+    app = make_app(Server(runs, limits, explains=explains, stopping=stopping), metrics, token=token)
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=limits.requests + CONNECTIONS,
+        timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=int(limits.timeout) + 1,
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        started()
+        server.run(sockets=[at])
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        with suppress(OSError):
+            at.close()
