@@ -17,6 +17,7 @@ from lasttoken.methods.classifier import Classifier, Fitted
 if TYPE_CHECKING:
     import torch
 
+    from lasttoken.model.shared import Shared
     from lasttoken.train.state import TrainState
 
 METHODS = ("embedding", "instruction", "encoder", "probe", "linear")
@@ -87,10 +88,12 @@ def load(
     model: str | None = None,
     merge: str | None = None,
     precision: str | None = None,
+    shared: Shared | None = None,
 ) -> Classifier:
     """The classifier saved in a method folder, with its base model read from the folder `model` if given.
 
-    merge: auto or off; precision: auto, float32 or bfloat16; each in the place of what it was fitted with. Raises
+    merge: auto or off; precision: auto, float32 or bfloat16; each in the place of what it was fitted with. shared: models in
+    memory that other runs have loaded, over whose weights this one is built. Raises
     ArtifactError on one that is damaged, of an unknown method, or trained on another base model; ConfigError on a `model` for
     a run that holds all of its own, on another `merge` or `precision`, or on one for a method that has none.
     """
@@ -113,5 +116,6 @@ def load(
     if precision is not None and "precision" not in type(config).model_fields:
         raise ConfigError([f"precision: method {config.method} runs no model that has one; leave it out"])
     given = {"model": model, "merge": merge, "precision": precision}
-    kept = {name: value for name, value in given.items() if value is not None}
+    kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    kept |= {} if shared is None or "base" not in rest else {"shared": shared}
     return method(config.method).load(folder, device=device, **kept)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from lasttoken.methods.classifier import Classifier, Said
 from lasttoken.paths import local, local_text
 from lasttoken.record.folder import verify
 from lasttoken.text.truncation import Truncation
+
+if TYPE_CHECKING:
+    from lasttoken.model.shared import Shared
 
 KEPT = 2**28  # bytes of probabilities that are kept for the next call
 PART = 2048  # texts per progress update
@@ -76,19 +79,27 @@ class Predictor:
         model: str | None = None,
         merge: str | None = None,
         precision: str | None = None,
+        shared: Shared | None = None,
     ) -> Predictor:
         """The predictor of a finished run, or of an estimator that was saved. Every file is checked first.
 
         trust_remote_code: allow a base model that brings its own code, which a run folder alone never can. model: the folder
         that the base model is in here, where that is another than in training; it must hold the same weights. merge: auto or
         off, in the place of what the run was fitted with; off keeps 4-bit weights as they are, for less memory and more time.
-        precision: float32, bfloat16, or auto for the faster one here, in the place of what the run was computed in.
+        precision: float32, bfloat16, or auto for the faster one here, in the place of what the run was computed in. shared:
+        models in memory that other runs have loaded, over whose weights this one is built.
         Raises ArtifactError, naming the file, where anything is missing or damaged.
         """
         folder, model = local(folder), None if model is None else local_text(model)
         verify(folder)
         classifier = catalog.load(
-            folder, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge, precision=precision
+            folder,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            model=model,
+            merge=merge,
+            precision=precision,
+            shared=shared,
         )
         return cls(classifier, read_policy(folder))
 

@@ -64,24 +64,28 @@ def serve(
         check_run(folder)
     check_installed()
     from lasttoken.cli.screen import Screen, say
+    from lasttoken.model.shared import Shared
     from lasttoken.predictor import Predictor
     from lasttoken.serve.limits import Limits
     from lasttoken.serve.metrics import Metrics
     from lasttoken.serve.running import Address, listening, run_server
-    from lasttoken.serve.served import served
+    from lasttoken.serve.served import has_adapter, served, sharing
 
     limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout)
     with listening(Address(host, port)) as at, Screen() as screen:  # bound before minutes of loading
-        metrics, ready = Metrics(), []
+        metrics, ready, together = Metrics(), [], [] if merge == "auto" else sharing(folders)
+        shared = Shared() if together else None
         for name, folder in folders.items():
             screen.progress("serve", f"loading {name}", 0, 0)
+            beside = name in together
             predictor = Predictor.load(
                 folder,
                 device=device,
                 trust_remote_code=trust_remote_code,
                 model=model,
-                merge=merge,
+                merge="off" if beside and has_adapter(folder) else merge,
                 precision=precision,
+                shared=shared if beside else None,
             )
             ready.append(served(name, folder, predictor, tokens=tokens, batched=metrics.batched(name)))
         explains = is_own(host) if explain is None else explain
@@ -92,7 +96,10 @@ def serve(
             say(f"serving {', '.join(folders)} on {where} ({asked}); Ctrl-C ends it")
             say(f"try: curl {where}/predict -H 'content-type: application/json' -d '{{\"texts\": [\"your text\"]}}'")
 
-        screen.progress("serve", "ready", 0, 0)
+        if together:
+            say(
+                f"{' and '.join(together)} share one base model, their adapters beside it; --merge auto is faster, a model each"
+            )
         run_server(ready, at, limits, metrics=metrics, token=token, explains=explains, started=started)
     say("served; nothing was left unanswered")
 

@@ -6,7 +6,7 @@ Reads top to bottom, as methods/instruction.py does; where the two differ is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge
 from lasttoken.model.lora import merge as merge_adapter
 from lasttoken.model.pooling import Head
+from lasttoken.model.shared import Shared
 from lasttoken.packages import SMOLLM2
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
@@ -113,7 +114,13 @@ def fit(
 
 
 def load(
-    folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None, precision: str | None = None
+    folder: Path,
+    *,
+    device: str,
+    model: str | None = None,
+    merge: Merge | None = None,
+    precision: str | None = None,
+    shared: Shared | None = None,
 ) -> EmbeddingModel:
     """The model that `save` wrote, its base model in the folder `model` and merged as `merge` says where they are given.
 
@@ -122,7 +129,7 @@ def load(
     config, labels, rest = read_settings(folder)
     place = choose_device(device)
     config = in_precision(on_base(config, folder, rest, model=model, merge=merge), precision, place)
-    backbone, head = build(config, labels, place, seed=0)
+    backbone, head = build(config, labels, place, seed=0, loads=load_backbone if shared is None else shared.load)
     adapter = load_adapter(backbone, folder / "adapter") if config.lora.r else None
     load_head(head, folder)
     tell_if_slower(backbone, precision)
@@ -130,9 +137,15 @@ def load(
     return EmbeddingModel(config, labels, backbone, adapter, head)
 
 
-def build(config: Embedding, labels: LabelSpace, device: torch.device, seed: int) -> tuple[Backbone, Head]:
+def build(
+    config: Embedding,
+    labels: LabelSpace,
+    device: torch.device,
+    seed: int,
+    loads: Callable[..., Backbone] = load_backbone,
+) -> tuple[Backbone, Head]:
     """The frozen backbone and a fresh head, drawn from the seed."""
-    backbone = load_backbone(
+    backbone = loads(
         Source(config.model, config.revision, config.trust_remote_code),
         kind="decoder",
         device=device,

@@ -11,7 +11,7 @@ label by label, "does it apply? yes / no" (what probabilities come from).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from lasttoken.model.load import Source, quantisation
 from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.lora import merge as merge_adapter
+from lasttoken.model.shared import Shared
 from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive, generator
 from lasttoken.text.answer_tree import Path as TreePath
@@ -243,13 +244,22 @@ def advice(config: Instruction, backbone: Backbone, prompt: Prompt, train: Datas
 
 
 def load(
-    folder: Path, *, device: str, model: str | None = None, merge: Merge | None = None, precision: str | None = None
+    folder: Path,
+    *,
+    device: str,
+    model: str | None = None,
+    merge: Merge | None = None,
+    precision: str | None = None,
+    shared: Shared | None = None,
 ) -> InstructionModel:
-    """The model that `save` wrote. model: another folder of its base model. merge, precision: override what is stored."""
+    """The model that `save` wrote. model: another folder of its base model. merge, precision: override what is stored.
+
+    shared: where models are that other runs have loaded.
+    """
     config, labels, rest = read_settings(folder)
     place = choose_device(device)
     config = in_precision(on_base(config, folder, rest, model=model, merge=merge), precision, place)
-    backbone, _ = build(config, labels, place)
+    backbone, _ = build(config, labels, place, load_backbone if shared is None else shared.load)
     adapter = load_adapter(backbone, folder / "adapter") if config.train_model else None
     tell_if_slower(backbone, precision)
     merge_adapter(backbone.whole, config.merge)
@@ -257,9 +267,11 @@ def load(
     return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
 
 
-def build(config: Instruction, labels: LabelSpace, device: torch.device) -> tuple[Backbone, Prompt]:
+def build(
+    config: Instruction, labels: LabelSpace, device: torch.device, loads: Callable[..., Backbone] = load_backbone
+) -> tuple[Backbone, Prompt]:
     """The frozen backbone with its vocabulary head, and the prompt for its tokenizer."""
-    backbone = load_backbone(
+    backbone = loads(
         Source(config.model, config.revision, config.trust_remote_code),
         kind="decoder",
         device=device,

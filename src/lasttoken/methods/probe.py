@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from lasttoken.model.load import Source, quantisation
 from lasttoken.model.load import load as load_backbone
 from lasttoken.model.pooling import Pool, Pooling
 from lasttoken.model.sentence import SentenceEncoder, sentence_encoder
+from lasttoken.model.shared import Shared
 from lasttoken.model.static import is_static, load_static, static_encoder
 from lasttoken.record.artifact import read_settings, read_tensors, write_settings, write_tensors
 from lasttoken.seed import generator
@@ -291,8 +292,15 @@ def standardised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return (vectors - mean) / scale, mean, scale
 
 
-def load(folder: Path, *, device: str, model: str | None = None, precision: str | None = None) -> ProbeModel:
-    """The model that `save` wrote. model: another folder of its base model.
+def load(
+    folder: Path,
+    *,
+    device: str,
+    model: str | None = None,
+    precision: str | None = None,
+    shared: Shared | None = None,
+) -> ProbeModel:
+    """The model that `save` wrote. model: another folder of its base model. shared: models that other runs have loaded.
 
     Raises ArtifactError where the files that say how the base model makes an embedding have changed.
     """
@@ -308,7 +316,9 @@ def load(folder: Path, *, device: str, model: str | None = None, precision: str 
             )
     tensors = read_tensors(folder / "head.safetensors")
     mean, scale = tensors.pop("mean"), tensors.pop("scale")
-    backbone, regression = build(config, device, blocks=rest["layer"] + 1), Regression.of(tensors, labels.multi)
+    loads = load_backbone if shared is None else shared.load
+    backbone = build(config, device, blocks=rest["layer"] + 1, loads=loads)
+    regression = Regression.of(tensors, labels.multi)
     if backbone.depth:  # a static model has no products
         tell_if_slower(backbone, precision)
     return ProbeModel(config, labels, backbone, encoder, rest["layer"], mean, scale, regression)
@@ -324,7 +334,9 @@ def source_of(config: Probe) -> Source:
     return Source(config.model, config.revision, config.trust_remote_code)
 
 
-def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
+def build(
+    config: Probe, device: str, blocks: int | None = None, loads: Callable[..., Backbone] = load_backbone
+) -> Backbone:
     """The frozen backbone: a decoder, an encoder or a static model. What enters a block needs that block.
 
     blocks: how many of its lowest blocks are loaded; None: all.
@@ -334,7 +346,7 @@ def build(config: Probe, device: str, blocks: int | None = None) -> Backbone:
         if config.long.keep == "windows":
             raise ConfigError(["long.keep: a static model reads texts of any length; raise max_length instead"])
         return load_static(source, place)
-    return load_backbone(
+    return loads(
         replace(source, blocks=blocks),
         kind="any",
         device=place,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,23 @@ class Served:
         if not self.predictor.labels.multi or rule.top:
             return None
         return [HALF] * len(self.predictor.labels) if rule.thresholds is None else rule.thresholds.tolist()
+
+
+def sharing(folders: Mapping[str, Path]) -> list[str]:
+    """Names of the runs that have their frozen base model in common with another, loaded in the same way."""
+    groups = dict[tuple[object, ...], list[str]]()
+    for name, folder in folders.items():
+        settings = read_json(folder / "method.json")
+        if "base" in settings:
+            config = settings["config"]
+            same = ("method", "model", "revision", "quantize", "precision")
+            groups.setdefault(tuple(config.get(each) for each in same), []).append(name)
+    return [name for names in groups.values() if len(names) > 1 for name in names]
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether the run in `folder` has an adapter, which may be merged into its base model."""
+    return (folder / "adapter").is_dir()
 
 
 def served(
