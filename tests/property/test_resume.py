@@ -86,9 +86,10 @@ def test_a_budget_that_was_halved_stays_halved(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_in_new_processes(processes: int, folder: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "shard"), [(1, False), (2, False), (2, True), (4, True)])
+def test_in_new_processes(processes: int, shard: bool, folder: Callable[..., Path], tmp_path: Path) -> None:
     config, _ = case("head_init", folder)
+    config = config.model_copy(update={"train": TRAIN.model_copy(update={"shard": shard})})
     (tmp_path / "run.toml").write_text(to_toml(Run(method=config)))
     (tmp_path / "state").mkdir()
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -58,12 +56,13 @@ class Server:
         longest = max(map(len, texts), default=0)
         if longest > self.limits.characters:
             raise too_large(f"a text of {longest:,} characters, at most {self.limits.characters:,}; shorten it")
-        return await self.result(partial(run.batcher.submit, texts))
+        return await self.result(run.batcher.submit(texts))
 
-    async def result(self, submit: Callable[[], Future[Any]]) -> Any:
-        """What a batcher's future holds. Raises Refusal where it fails or is late."""
+    async def result(self, waiting: Awaitable[Any]) -> Any:
+        """What a batcher answers. Raises Refusal where it fails or is late."""
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(submit()), self.limits.timeout)
+            async with asyncio.timeout(self.limits.timeout):
+                return await waiting
         except TimeoutError:
             raise too_late(self.limits.timeout) from None
         except UserError as error:
@@ -146,7 +145,7 @@ def add_predictions(api: FastAPI, server: Server) -> None:
             raise invalid(f"label: {asked.label!r} is not among the labels{did_you_mean(asked.label, names)}")
         label = None if asked.label is None else [asked.label]
         (found, *_) = await server.result(
-            partial(run.batcher.call, lambda: explain(run.predictor, asked.text, label, by="removal"))
+            run.batcher.call(lambda: explain(run.predictor, asked.text, label, by="removal"))
         )
         pairs = zip(found.words, found.scores, strict=True)
         marks = [{"start": a, "end": b, "score": None if score != score else score} for (a, b), score in pairs]

@@ -1,15 +1,15 @@
 """Texts of many requests in one prediction: a thread a model takes what is queued, and never waits for more.
 
 While a batch is predicted the next requests queue up, so batches grow with the load by themselves and a lone request is
-answered at once.
+answered at once. Used from one event loop, which is woken once a batch.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Job:
     """Texts of one request, or a function to call between batches; and where the result goes."""
 
     texts: Sequence[str]
-    result: Future[Any]
+    result: asyncio.Future[Any]
     call: Callable[[], Any] | None = None
 
 
@@ -49,15 +49,15 @@ class Batcher:
         self.thread = threading.Thread(target=self.work, name="predictions", daemon=True)
         self.thread.start()
 
-    def submit(self, texts: Sequence[str]) -> Future[Share]:
-        """The future answers for some texts. Cancelling it before its batch begins takes the texts out."""
-        return self.put(Job(texts, Future()))
+    async def submit(self, texts: Sequence[str]) -> Share:
+        """The answers for some texts. Cancelled before its batch begins, it takes the texts out."""
+        return await self.put(Job(texts, asyncio.get_running_loop().create_future()))
 
-    def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """The future result of a function that uses the predictor, called by the thread between two batches."""
-        return self.put(Job((), Future(), function))
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """The result of a function that uses the predictor, called by the thread between two batches."""
+        return await self.put(Job((), asyncio.get_running_loop().create_future(), function))
 
-    def put(self, job: Job) -> Future[Any]:
+    def put(self, job: Job) -> asyncio.Future[Any]:
         """Queue a job. Raises RuntimeError after `close`."""
         with self.arrived:
             if self.closed:
@@ -77,7 +77,8 @@ class Batcher:
     def work(self) -> None:
         """The thread: one batch after another, until closed and empty."""
         while batch := self.take():
-            self.answer(batch)
+            found = self.answers(batch)
+            batch[0].result.get_loop().call_soon_threadsafe(deliver, batch, found)
 
     def take(self) -> list[Job]:
         """The next batch, waiting for a first job; empty once closed. Cancelled jobs are left out."""
@@ -94,7 +95,7 @@ class Batcher:
                         break
                     self.jobs.popleft()
                     self.waiting -= len(job.texts)
-                    if job.result.set_running_or_notify_cancel():
+                    if not job.result.cancelled():
                         batch.append(job)
                         tokens += more
         return batch
@@ -103,28 +104,21 @@ class Batcher:
         """About how many tokens a job has."""
         return sum(map(len, job.texts)) * self.per_character + len(job.texts)
 
-    def answer(self, batch: Sequence[Job]) -> None:
-        """Give every job its result, or its error: where a batch fails each job is tried alone."""
+    def answers(self, batch: Sequence[Job]) -> list[Any]:
+        """The result of every job, or its error: where a batch fails each job is tried alone."""
         try:
-            results = self.results(batch)
+            return self.results(batch)
         except Exception as error:  # goes to whoever asked; the thread has to live on
-            if len(batch) > 1:
-                for job in batch:
-                    self.answer([job])
-            else:
-                batch[0].result.set_exception(error)
-            return
-        for job, result in zip(batch, results, strict=True):
-            job.result.set_result(result)
+            return [error] if len(batch) == 1 else [found for job in batch for found in self.answers([job])]
 
     def results(self, batch: Sequence[Job]) -> list[Any]:
-        """The result of every job."""
+        """The result of every job. Raises what the predictor or the function raises."""
         if batch[0].call is not None:
             return [batch[0].call()]
         texts = [text for job in batch for text in job.texts]
         answers = self.predictor(texts)
         self.batched(len(texts))
-        characters, tokens = sum(map(len, texts)), answers.truncation.tokens - answers.truncation.lost
+        characters, tokens = sum(map(len, texts)), 0 if answers.tokens is None else int(answers.tokens.sum())
         if characters and tokens:
             self.per_character += SMOOTH * (tokens / characters - self.per_character)
         ends, start = [], 0
@@ -132,3 +126,14 @@ class Batcher:
             ends.append(Share(answers, range(start, start + len(job.texts))))
             start += len(job.texts)
         return ends
+
+
+def deliver(batch: Sequence[Job], found: Sequence[Any]) -> None:
+    """Give every job that is still waited for its result or error; called in the event loop."""
+    for job, result in zip(batch, found, strict=True):
+        if job.result.done():  # its client went meanwhile
+            continue
+        if isinstance(result, Exception):
+            job.result.set_exception(result)
+        else:
+            job.result.set_result(result)

@@ -19,6 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
+REFUSALS, BURST, LONGEST_PAUSE = 200, 50, 1.0  # a second; at once; seconds that one is held back at most
 OPEN = {"/healthz", "/readyz", "/health", "/ping"}  # without a token: what asks has none
 
 
@@ -41,6 +42,7 @@ class Gate:
         self.app, self.limits, self.stopping, self.refused = app, limits, stopping, refused
         self.token = None if token is None else token.encode()
         self.inside = 0  # requests with a body that are being answered
+        self.next_refusal = 0.0  # loop time from which a refusal is answered at once
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,11 +62,20 @@ class Gate:
                 self.inside -= 1
         except Refusal as refusal:
             self.refused(refusal.status)
+            if refusal.retry is not None:
+                await self.pause()
             head = dict(scope["headers"])
             if head.get(b"connection", b"").lower() == b"close" and b"content-length" in head:
                 await self.drain(receive)
             endless = b"content-length" not in head
             await answer(send, refusal, hang_up=refusal.status == 408 or (refusal.status == 413 and endless))
+
+    async def pause(self) -> None:
+        """Hold a refusal back where there are too many: who asks again at once would else take the model's time."""
+        now = asyncio.get_running_loop().time()
+        self.next_refusal = max(now, self.next_refusal) + 1 / REFUSALS
+        if (wait := min(self.next_refusal - now - BURST / REFUSALS, LONGEST_PAUSE)) > 0:
+            await asyncio.sleep(wait)
 
     async def drain(self, receive: Receive) -> None:
         """Let a body pass, so that a sender who reads only then, and whose connection is closed then, sees the answer."""
@@ -123,16 +134,21 @@ class Gate:
                 return {"type": "http.request", "body": waiting.pop(), "more_body": False}
             return await receive()
 
-        running = asyncio.ensure_future(self.app(scope, given, send))
-        gone = asyncio.ensure_future(receive())  # nothing but a disconnect can come
-        try:
-            await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not running.done():
+        def cancel(_: asyncio.Future[Message]) -> None:
+            if running is not None and not over:
                 running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
+
+        running, over = asyncio.current_task(), False
+        gone = asyncio.ensure_future(receive())  # nothing but a disconnect can come
+        gone.add_done_callback(cancel)
+        try:
+            await self.app(scope, given, send)
+        except asyncio.CancelledError:
+            if not gone.done():  # somebody else's doing
+                raise
+        finally:
+            over = True
+            gone.cancel()
 
 
 async def answer(send: Send, refusal: Refusal, *, hang_up: bool = False) -> None:

@@ -68,6 +68,7 @@ def run_server(
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         limit_concurrency=limits.requests + CONNECTIONS,
         timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=int(limits.timeout) + 1,

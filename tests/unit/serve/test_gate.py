@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lasttoken.serve import gate as gate_module
 from lasttoken.serve.gate import Gate
 from lasttoken.serve.limits import Limits
 
@@ -157,6 +158,27 @@ def test_more_requests_than_fit_are_refused_unread_and_the_places_come_free() ->
         assert gate.inside == 0
 
     asyncio.run(run())
+
+
+def test_refusals_without_end_are_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "REFUSALS", 100)
+    monkeypatch.setattr(gate_module, "BURST", 10)
+
+    async def run() -> tuple[float, float]:
+        gate = Gate(App(), LIMITS, token=None, stopping=lambda: True)
+        loop = asyncio.get_running_loop()
+
+        async def refused(count: int) -> float:
+            began, clients = loop.time(), [Client() for _ in range(count)]
+            await asyncio.gather(*(gate(client.scope, client.receive, client.send) for client in clients))
+            assert {client.status for client in clients} == {503}
+            return loop.time() - began
+
+        return await refused(10), await refused(50)
+
+    few, many = asyncio.run(run())
+    assert few < 0.1
+    assert 0.4 < many < 2  # sixty at a hundred a second, of which ten are free
 
 
 def test_an_app_is_cancelled_when_its_client_goes() -> None:
