@@ -25,6 +25,8 @@ GUIDES = [
     "docs/guides/explaining.md",
     "docs/guides/long-texts.md",
     "docs/guides/reproduce.md",
+    "docs/guides/serve.md",
+    "docs/guides/resume.md",
 ]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 

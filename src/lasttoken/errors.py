@@ -31,6 +31,14 @@ class Diverged(UserError):
     """Training produced a loss or a gradient that is not finite."""
 
 
+class Stopped(BaseException):
+    """A signal ended the command. number: of the signal. told: a sentence on what is left, empty where nothing is."""
+
+    def __init__(self, number: int, told: str = ""):
+        super().__init__(told)
+        self.number, self.told = number, told
+
+
 class MissingColumn(DataError):
     """A column is missing from a table. column: its name. found: the columns of the table."""
 

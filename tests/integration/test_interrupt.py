@@ -59,20 +59,20 @@ def settings(*assignments: str) -> list[str]:
     return [word for assignment in assignments for word in ("--set", assignment)]
 
 
-def test_before_the_first_score_nothing_is_left(
+def test_before_the_first_score_a_checkpoint_is_left(
     interrupted: Callable[..., tuple[int, str]], table: Path, tmp_path: Path
 ) -> None:
-    # one update an epoch, long texts, and no score of a fitted head before the first
-    slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512", "method.head_init=random")
+    # nine updates to the first score
+    slow = settings(*ENDLESS, "method.train.batch=8", "method.train.budget=512", "method.head_init=random")
     options = ("--method", "embedding", "--model", "tiny", "--device", "cpu", "--out", "out", *slow)
     code, said = interrupted("train", table, *options, seen="embedding: training:", after=0.1)
-    assert code == 2, said
+    assert code == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == (
         "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
-        "to go on give the same command again"
+        "to go on give the same command again, `train` with --resume"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
 
 
 def test_after_a_score_the_best_weights_are_kept_whole(
@@ -86,13 +86,13 @@ def test_after_a_score_the_best_weights_are_kept_whole(
     options = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--out", "out")
     fast = settings(*ENDLESS, "method.max_length=16", "method.train.evaluations=9", "method.head_init=random")
     code, said = interrupted("train", table, *options, *fast, seen="training, validation", after=0.5)
-    assert code == 2, said
+    assert code == 130, said
     assert "Traceback" not in said
     last = said.splitlines()[-1]
     assert last.startswith("lasttoken: training stopped by Ctrl-C; the weights of update ")
     assert " are kept; best validation micro-F1 " in last
-    assert last.endswith("; the same command trains it anew and keeps this run as out.interrupted")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert last.endswith("; the same command with --resume goes on, and keeps this run as out.interrupted")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.training"]
     verify(tmp_path / "out")
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
     assert any(note.startswith("training stopped by Ctrl-C") for note in notes)
@@ -121,7 +121,7 @@ def test_comparison_keeps_the_runs_that_were_finished(
         seen="embedding: training:",
         after=0.0,
     )
-    assert code == 2, said
+    assert code == 130, said
     assert "Traceback" not in said
     assert "stopped by Ctrl-C" in said.splitlines()[-1]
     assert "linear" in {path.name for path in (tmp_path / "out").iterdir()}
@@ -139,16 +139,16 @@ def test_comparison_that_was_stopped_can_be_given_again(
     folder: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """The run that Ctrl-C cut short, its best weights kept, is fitted anew by the very same command."""
+    """The run that Ctrl-C cut short, its best weights kept, goes on by the very same command."""
     words = ("compare", table, "--methods", "embedding", "--model", folder("llama"), "--device", "cpu")
     brief = ("max_length=16", "train.epochs=20", "train.patience=180", "train.evaluations=9")
     words += ("--out", tmp_path / "out", *settings(*(f"embedding.{setting}" for setting in brief)))
     code, said = interrupted(*words, seen="training, validation", after=0.0)  # of 180 scores the first few
-    assert code == 2, said
+    assert code == 130, said
     assert (tmp_path / "out/embedding").is_dir(), said
     assert (
-        f"embedding: interrupted by Ctrl-C; {tmp_path / 'out/embedding'} holds the unfinished run; the same command fits "
-        "embedding anew and keeps this run as embedding.interrupted\n"
+        f"embedding: interrupted by Ctrl-C; {tmp_path / 'out/embedding'} holds the unfinished run; the same command goes on "
+        "with embedding and keeps this run as embedding.interrupted\n"
     ) in said
     shown = command("report", tmp_path / "out", "--out", tmp_path / "page.html")
     assert "embedding was interrupted: training stopped by Ctrl-C" in shown.out
@@ -171,13 +171,14 @@ def test_training_that_was_stopped_can_be_given_again(
     brief = ("max_length=16", "train.epochs=20", "train.patience=180", "train.evaluations=9")
     words += ("--out", tmp_path / "out", *settings(*(f"embedding.{setting}" for setting in brief)))
     code, said = interrupted(*words, seen="training, validation", after=0.0)
-    assert code == 2, said
-    other = command(*words, "--seed", "1")
+    assert code == 130, said
+    assert (tmp_path / "out").is_dir(), said
+    other = command(*words, "--seed", "1", "--resume")
     assert other.code == 2
     assert other.err.splitlines()[-1] == (
         f"lasttoken: {tmp_path / 'out'} holds a run that differs in seed, the rows; name another folder with --out"
     )
-    again = command(*words)
+    again = command(*words, "--resume")
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "out/metrics.json").read_text())["end"]["how"] == "finished"
     verify(tmp_path / "out.interrupted")
@@ -192,6 +193,6 @@ def test_half_a_training_of_a_fold_judges_nothing(
     slow = settings(*ENDLESS, "method.train.batch=70", "method.train.budget=512")
     options = ("--method", "embedding", "--model", "tiny", "--device", "cpu", "--folds", "2", "--out", "out", *slow)
     code, said = interrupted("train", table, *options, seen="embedding: fold 1 of 2: training:", after=4)
-    assert code == 2, said
+    assert code == 130, said
     assert "Traceback" not in said
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == []

@@ -69,6 +69,7 @@ def compare(
     device: o.Device = "auto",
     gpus: o.Gpus = None,
     settings: o.SetOf = None,
+    checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
     as_json: o.Json = False,
 ) -> None:
@@ -125,12 +126,13 @@ def compare(
     if launch.wanted(gpus, time):
         raise typer.Exit(launch.start(gpus or 1, first.device))
     from lasttoken.cli.screen import Screen
+    from lasttoken.cli.stopping import stopping
     from lasttoken.studies.many import grid, load_repeats, run_cells
-    from lasttoken.studies.one import leads
+    from lasttoken.studies.one import Keeping, leads
     from lasttoken.studies.timed import limited
 
     limit = limited(time, began)
-    with Screen(loud=leads(first.device)) as screen:
+    with stopping() as stop, Screen(loud=leads(first.device)) as screen:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
         for sentence in [*o.stand_in(model, [] if written else [run.method for run in configs.values()]), *told]:
@@ -148,6 +150,7 @@ def compare(
             limit=limit,
             journal_of=screen.journal,
             tell=screen.note,
+            keeping=Keeping(resume=True, every=checkpoint_every, stop=stop),
         )
     if leads(first.device):
         if written is not None:

@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryFile
+from typing import Any
 
 from lasttoken.errors import ConfigError
 
@@ -70,7 +71,8 @@ def start(gpus: int, device: str) -> int:
             for rank in range(gpus)
         ]
         try:
-            code = first_failure(started)
+            with handing_on(signal.SIGTERM, started) as handed:
+                code = first_failure(started)
         finally:
             for process in started:
                 process.kill()
@@ -80,6 +82,8 @@ def start(gpus: int, device: str) -> int:
                 own.seek(0)
                 sys.stderr.write(own.read())
                 break
+    if handed and code < 0:  # before a process could handle it
+        return 128 + signal.SIGTERM
     if code < 0:
         name = signal.Signals(-code).name
         raise ConfigError(
@@ -88,6 +92,23 @@ def start(gpus: int, device: str) -> int:
             ]
         )
     return code
+
+
+@contextmanager
+def handing_on(kind: signal.Signals, started: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Within the block a signal goes to the processes; it is in the list once it came."""
+    handed: list[int] = []
+
+    def hand_on(number: int, _: Any) -> None:
+        handed.append(number)
+        for process in started:
+            process.send_signal(number)
+
+    before = signal.signal(kind, hand_on)
+    try:
+        yield handed
+    finally:
+        signal.signal(kind, before)
 
 
 def first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int:

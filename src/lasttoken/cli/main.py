@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -20,7 +21,7 @@ from lasttoken.cli.report import report
 from lasttoken.cli.screen import say
 from lasttoken.cli.serve import serve
 from lasttoken.cli.train import train
-from lasttoken.errors import UserError
+from lasttoken.errors import Stopped, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 BROKEN_PIPE = 141  # how a shell tells that a tool was ended by SIGPIPE
@@ -67,21 +68,28 @@ def main() -> None:
 
 
 def exit_code() -> int:
-    """Run the verb; 0, or 2 after the user's mistake, which is told. Raises BrokenPipeError where nobody reads any more."""
+    """Run the verb; 0, 2 after the user's mistake, which is told, 130 or 143 after Ctrl-C or SIGTERM.
+
+    Raises BrokenPipeError where nobody reads any more.
+    """
     try:
         app()
     except UserError as error:
         say(f"{who()}: {error}")
         return 2
+    except Stopped as ended:
+        name = signal.Signals(ended.number).name
+        say(f"lasttoken: {ended.told or f'stopped by {name}; to go on give the same command again'}")
+        return 128 + ended.number
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1
             raise end.__context__ from None
         if end.code == INTERRUPTED:
             say(
                 "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
-                "to go on give the same command again"
+                "to go on give the same command again, `train` with --resume"
             )
-            return 2
+            return INTERRUPTED
         return int(end.code or 0)
     return 0
 

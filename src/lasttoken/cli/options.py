@@ -95,6 +95,14 @@ Time = Annotated[
         rich_help_panel=METHOD,
     ),
 ]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every",
+        min=0,
+        help="Seconds between checkpoints of a training at least; 0: after every update. They take 2 % of its time at most",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the base model")
 ]

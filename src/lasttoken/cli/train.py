@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from time import monotonic
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
-from lasttoken.errors import ConfigError
+from lasttoken.errors import ConfigError, Stopped
 
 
 @o.takes_data()
@@ -30,6 +31,10 @@ def train(
     device: o.Device = "auto",
     gpus: o.Gpus = None,
     checkpointing: o.Checkpointing = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoints of the same command that was stopped or killed")
+    ] = False,
+    checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
     settings: o.Set = None,
     as_json: o.Json = False,
@@ -37,7 +42,7 @@ def train(
     """Train one method and write its run folder."""
     began = monotonic()
     o.check_there(source, data.get("valid"), data.get("test"))
-    from lasttoken.record.folder import INTERRUPTED, check_new, cut_short, plain
+    from lasttoken.record.folder import INTERRUPTED, check_new, plain
 
     folder = out or o.default_folder(source, method)
     if zero_shot and method != "instruction":
@@ -54,7 +59,8 @@ def train(
         checkpointing=checkpointing,
         precision=precision,
     )
-    check_new(folder)
+    if not (resume and folder.exists()):
+        check_new(folder)
     o.check_first(config.data, [getattr(config.method, "model", None)])
     if (gpus or 1) > 1 and "train" not in type(config.method).model_fields:
         raise ConfigError([f"--gpus: {method} trains no network and gains nothing from it; leave it out"])
@@ -62,34 +68,53 @@ def train(
         raise typer.Exit(launch.start(gpus or 1, config.device))
     from lasttoken.cli.screen import Screen, say
     from lasttoken.cli.show import brief
+    from lasttoken.cli.stopping import stopping
     from lasttoken.config.parse import settings_line
     from lasttoken.data.load import load_data
     from lasttoken.record.atomic import claimed
-    from lasttoken.studies.one import finished, in_step, leads, run_method
-    from lasttoken.studies.timed import as_kept, limited, of_rows, within
+    from lasttoken.studies.one import Keeping, finished, in_step, leads, run_method
+    from lasttoken.studies.timed import as_kept, gone_on, limited, of_rows, within
+    from lasttoken.train.checkpoints import folder_of, updates_in
 
     limit = limited(time, began)
     first = leads(config.device)
-    with claimed(folder, here=first), Screen(loud=first) as screen:
+    with claimed(folder, here=first), stopping() as stop, Screen(loud=first) as screen:
         journal = screen.journal(method)
         for sentence in o.stand_in(model, [config.method]):
             screen.note(sentence)
         every = config.data if limit is None else config.data.model_copy(update={"train_rows": None})
         whole = load_data(every, seed=config.seed, journal=journal)
-        if cut_short(folder):
-            kept = as_kept(config, folder, limit)
-            # renames the interrupted run's folder, if it is this same run
-            finished(kept, whole if limit is None else of_rows(whole, kept), folder)
+        kept, outcome = as_kept(config, folder, limit), None
+        if folder.exists():  # one that was interrupted is renamed
+            outcome = finished(kept, whole if limit is None else of_rows(whole, kept), folder)
         in_step(config.device)
-        made = within(config, whole, limit, journal=journal)
-        screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
-        outcome = run_method(made.run, made.splits, folder, name=folder.name, journal=journal, until=made.until)
+        if outcome is None:
+            if resume and not updates_in(folder_of(folder)):
+                screen.note(f"{folder_of(folder)}: no checkpoint; training begins anew")
+            made = gone_on(config, whole, folder, limit) if resume else None
+            made = made or within(config, whole, limit, journal=journal)
+            screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
+            outcome = run_method(
+                made.run,
+                made.splits,
+                folder,
+                name=folder.name,
+                journal=journal,
+                until=made.until,
+                keeping=Keeping(resume, checkpoint_every, stop),
+            )
+        else:
+            screen.note(f"{method}: finished before, {folder}")
     metrics = plain(outcome.measures.model_dump())
     if first:
         typer.echo(json.dumps(metrics, allow_nan=False) if as_json else brief(metrics))
         say(f"report: {outcome.folder / 'report.html'}")
         say(f"next: {o.command('predict', outcome.folder, 'NEW.csv', '-o', 'labelled.csv')}")
-    if (end := outcome.measures.end).how in ("interrupted", "diverged"):
-        again = f"; the same command trains it anew and keeps this run as {outcome.folder}{INTERRUPTED}"
-        say(f"lasttoken: {end.told}" + (again if end.how == "interrupted" else ""))
+    if (end := outcome.measures.end).how == "interrupted":
+        kept = f"{outcome.folder}{INTERRUPTED}"
+        raise Stopped(
+            signal.SIGINT, f"{end.told}; the same command with --resume goes on, and keeps this run as {kept}"
+        )
+    if end.how == "diverged":
+        say(f"lasttoken: {end.told}")
         raise typer.Exit(2)

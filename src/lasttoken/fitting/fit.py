@@ -141,7 +141,13 @@ def fit_weights(
         world=world,
         smaller=too_large if learner.sharded else halving(budget, lengths, state, journal),
     )
-    with training(modules), recomputing_until_done(modules[0]), compiling(settings, modules[0], journal):
+    keeper = state.keeper
+    with (
+        training(modules),
+        recomputing_until_done(modules[0]),
+        compiling(settings, modules[0], journal),
+        nullcontext() if keeper is None else keeper.watching(),
+    ):
         end = keep_best(
             state,
             with_rows(steps, settings.batch, len(lengths)),
@@ -150,6 +156,7 @@ def fit_weights(
             last=length.updates,
             patience=length.patience,
             log=log,
+            ended=lambda: keeper is not None and keeper.after(state),
         )
     end = replace(end, told=sentence(end, metric))
     journal.note(end.told)

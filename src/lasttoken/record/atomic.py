@@ -43,6 +43,7 @@ def writing_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
             part.replace(path)
         else:
             settle(part, path)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -61,7 +62,10 @@ def writing_folder(folder: Path) -> Iterator[Path]:
         (part / folder.name).mkdir(parents=True)
         with locked(part):
             yield part / folder.name
+            for inside in (part / folder.name, *(part / folder.name).rglob("*")):
+                flush(inside)
             settle(part / folder.name, folder)
+            flush(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -188,6 +192,18 @@ def parts_of(path: Path) -> list[Path]:
 def part_of(path: Path) -> Path:
     """A unique name for a part of `path`."""
     return path.with_name(f".{short(path.name)}.{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def flush(folder: Path) -> None:
+    """Flush the entries of a folder, so that a new name in it outlives a loss of power; nothing else has any."""
+    if sys.platform == "win32" or not folder.is_dir():  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def short(name: str) -> str:

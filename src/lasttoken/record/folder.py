@@ -125,6 +125,11 @@ def verify(folder: Path) -> None:
     report.html is no part of what is verified: it is made anew from the rest at any time.
     """
     check_run(folder)
+    verify_files(folder)
+
+
+def verify_files(folder: Path) -> None:
+    """Raises ArtifactError, naming the file, where a folder that `seal` wrote is damaged, or of a newer format."""
     manifest = read_json(folder / MANIFEST)
     kinds = {"format": int, "sha256": dict}
     if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):

@@ -30,8 +30,8 @@ from lasttoken.record.atomic import claimed
 from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
-from lasttoken.studies.one import check_same, finished, in_step, leads, run_method
-from lasttoken.studies.timed import Limit, as_kept, limited, within
+from lasttoken.studies.one import Keeping, check_same, finished, in_step, leads, run_method
+from lasttoken.studies.timed import Limit, as_kept, gone_on, limited, within
 
 FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
 
@@ -163,11 +163,13 @@ def run_cells(
     tell: Callable[[str], None],
     goal: float | None = None,
     limit: Limit | None = None,
+    keeping: Keeping | None = None,
 ) -> Study:
     """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
 
     splits: those of every run, or a dict by the run's seed. A method that cannot run is reported and left out. limit:
-    for all runs; each gets an equal share of the time left. Raises the last UserError if no method could run.
+    for all runs; each gets an equal share of the time left. keeping: checkpoints of the trainings. Raises the last
+    UserError if no method could run.
     """
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
     named(metric, by_seed[cells[0].run.seed].labels.multi)  # fail before anything is trained
@@ -201,10 +203,17 @@ def run_cells(
                     fits = sum(not (out / later.folder(first_seed)).exists() for later in cells[number:])
                     whole = by_seed[config.seed] if limit else parts[config.data.train_rows, config.seed]
                     first = out / cell.folder(config.seed)  # the same cell of the first seed
-                    made = within(config, whole, limit, fits=fits, journal=journal, like=first)
+                    made = gone_on(config, whole, out / name, limit) if keeping else None
+                    made = made or within(config, whole, limit, fits=fits, journal=journal, like=first)
                     tell(f"{name}: {settings_line(made.run)}")  # kept in config.toml
                     outcome = run_method(
-                        made.run, made.splits, out / name, name=cell.name, journal=journal, until=made.until
+                        made.run,
+                        made.splits,
+                        out / name,
+                        name=cell.name,
+                        journal=journal,
+                        until=made.until,
+                        keeping=keeping,
                     )
                 else:
                     journal.note(f"kept from before, {out / name}")
@@ -240,7 +249,7 @@ def run_cells(
 def cut_short_sentence(name: str, folder: Path) -> str:
     """The note on a kept run that Ctrl-C interrupted."""
     return (
-        f"{name}: interrupted by Ctrl-C; {folder} holds the unfinished run; the same command fits {name} anew and keeps "
+        f"{name}: interrupted by Ctrl-C; {folder} holds the unfinished run; the same command goes on with {name} and keeps "
         f"this run as {folder.name}{INTERRUPTED}"
     )
 

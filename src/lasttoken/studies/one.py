@@ -39,7 +39,7 @@ from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.device import choose_device, describe_device
 from lasttoken.predictor import Predictor
 from lasttoken.record.artifact import SETTINGS
-from lasttoken.record.folder import INTERRUPTED, check_free, files, read_json, verify, writing
+from lasttoken.record.folder import INTERRUPTED, check_free, files, json_bytes, read_json, verify, writing
 from lasttoken.record.schema import Environment, LoggedStep, Metrics
 from lasttoken.report.page import render, write_page
 from lasttoken.report.tables import mistakes
@@ -53,10 +53,11 @@ from lasttoken.studies.folds import (
     run_folds,
     said_of,
 )
-from lasttoken.train.distributed import join, launched
+from lasttoken.train.distributed import World, join, launched
 from lasttoken.wording import figure, first_line, span
 
 if TYPE_CHECKING:
+    from lasttoken.train.checkpoints import Stop
     from lasttoken.train.state import TrainState
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
@@ -81,6 +82,15 @@ class Until:
     explaining: float = math.inf  # after which mistakes are no longer explained
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """Checkpoints of a run's training."""
+
+    resume: bool = False  # go on from them; else a training that has some is refused
+    every: float = 60.0  # seconds from one to the next at least
+    stop: Stop | None = None  # signals that end the training between two updates
+
+
 @dataclass(frozen=True, eq=False)
 class Predicted:
     """Uncalibrated predictions of the validation and test rows."""
@@ -92,17 +102,27 @@ class Predicted:
 
 
 def run_method(
-    config: Run, splits: Splits, folder: Path, *, name: str, journal: Journal, until: Until | None = None
+    config: Run,
+    splits: Splits,
+    folder: Path,
+    *,
+    name: str,
+    journal: Journal,
+    until: Until | None = None,
+    keeping: Keeping | None = None,
 ) -> Outcome:
     """Fit, predict, evaluate and save one method. The folder is written whole or not at all, by the first process only.
 
-    until: deadlines of a run with a time limit.
+    until: deadlines of a run with a time limit. keeping: checkpoints of its training; None writes and reads none.
     """
     until = Until() if until is None else until
     journal.progress(catalog.loading(config.method), 0, 0)  # importing torch takes seconds
     check_decision(config.decision, splits.valid.targets, splits.labels)
     world = join(catalog.device_of(config.method.method, config.device))
     check_free(folder)  # fail before training
+    state = None
+    if keeping is not None and "train" in type(config.method).model_fields:
+        state = kept_state(config, splits, folder, keeping, world=world, journal=journal)
     folds = run_folds(config, splits, folder, writes=world.rank == 0, journal=journal) if splits.folds else []
     fitted = catalog.fit(
         config.method,
@@ -111,7 +131,7 @@ def run_method(
         seed=config.seed,
         device=config.device,
         journal=journal,
-        state=state_until(until.training),
+        state=state_until(until.training, state),
     )
     found = predict_parts(fitted, splits, journal, folds)
     record = judge(config, splits, fitted, found, folder, name=name, journal=journal)
@@ -126,20 +146,77 @@ def run_method(
             elif not folds:  # the folds' models, which made the mistakes, are no longer in memory
                 record = explain_mistakes(config, splits, fitted, record, journal)
             record = write_run(record, splits, fitted, journal)
-            if folds and fitted.end.how != "interrupted":
-                remove_folds(folder)
+            if fitted.end.how != "interrupted":
+                if folds:
+                    remove_folds(folder)
+                if state is not None and state.keeper is not None:
+                    state.keeper.remove()
     finally:
         world.wait()  # also if writing failed: the other processes wait here
     return Outcome(record.folder, record.measures, fitted)
 
 
-def state_until(deadline: float) -> TrainState | None:
-    """A training state that ends at `deadline`; None without a deadline. Imports torch."""
+def state_until(deadline: float, state: TrainState | None) -> TrainState | None:
+    """The state, or a new one, that ends at `deadline`; None without either. Imports torch."""
     if deadline == math.inf:
-        return None
+        return state
     from lasttoken.train.state import TrainState
 
-    return TrainState(deadline=deadline)
+    state = TrainState() if state is None else state
+    state.deadline = deadline
+    return state
+
+
+def kept_state(
+    config: Run, splits: Splits, folder: Path, keeping: Keeping, *, world: World, journal: Journal
+) -> TrainState:
+    """The state of the run's last checkpoint, or a new one; it writes checkpoints from now on.
+
+    Raises ArtifactError where there are some and they are not to be used, or belong to another training.
+    """
+    from lasttoken.train.checkpoints import Checkpoints, Stop, folder_of, updates_in
+    from lasttoken.train.state import TrainState
+
+    about = {"config.toml": to_toml(config), "data.json": json_bytes(rows_and_base(config, splits), indent=1).decode()}
+    keeper = Checkpoints(folder, about, keeping.every, keeping.stop or Stop(), world=world, journal=journal)
+    if not keeping.resume and updates_in(folder_of(folder)):
+        raise ArtifactError(
+            f"{folder_of(folder)} holds a training that was not finished; go on with --resume, or delete that folder"
+        )
+    if (folder_of(folder) / "data.json").is_file():
+        check_same_training(config, splits, folder_of(folder))
+    found = keeper.read() if keeping.resume else None
+    if found is not None:
+        journal.note(f"resumes {folder_of(folder)} after update {found.update}")
+    state = found or TrainState()
+    state.keeper = keeper
+    return state
+
+
+def rows_and_base(config: Run, splits: Splits) -> dict[str, str | None]:
+    """Digests of the rows and of the base model's files."""
+    base = getattr(config.method, "model", None)
+    if base is not None:
+        from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
+
+        base = fingerprint(base)
+    return {"the rows": data_digest(splits), "the base model": base}
+
+
+def check_same_training(config: Run, splits: Splits, folder: Path) -> None:
+    """Raises ArtifactError, naming what differs, where the checkpoints in `folder` are of another training."""
+    others = differences(read_run(folder / "config.toml"), config)
+    kept, now = read_json(folder / "data.json"), rows_and_base(config, splits)
+    others += [name for name, value in now.items() if kept.get(name) != value]
+    if others:
+        raise ArtifactError(
+            f"{folder} holds a training that differs in {', '.join(others[:5])}; give its command again, or delete that folder"
+        )
+
+
+def settings_of(config: Run) -> dict[str, Any]:
+    """The settings by dotted name, as a file would hold them."""
+    return dict(flat(tomllib.loads(to_toml(config))))
 
 
 def predict_parts(fitted: Fitted, splits: Splits, journal: Journal, folds: Sequence[Fold] = ()) -> Predicted:
@@ -396,7 +473,7 @@ def check_same(config: Run, splits: Splits, folder: Path) -> None:
 def differences(one: Run, other: Run) -> list[str]:
     """Dotted names of the settings in which two runs differ."""
     # compared as TOML, since one was read from a file
-    a, b = (dict(flat(tomllib.loads(to_toml(run)))) for run in (one, other))
+    a, b = settings_of(one), settings_of(other)
     return [name for name in a | b if a.get(name) != b.get(name)]
 
 

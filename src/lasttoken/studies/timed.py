@@ -29,6 +29,7 @@ from lasttoken.plan.within import Job, Speed, choose, seconds_after, told
 from lasttoken.record.folder import MANIFEST
 from lasttoken.record.schema import Metrics
 from lasttoken.studies.one import Until
+from lasttoken.train.checkpoints import folder_of, updates_in
 from lasttoken.train.distributed import launched
 from lasttoken.wording import duration
 
@@ -158,6 +159,16 @@ def within(
     return Within(fitting, of_rows(whole, fitting), Until(training, ends - explained * WEIGHED * speed.row))
 
 
+def gone_on(run: Run, whole: Splits, folder: Path, limit: Limit | None) -> Within | None:
+    """The run whose training was stopped, as --time chose it then, with a new deadline; None without a limit or checkpoint."""
+    place = folder_of(folder)
+    if limit is None or not updates_in(place):
+        return None
+    same = as_kept(run, place, limit)
+    ends = limit.clock() + limit.left()
+    return Within(same, of_rows(whole, same), Until(ends - JUDGING, ends))
+
+
 def after_training(splits: Splits, kept: Path) -> float:
     """Seconds from the end of training to the written run, at the prediction speed of the run in `kept`."""
     rate = read_fact(kept / "metrics.json", Metrics).cost.predict_rows_per_second
@@ -224,7 +235,7 @@ def with_settings(run: Run, method: dict[str, Any], rows: int | None) -> Run:
 
 def as_kept(run: Run, folder: Path, limit: Limit | None) -> Run:
     """The run with the settings that --time chose for the run in `folder`; unchanged without a limit or that run."""
-    if limit is None or not (folder / MANIFEST).is_file():
+    if limit is None or not (folder / "config.toml").is_file():
         return run
     kept = read_run(folder / "config.toml")
     mine: Any = run.method

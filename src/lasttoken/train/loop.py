@@ -116,12 +116,13 @@ def keep_best(
     last: int,
     patience: int,
     log: Callable[[Step], None],
+    ended: Callable[[], bool] = lambda: False,
 ) -> End:
     """Run `steps` with early stopping, and restore the weights with the best validation score.
 
     score: evaluated every `every` updates and after update `last`; higher is better. patience: scores without a gain
     before training stops. Only trainable weights are copied, to main memory. log: called once per update, when `state`
-    is complete and can be saved as a checkpoint.
+    is complete and can be saved as a checkpoint. ended: asked after that; True ends training as Ctrl-C does.
     Training ends after the update in which state.deadline passes; that update is scored.
     After the first score, divergence or Ctrl-C ends training with the best weights. Before it, divergence keeps the
     weights of the last good update and scores them; Ctrl-C, and divergence in the first update, are raised.
@@ -138,6 +139,8 @@ def keep_best(
             step = replace(step, score=score() if due else None)
             state.advance(step)
             log(step)
+            if ended():
+                raise KeyboardInterrupt
             if late and state.update < last:
                 how, why = "early", f"ended at update {state.update} of {last}, when its time was up"
                 break

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from lasttoken.errors import ArtifactError
 from lasttoken.train.outcome import Step
+
+if TYPE_CHECKING:
+    from lasttoken.train.checkpoints import Checkpoints
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 
@@ -53,6 +56,7 @@ class TrainState:
     steps: list[Step] = field(default_factory=list)
     running: torch.optim.Optimizer | None = None  # `write` saves its state instead of `optimiser`
     deadline: float = math.inf  # time.monotonic() at which training ends; not written, so that resuming is exact
+    keeper: Checkpoints | None = None  # writes this state; not written itself
 
     def attach(self, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> None:
         """Bind the state to these modules and their optimiser, and restore what was read from disk into them.
@@ -66,7 +70,9 @@ class TrainState:
             kept, self.weights = self.weights, live
             self.put(kept)
             rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(self.optimiser if self.running is None else self.running.state_dict())
+            saved = self.optimiser if self.running is None else self.running.state_dict()
+            optimizer.load_state_dict(saved)
+            check_dtypes(saved, optimizer)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # the peak rate, which the schedule scales
         self.weights, self.running, self.optimiser = live, optimizer, {}  # the running one has it all
@@ -145,6 +151,17 @@ class TrainState:
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{folder}: no complete training state ({error}); start the training again") from error
+
+
+def check_dtypes(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raises ArtifactError where an optimiser has cast what it loaded, as torch does with states of 8 bits."""
+    for number, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            before = saved["state"][number].get(name)
+            if isinstance(value, Tensor) and isinstance(before, Tensor) and value.dtype != before.dtype:
+                raise ArtifactError(
+                    f"the optimiser's {name} was {before.dtype} and is {value.dtype} after loading; start the training again"
+                )
 
 
 def numbered(tensors: dict[str, Tensor], kind: str) -> list[Tensor]:
