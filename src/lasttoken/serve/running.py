@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -77,6 +78,8 @@ def run_server(
     server = uvicorn.Server(config)
     before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
+        gc.collect()
+        gc.freeze()  # libraries and models live as long as the process; looking through them holds up every request
         started()
         server.run(sockets=[at])
     finally:
