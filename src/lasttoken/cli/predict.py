@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, cast
+from typing import IO, Annotated, Any, cast
 
 import typer
 
@@ -24,11 +24,17 @@ EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refus
 def predict(
     run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
     source: Annotated[
-        str | None, typer.Argument(callback=o.path, help="File to label, or - for standard input")
+        str | None,
+        typer.Argument(
+            help="What to label: a file, a folder, a pattern in quotes, s3://, gs://, az:// or hf://; - for standard input",
+        ),
     ] = None,
     text_is: Annotated[str | None, typer.Option("--text-is", help="A single text to label, instead of a file")] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", callback=o.path, help="File to write, or - for standard output")
+        str,
+        typer.Option(
+            "--out", "-o", help="File to write, or - for standard output; a folder gets parts and can be gone on with"
+        ),
     ] = "-",
     text: Annotated[str | None, typer.Option("--text", help=f"Text column; default: the run's{o.SEVERAL}")] = None,
     probs: Annotated[bool, typer.Option("--probs", help="Add a column per label with its probability")] = False,
@@ -71,6 +77,10 @@ def predict(
         str | None, typer.Option("--separator", help="Separator of several labels in CSV and TSV")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Parts: end at the first row that cannot be read, instead of listing it")
+    ] = False,
+    part: Annotated[int, typer.Option("--part", min=1, help="Parts: rows of each")] = 20_000,
     device: o.Device = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a summary as JSON; on stderr, if the rows go to standard output")
@@ -84,6 +94,32 @@ def predict(
         raise ConfigError(["name one thing to label: a file, - for standard input, or a text with --text-is"])
     if empty not in EMPTY:
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
+    from lasttoken.predict.places import is_address, is_many
+
+    source = source if source is None or is_address(source) else o.path(source)
+    out = out if is_address(out) else o.path(out) + "/" * out.endswith("/")
+    if is_many(source, out):
+        assert source is not None
+        label_many(
+            run,
+            source,
+            out,
+            text=text,
+            reading=(format, encoding, quoting),
+            writing=(out_format, probs, empty, separator),
+            loading={
+                "device": device,
+                "trust_remote_code": trust_remote_code,
+                "model": model,
+                "merge": merge,
+                "precision": precision,
+            },
+            raw=raw,
+            strict=strict,
+            part=part,
+            as_json=as_json,
+        )
+        return
     o.check_there(source)
     if out != "-":
         from lasttoken.data.write import check_target
@@ -139,6 +175,61 @@ def predict(
         + (f", {summary.abstained} of them left to a person" if summary.abstained else "")
         + (f", {summary.without} of them given no label" if summary.without else "")
     )
+
+
+def label_many(
+    run: Path,
+    source: str,
+    out: str,
+    *,
+    text: str | None,
+    reading: tuple[str | None, str, str | None],
+    writing: tuple[str | None, bool, str, str | None],
+    loading: dict[str, Any],
+    raw: bool,
+    strict: bool,
+    part: int,
+    as_json: bool,
+) -> None:
+    """Label many rows in parts, and go on where an earlier command ended."""
+    from lasttoken.config.parse import read_run
+    from lasttoken.data.load import columns_of
+    from lasttoken.predict.places import OutputFolder, inputs_of
+    from lasttoken.record.folder import MANIFEST, digest
+
+    (format, encoding, quoting), (out_format, probs, empty, separator) = reading, writing
+    files, data = inputs_of(source), read_run(run / "config.toml").data
+    if text is not None:
+        data = data.model_copy(update={"text": o.listed(text), "template": None})
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.evaluation.policy import Policy
+    from lasttoken.predict.file import Input, Output
+    from lasttoken.predict.job import Job, run_job
+    from lasttoken.predictor import Predictor
+
+    reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
+    writes = Output(out_format, probs, separator or data.separator or ";", empty)
+    settings = {"text": list(data.text), "template": data.template, "raw": raw, **vars(writes)}
+    settings |= {"encoding": encoding, "quoting": reads.quoting, "input format": format, "strict": strict}
+    settings |= {name: loading[name] for name in ("merge", "precision")}
+    made_by = {"run": digest(run / MANIFEST), "settings": settings}
+    with Screen() as screen, o.naming_options({"text": data.text}):
+        screen.progress("predict", "loading the model", 0, 0)
+        predictor = Predictor.load(run, **loading)
+        predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
+        job = Job(predictor, files, OutputFolder(out), reads, writes, made_by, strict, part)
+        done = run_job(job, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
+    if as_json:
+        typer.echo(json.dumps(vars(done)))
+    for sentence in done.told:
+        say(sentence)
+    say(
+        f"{counted(done.rows, 'row', 'rows')} of {counted(done.files, 'file', 'files')} labelled in "
+        f"{counted(done.parts, 'part', 'parts')}, {done.seconds:.1f} s"
+        + (f"; {done.kept} of the parts were there before" if done.kept else "")
+    )
+    if done.bad:
+        say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/*.errors.jsonl say why")
 
 
 class Lines(io.TextIOBase):

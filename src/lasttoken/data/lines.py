@@ -9,12 +9,14 @@ import codecs
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import IO, cast
 
 from lasttoken.errors import DataError
 
 BLOCK = 1 << 20  # bytes read at once
+PACKED = {".gz": "gzip", ".zst": "zstd"}
 BINARY = {  # first bytes of files that are not text tables, whatever their ending -> type of file
     b"PAR1": "a Parquet file; end its name in .parquet",
     b"PK\x03\x04": "a zip archive, as Excel workbooks are; save the sheet as CSV (UTF-8)",
@@ -34,12 +36,32 @@ UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # bytes that cp1252 leaves u
 
 
 def file_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a text file, with their line ends."""
+    """The lines of a text file, with their line ends; of a packed one those inside."""
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as raw, unpacked(raw, path.name) as stream:
             yield from decoded_lines(stream, str(path), encoding)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise DataError(unreadable(str(path), error)) from error
+
+
+@contextmanager
+def unpacked(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
+    """What is inside a stream whose name ends in .gz or .zst; the stream itself of any other. Raises OSError where damaged."""
+    packed = PACKED.get(PurePath(name).suffix.lower())
+    if packed is None:
+        yield raw
+        return
+    import pyarrow as pa
+
+    with pa.CompressedInputStream(raw, packed) as plain:
+        yield cast("IO[bytes]", plain)
+
+
+def unreadable(name: str, error: OSError) -> str:
+    """The error text for a file that cannot be read."""
+    if error.strerror:
+        return f"{name}: cannot be read ({error.strerror}); check its permissions"
+    return f"{name}: not a packed file, or truncated ({str(error).splitlines()[0]}); write or copy it again"
 
 
 def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:

@@ -9,13 +9,14 @@ import csv
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lasttoken.data.label_tools import as_flat_row
 from lasttoken.errors import DataError, MissingColumn
 from lasttoken.wording import closest, quoted
 
+Bad = Callable[[int, str], None]  # takes the number of a record that cannot be read, and why
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 PLAIN = "if quotes are ordinary characters in this file, use --quoting none"
 
@@ -48,8 +49,11 @@ def delimited_records(
     quoting: str = "auto",
     whole: bool = False,
     told: list[str],
+    bad: Bad | None = None,
 ) -> Iterator[tuple[int, list[str] | dict[str, str]]]:
     """Records of comma- or tab-separated lines, numbered by their first line. Empty lines are skipped.
+
+    bad: is told of records that cannot be read, which are then left out; None raises DataError at the first.
 
     Quoting is strict, because an unclosed quote would otherwise swallow the rest of the file. Warnings, such as one about
     quoted cells whose lines could be rows, are appended to `told`. With quoting "none" a quote is an ordinary character.
@@ -73,7 +77,11 @@ def delimited_records(
         elif fields or len(header) == 1:  # in a table of one column an empty line is an empty cell
             fields = fields or [""]
             if len(fields) != len(header):
-                raise DataError(f"{name}:{begin}: {ragged(fields, header, delimiter, taken)}")
+                problem = f"{name}:{begin}: {ragged(fields, header, delimiter, taken)}"
+                if bad is None:
+                    raise DataError(problem)
+                bad(begin, problem)
+                continue
             if len(taken) > 1 and all(could_be_row(line, delimiter, len(header)) for line in taken):
                 swallowing.append((begin, len(taken)))
             yield begin, dict(zip(header, fields, strict=True)) if whole else [fields[j] for j in places]
@@ -178,19 +186,37 @@ def delimiter_of(header: str, wanted: Sequence[str], usual: str, quoting: str = 
 
 
 def json_records(
-    lines: Iterator[str], name: str, wanted: Sequence[str], *, whole: bool = False, optional: Collection[str] = ()
+    lines: Iterator[str],
+    name: str,
+    wanted: Sequence[str],
+    *,
+    whole: bool = False,
+    optional: Collection[str] = (),
+    bad: Bad | None = None,
 ) -> Iterator[tuple[int, list[Any] | dict[str, Any]]]:
     """Records of one JSON object a line, numbered by line. Empty lines are skipped.
 
-    Columns that are `optional` may be absent from a row, which gives None, but not from all of them.
+    Columns that are `optional` may be absent from a row, which gives None, but not from all of them. bad: as of
+    `delimited_records`.
     """
+    return picked(json_values(lines, name, bad), name, wanted, whole=whole, optional=optional, bad=bad)
+
+
+def json_values(lines: Iterator[str], name: str, bad: Bad | None) -> Iterator[tuple[int, str, Any, bool]]:
+    """(number, place, value, whether its JSON has \\u escapes) of each line that is not empty."""
     form = "each line is one object, or the file one list of them"
-    rows = (
-        (number, f"{name}:{number}", parsed(line.rstrip(), f"{name}:{number}", form), "\\u" in line)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    )
-    return picked(rows, name, wanted, whole=whole, optional=optional)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{name}:{number}"
+        try:
+            value = parsed(line.rstrip(), place, form)
+        except DataError as error:
+            if bad is None:
+                raise
+            bad(number, str(error))
+            continue
+        yield number, place, value, "\\u" in line
 
 
 def document_records(
@@ -210,24 +236,31 @@ def picked(
     *,
     whole: bool,
     optional: Collection[str],
+    bad: Bad | None = None,
 ) -> Iterator[tuple[int, list[Any] | dict[str, Any]]]:
     """(number, record) of each row, given as (number, place, value, whether its JSON has \\u escapes)."""
     required = [column for column in wanted if column not in optional]
     unseen = set(wanted) - set(required)
     found: list[str] = []
     for number, place, row, escaped in rows:
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{place}: a {type(row).__name__}, expected an object such as {{{json.dumps(wanted[0])}: ...}}"
-            )
-        if not row.keys() >= set(wanted):
-            row = as_flat_row(row, place)
-            check_required(required, row, place, first=[] if whole else found)
+        try:
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"{place}: a {type(row).__name__}, expected an object such as {{{json.dumps(wanted[0])}: ...}}"
+                )
+            if not row.keys() >= set(wanted):
+                row = as_flat_row(row, place)
+                check_required(required, row, place, first=[] if whole else found)
+            cells = row if whole else [row.get(column) for column in wanted]
+            if escaped:
+                check_unicode(cells, place)
+        except DataError as error:
+            if bad is None:
+                raise
+            bad(number, str(error))
+            continue
         unseen -= row.keys()
         found = found or list(row)
-        cells = row if whole else [row.get(column) for column in wanted]
-        if escaped:
-            check_unicode(cells, place)
         yield number, cells
     if found:
         check_columns(sorted(unseen), found, name)

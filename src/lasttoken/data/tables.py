@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lasttoken.data.lines import decoded_lines, file_lines, whole_lines
-from lasttoken.data.records import check_columns, delimited_records, document_records, json_records
+from lasttoken.data.lines import PACKED, decoded_lines, file_lines, whole_lines
+from lasttoken.data.records import Bad, check_columns, delimited_records, document_records, json_records
 from lasttoken.errors import DataError
 from lasttoken.wording import closest
 
@@ -140,21 +140,22 @@ def text_table(
     quoting: str = "auto",
     whole: bool = False,
     optional: Collection[str] = (),
+    bad: Bad | None = None,
 ) -> Table:
-    """The records of the lines of a CSV, TSV, JSON or JSONL file."""
+    """The records of the lines of a CSV, TSV, JSON or JSONL file. bad: is told of those that cannot be read, see records.py."""
     if format in ("csv", "tsv"):
         if quoting not in ("auto", "none"):
             raise DataError(f"{name}: quoting {quoting!r} is unknown; use auto or none")
         delimiter = "," if format == "csv" else "\t"
         told: list[str] = []
-        records = delimited_records(lines, name, wanted, delimiter, quoting=quoting, whole=whole, told=told)
+        records = delimited_records(lines, name, wanted, delimiter, quoting=quoting, whole=whole, told=told, bad=bad)
         empty = "there are no rows, only column names; check that the file is complete"
         return Table(name, "line", records, empty=empty, told=told)
     if format == "jsonl":
         begins, lines = peeked(lines)
         if begins == "[":
             return Table(name, "row", document_records(lines, name, wanted, whole=whole, optional=optional))
-        return Table(name, "line", json_records(lines, name, wanted, whole=whole, optional=optional))
+        return Table(name, "line", json_records(lines, name, wanted, whole=whole, optional=optional, bad=bad))
     raise DataError(f"{name}: format {format!r} cannot be read as text; known formats are {', '.join(known_formats())}")
 
 
@@ -175,6 +176,8 @@ def known_formats() -> list[str]:
 
 def format_of(path: Path, *, write: bool = False) -> str:
     """The format that the file's ending stands for. Raises DataError if it cannot be read, or with `write` written."""
+    if not write and path.suffix.lower() in PACKED:
+        path = path.with_suffix("")
     known, ending = FORMATS if write else READ, path.suffix.lower()
     if ending not in known:
         shown = f"files ending in {ending!r}" if ending else "files without an ending"
@@ -198,8 +201,16 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty; it needs a header and rows")
 
 
-def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *, whole: bool = False) -> Table:
-    """The records of a Parquet file."""
+def parquet_table(
+    source: Path | IO[bytes],
+    name: str,
+    wanted: Sequence[str],
+    *,
+    whole: bool = False,
+    groups: Sequence[int] | None = None,
+    start: int = 0,
+) -> Table:
+    """The records of a Parquet file. groups: the row groups to read, None for all; start: number of their first row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -215,7 +226,7 @@ def parquet_table(source: Path | io.BytesIO, name: str, wanted: Sequence[str], *
         stream.close()
         raise
     if whole:  # cells keep the types of the schema
-        records = parquet_records(file, name, schema.names)
+        records = parquet_records(file, name, schema.names, groups, start)
         records = ((number, dict(zip(schema.names, cells, strict=True))) for number, cells in records)
         return Table(name, "row", records, schema=schema)
     decoders = [class_decoder(feature) for feature in features_of(schema, wanted)]
@@ -254,14 +265,19 @@ def class_decoder(feature: Any) -> Callable[[Any], Any] | None:
 
 
 def parquet_records(
-    file: pyarrow.parquet.ParquetFile, name: str, wanted: Sequence[str]
+    file: pyarrow.parquet.ParquetFile,
+    name: str,
+    wanted: Sequence[str],
+    groups: Sequence[int] | None = None,
+    start: int = 0,
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Records of an open Parquet file, one batch in memory at a time."""
     import pyarrow as pa
 
-    number = 0
+    number = start
     try:
-        for batch in file.iter_batches(batch_size=8192, columns=list(dict.fromkeys(wanted))):
+        columns = list(dict.fromkeys(wanted))
+        for batch in file.iter_batches(batch_size=8192, row_groups=groups, columns=columns):
             for cells in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
                 yield number, cells
                 number += 1

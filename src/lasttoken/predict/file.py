@@ -108,9 +108,7 @@ def predict_file(
                 )
             answers = predictor(texts)
             cut += answers.truncation
-            said = added_cells(answers, predictor.policy.rule, probs=probs, joined=joined)
-            if empty == "blank":
-                said = [more if word else unlabelled(more) for more, word in zip(said, words, strict=True)]
+            said = cells_of(answers, words, predictor.policy.rule, writes, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
             done, bare = done + len(texts), bare + words.count(False)
             left += sum(more.get(ABSTAINED, False) for more in said)
@@ -178,6 +176,14 @@ def unlabelled(row: Row) -> Row:
     """What is added to a row whose text has no word: no label, no probability; whether it was abstained on stays."""
     nothing = {list: [], float: math.nan}  # NaN, which is written as nothing, keeps a column of numbers one
     return {name: nothing.get(type(value)) if name != ABSTAINED else value for name, value in row.items()}
+
+
+def cells_of(answers: Answers, words: Sequence[bool], rule: Rule, writes: Output, *, joined: str | None) -> list[Row]:
+    """What is added to each row; nothing but its columns to those whose text has no word, unless they are labelled too."""
+    said = added_cells(answers, rule, probs=writes.probs, joined=joined)
+    if writes.empty != "blank":
+        return said
+    return [more if word else unlabelled(more) for more, word in zip(said, words, strict=True)]
 
 
 def added_names(labels: LabelSpace, rule: Rule, *, probs: bool, joined: str | None) -> list[str]:

@@ -1,0 +1,186 @@
+"""Files of a job, on this machine or on an object store (fsspec): which there are, reading them, committing new ones."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from lasttoken.data.lines import PACKED, unpacked, unreadable
+from lasttoken.data.tables import FORMATS, READ
+from lasttoken.errors import ArtifactError, DataError
+from lasttoken.record.atomic import writing_file
+
+SAMPLE = 1 << 20  # bytes of the first and the last part of a file that its digest covers
+STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+
+
+def is_address(place: str) -> bool:
+    """Whether a place is not on this machine: s3://, gs://, az://, hf://, memory://."""
+    return "://" in place
+
+
+def file_system(place: str) -> tuple[Any, str]:
+    """(fsspec's file system, path in it) of an address. Raises DataError where its package is missing."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        kind = place.partition("://")[0]
+        hint = f"pip install {STORES[kind]}" if kind in STORES else "known are " + ", ".join(STORES)
+        raise DataError(f"{place}: {str(error).splitlines()[0]}; {hint}") from error
+
+
+def format_name(name: str) -> str | None:
+    """The format that a name's ending stands for, that of a packed file within; None where it is none."""
+    path = PurePosixPath(name)
+    path = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    return READ.get(path.suffix.lower())
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of rows."""
+
+    name: str  # path or address; - for standard input
+
+    @property
+    def stem(self) -> str:
+        """Its name without endings."""
+        if self.name == "-":
+            return "stdin"
+        name = PurePosixPath(self.name.replace(os.sep, "/")).name
+        while PurePosixPath(name).suffix.lower() in (*PACKED, *READ):
+            name = PurePosixPath(name).stem
+        return name
+
+    def identity(self) -> dict[str, Any]:
+        """What tells the file from another: its size, and a digest of its ends, or the store's own mark."""
+        if self.name == "-":
+            return {"name": "-"}
+        if is_address(self.name):
+            system, path = file_system(self.name)
+            info = system.info(path)
+            mark = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "oid") if info.get(key)), None)
+            return {"name": self.name, "size": info.get("size"), "mark": mark}
+        size, digest = os.path.getsize(self.name), hashlib.sha256()
+        with open(self.name, "rb") as stream:
+            digest.update(stream.read(SAMPLE))
+            stream.seek(max(0, size - SAMPLE))
+            digest.update(stream.read(SAMPLE))
+        return {"name": self.name, "size": size, "mark": digest.hexdigest()}
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """A stream of its bytes, unpacked. Raises DataError where it cannot be read."""
+        try:
+            if self.name == "-":
+                yield sys.stdin.buffer
+                return
+            with self.raw() as raw, unpacked(raw, self.name) as stream:
+                yield stream
+        except OSError as error:
+            raise DataError(unreadable(self.name, error)) from error
+
+    @contextmanager
+    def raw(self) -> Iterator[IO[bytes]]:
+        """A stream of its bytes as they are, in which one can seek."""
+        if is_address(self.name):
+            system, path = file_system(self.name)
+            with system.open(path, "rb") as stream:
+                yield stream
+        else:
+            with open(self.name, "rb") as stream:
+                yield stream
+
+
+def inputs_of(given: str) -> list[InputFile]:
+    """The files that a name, a folder, a pattern or an address stands for, by name. Raises DataError where there are none."""
+    if given == "-":
+        return [InputFile("-")]
+    if is_address(given):
+        system, path = file_system(given)
+        try:
+            found = system.glob(path) if glob.has_magic(given) else system.find(path) if system.isdir(path) else [path]
+        except OSError as error:
+            raise DataError(f"{given}: cannot be listed ({error})") from error
+        names = [system.unstrip_protocol(name) for name in found]
+    elif Path(given).is_dir():
+        names = [str(path) for path in Path(given).rglob("*") if path.is_file() and not hidden(path, Path(given))]
+    else:
+        names = glob.glob(given, recursive=True) if glob.has_magic(given) and not Path(given).exists() else [given]
+        names = [name for name in names if not Path(name).is_dir()]
+    known = sorted(name for name in names if format_name(name) is not None)
+    single = names == [given] or (is_address(given) and len(names) == 1 and not glob.has_magic(given))
+    chosen = sorted(names) if single else known
+    if not chosen:
+        raise DataError(f"{given}: no file ending in {', '.join(READ)}, packed as .gz or .zst or not, is there")
+    return [InputFile(name) for name in chosen]
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder on the way to it, has a name that begins with a dot or an underscore."""
+    return any(part[0] in "._" for part in path.relative_to(folder).parts)
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where the parts of a job are written. A file is there whole or not at all: its name is the commit."""
+
+    name: str  # path or address
+
+    def path(self, file: str) -> str:
+        """A file inside."""
+        return f"{self.name.rstrip('/')}/{file}"
+
+    def names(self) -> set[str]:
+        """The files that are there."""
+        if is_address(self.name):
+            system, path = file_system(self.name)
+            system.invalidate_cache()
+            return {PurePosixPath(one).name for one in system.ls(path, detail=False)} if system.exists(path) else set()
+        folder = Path(self.name)
+        if folder.exists() and not folder.is_dir():
+            raise ArtifactError(f"{self.name}: is a file; name a folder for the parts")
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a file."""
+        if is_address(self.name):
+            system, _ = file_system(self.name)
+            return system.cat_file(self.path(file))
+        return Path(self.path(file)).read_bytes()
+
+    def commit(self, file: str, content: bytes) -> None:
+        """Write a file. Raises ArtifactError where that fails; what was there before stays."""
+        try:
+            if is_address(self.name):
+                system, _ = file_system(self.name)
+                system.pipe_file(self.path(file), content)  # one PUT, which is whole or not there
+                return
+            Path(self.name).mkdir(parents=True, exist_ok=True)
+            with writing_file(Path(self.path(file))) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path(file)}: could not be written ({error.strerror or error}); what was committed before is kept, and "
+                "the same command goes on"
+            ) from error
+
+
+def is_many(source: str | None, target: str) -> bool:
+    """Whether predicting is a job of parts: several inputs, an output that is a folder, or either on an object store."""
+    if source is None:
+        return False
+    several = Path(source).is_dir() or (glob.has_magic(source) and not Path(source).exists())
+    folder = (
+        target.endswith("/") or Path(target).is_dir() or (target != "-" and Path(target).suffix.lower() not in FORMATS)
+    )
+    return several or is_address(source) or is_address(target) or (folder and target != "-")

@@ -1,0 +1,97 @@
+"""`predict RUN FOLDER -o FOLDER`: parts through the real command line, killed again and again, and from standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+
+
+def sources(place: Path, rows: list[dict[str, str]], times: int) -> Path:
+    """A folder of a CSV and a JSONL file, some rows of which cannot be read."""
+    place.mkdir()
+    texts = [row["text"] for row in rows] * times
+    with (place / "a.csv").open("w") as file:
+        file.write("text,n\n")
+        for i, text in enumerate(texts):
+            quoted = text.replace('"', "'")
+            file.write(f'"{quoted}",{i}\n' if i % 97 else f"{i},too,many\n")
+    with (place / "b.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": text, "n": i}) + "\n" for i, text in enumerate(texts))
+    return place
+
+
+def test_a_folder_goes_in_and_a_folder_of_parts_comes_out(
+    command: Callable[..., Any], runs: dict[str, Path], rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    place = sources(tmp_path / "in", rows, 1)
+    said = command(
+        "predict", runs["embedding"], place, "-o", tmp_path / "out", "--part", 40, "--json", "--device", "cpu"
+    )
+    assert said.code == 0, said.err
+    told = json.loads(said.out)
+    assert (told["files"], told["parts"], told["rows"], told["bad"]) == (2, 6, 198, 2)
+    assert "198 rows of 2 files labelled in 6 parts" in said.err
+    assert f"2 rows could not be read: {tmp_path / 'out'}/*.errors.jsonl say why" in said.err
+    single = command("predict", runs["embedding"], place / "b.jsonl", "-o", tmp_path / "one.jsonl", "--device", "cpu")
+    assert single.code == 0, single.err
+    parts = [tmp_path / f"out/00001-b-00000{i}.jsonl" for i in range(3)]
+    found = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    wanted = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert [row["n"] for row in found] == list(range(100))
+    assert [row["predicted_label"] for row in found] == [row["predicted_label"] for row in wanted]
+
+
+def test_standard_input_comes_out_in_parts(process: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(50))
+    for _ in range(2):
+        words = ("predict", runs["linear"], "-", "--format", "jsonl", "-o", tmp_path / "out", "--part", 20)
+        done = process(*words, stdin=lines)
+        assert done.returncode == 0, done.stderr
+    assert b"3 of the parts were there before" in done.stderr
+    assert sum(part.read_bytes().count(b"\n") for part in (tmp_path / "out").glob("0*.jsonl")) == 50
+
+
+def test_a_packed_file_goes_in_and_a_file_comes_out(
+    command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    import gzip
+
+    (tmp_path / "new.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n{"text": "b"}\n'))
+    said = command("predict", runs["linear"], tmp_path / "new.jsonl.gz", "-o", tmp_path / "out.jsonl")
+    assert said.code == 0, said.err
+    assert (tmp_path / "out.jsonl").read_bytes().count(b"predicted_label") == 2
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_it_is_the_undisturbed_job(
+    command: Callable[..., Any], runs: dict[str, Path], rows: list[dict[str, str]], tmp_path: Path
+) -> None:
+    place = sources(tmp_path / "in", rows, 100)
+    words = [str(word) for word in ("predict", runs["linear"], place, "--part", 20)]
+    said = command(*words, "-o", tmp_path / "whole")
+    assert said.code == 0, said.err
+    given = [*words, "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "tests/killed.py", "30", "3", "0.6", "--", *given],
+        env=os.environ | {"KILLED_LOG": str(tmp_path / "log")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    told = json.loads(done.stdout)
+    assert told["code"] == 0, (tmp_path / "log").read_text()
+    assert told["kills"] >= 10, told
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")

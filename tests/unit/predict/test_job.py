@@ -1,0 +1,243 @@
+"""Jobs of parts: every row once, in order; what is committed is kept; what cannot be read is listed with its reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lasttoken.data.read import Columns
+from lasttoken.errors import ArtifactError, DataError
+from lasttoken.labels import LabelSpace
+from lasttoken.methods.classifier import Said
+from lasttoken.predict import job as job_module
+from lasttoken.predict.file import Input, Output
+from lasttoken.predict.job import Job, JobSummary, bounds, run_job
+from lasttoken.predict.places import InputFile, OutputFolder, inputs_of, is_many
+from lasttoken.predictor import Predictor
+
+
+class Length:
+    """A classifier by rule, which counts the texts it was given."""
+
+    labels, encode, on_accelerator = LabelSpace(("long", "short")), staticmethod(list), False
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def predict_encoded(self, texts: Sequence[str]) -> Said:
+        self.seen += len(texts)
+        p = np.array([0.75 if len(text) > 6 else 0.25 for text in texts])
+        return Said(np.column_stack([p, 1 - p]), np.zeros(len(texts), dtype=np.int64))
+
+
+def run(
+    source: str | Path, out: str | Path, *, model: Length | None = None, part: int = 4, **options: Any
+) -> JobSummary:
+    reads = Input(Columns(text=("text",)), options.pop("format", None))
+    made_by = {"run": "digest", "settings": {"empty": options.get("empty", "blank")}}
+    writes = Output(options.pop("out_format", None), options.pop("probs", False), empty=options.pop("empty", "blank"))
+    files = inputs_of(str(source))
+    return run_job(
+        Job(Predictor(model or Length()), files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)  # type: ignore[arg-type]
+    )
+
+
+def table(path: Path, rows: int) -> Path:
+    path.write_text("text,n\n" + "".join(f'"row, {i}",{i}\n' for i in range(rows)))
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_row_once_and_in_order(tmp_path: Path) -> None:
+    done = run(table(tmp_path / "a.csv", 10), tmp_path / "out", probs=True)
+    assert (done.files, done.parts, done.rows, done.bad, done.kept) == (1, 3, 10, 0, 0)
+    assert names(tmp_path / "out") == [*(f"00000-a-00000{i}.csv" for i in range(3)), "done.json", "job.json"]
+    parts = [(tmp_path / f"out/00000-a-00000{i}.csv").read_text() for i in range(3)]
+    rows = [row for part in parts for row in csv.DictReader(part.splitlines())]
+    assert [row["n"] for row in rows] == [str(i) for i in range(10)]
+    assert rows[0] == {
+        "text": "row, 0", "n": "0", "predicted_label": "short", "predicted_probability": "0.75", "p(long)": "0.25", "p(short)": "0.75",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "out/done.json").read_text()) == {"files": 1, "parts": 3, "rows": 10, "bad": 0}
+
+
+def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    source, out = table(tmp_path / "a.csv", 10), tmp_path / "out"
+    run(source, out)
+    whole = {name: (out / name).read_bytes() for name in names(out)}
+    for gone in ("00000-a-000001.csv", "done.json"):
+        (out / gone).unlink()
+    (out / ".00000-a-000001.csv.1-aa.part").write_bytes(b"half")
+    model = Length()
+    done = run(source, out, model=model)
+    assert (done.rows, done.kept, model.seen) == (10, 2, 4)
+    assert {name: (out / name).read_bytes() for name in whole} == whole
+
+
+def test_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    source, out = table(tmp_path / "a.csv", 10), tmp_path / "out"
+    run(source, out)
+    with pytest.raises(ArtifactError, match=r"holds a job that differs in part; give its command again"):
+        run(source, out, part=5)
+    with pytest.raises(ArtifactError, match=r"differs in settings.empty"):
+        run(source, out, empty="label")
+    table(source, 11)
+    with pytest.raises(ArtifactError, match=r"differs in inputs"):
+        run(source, out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").touch()
+    with pytest.raises(ArtifactError, match=r"holds 'notes.txt' and no job.json; name an empty or new folder"):
+        run(source, tmp_path / "other")
+    (out / "job.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"job.json: damaged"):
+        run(source, out)
+
+
+BAD = 'text,n\n"a",0\nb,1,2\nc,2\n"d",3\ne\nf,5\n'
+
+
+def test_rows_that_cannot_be_read_are_listed_with_their_part(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(BAD)
+    done = run(tmp_path / "a.csv", tmp_path / "out", part=2)
+    assert (done.rows, done.bad, done.parts) == (4, 2, 2)
+    errors = [
+        [json.loads(line) for line in (tmp_path / f"out/00000-a-00000{i}.csv.errors.jsonl").read_text().splitlines()]
+        for i in range(2)
+    ]
+    assert [[row["row"] for row in part] for part in errors] == [[3], [6]]
+    assert errors[0][0] == {
+        "file": str(tmp_path / "a.csv"),
+        "row": 3,
+        "error": f"{tmp_path / 'a.csv'}:3: 3 fields, expected 2; put quotes around a field that holds a comma",
+    }
+    again = run(tmp_path / "a.csv", tmp_path / "out", part=2)
+    assert (again.rows, again.bad, again.kept) == (4, 2, 2)
+    with pytest.raises(DataError, match="3 fields, expected 2"):
+        run(tmp_path / "a.csv", tmp_path / "strict", part=2, strict=True)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_bad_rows_of_json_and_behind_the_last_part(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "a"}',
+        "{nope",
+        '{"text": 5}',
+        "[1]",
+        '{"other": 1}',
+        '{"text": "\\ud800"}',
+        '{"text": "b"}',
+        "7",
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    done = run(tmp_path / "a.jsonl", tmp_path / "out", part=3)
+    assert (done.rows, done.bad, done.parts) == (2, 6, 2)
+    errors = [
+        json.loads(line)
+        for path in sorted((tmp_path / "out").glob("*.errors.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(row["row"] for row in errors) == [2, 3, 4, 5, 6, 8]
+    assert (tmp_path / "out/00000-a-000001.jsonl").read_bytes() == b""
+
+
+def test_a_mistake_in_the_first_part_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("body\nx\n")
+    (tmp_path / "b.jsonl").write_text('{"body": "x"}\n{"body": "y"}\n')
+    with pytest.raises(DataError, match="no column 'text'"):
+        run(tmp_path / "a.csv", tmp_path / "out")
+    with pytest.raises(DataError, match=r"b.jsonl: no row can be read; the first: .*no column 'text'"):
+        run(tmp_path / "b.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_folder_packed_or_not(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    (place / "deep").mkdir(parents=True)
+    table(place / "b.csv", 3)
+    with gzip.open(place / "deep/a.jsonl.gz", "wt") as stream:
+        stream.write('{"text": "packed"}\n')
+    with pa.OSFile(str(place / "c.jsonl.zst"), "wb") as raw, pa.CompressedOutputStream(raw, "zstd") as stream:
+        stream.write(b'{"text": "also packed"}\n')
+    pd.DataFrame({"text": ["x", "y"]}).to_parquet(place / "d.parquet")
+    for name in ("_SUCCESS", ".hidden.csv", "notes.md"):
+        (place / name).touch()
+    done = run(place, tmp_path / "out")
+    assert (done.files, done.rows) == (4, 7)
+    assert [name for name in names(tmp_path / "out") if name[0] == "0"] == [
+        "00000-b-000000.csv", "00001-c-000000.jsonl", "00002-d-000000.parquet", "00003-a-000000.jsonl",
+    ]  # fmt: skip
+    assert run(f"{place}/*.csv", tmp_path / "globbed").rows == 3
+    with pytest.raises(DataError, match="no file ending in"):
+        run(f"{place}/*.txt", tmp_path / "none")
+
+
+def test_a_damaged_packed_file_is_told(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"text": "a"}\n' * 100)
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a.jsonl.gz: not a packed file, or truncated"):
+        run(tmp_path / "a.jsonl.gz", tmp_path / "out")
+
+
+def test_parquet_goes_by_row_groups_and_skips_those_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pa.table({"text": [f"row {i}" for i in range(23)], "n": list(range(23))})
+    with pq.ParquetWriter(tmp_path / "a.parquet", frame.schema) as file:
+        for begin, end in ((0, 1), (1, 3), (3, 4), (4, 14), (14, 23)):
+            file.write_table(frame.slice(begin, end - begin))
+    assert list(bounds([1, 2, 1, 10, 9], 4)) == [2, 3, 4]
+    done = run(tmp_path / "a.parquet", tmp_path / "out")
+    assert (done.parts, done.rows) == (1 + 3 + 3, 23)
+    parts = sorted((tmp_path / "out").glob("*.parquet"))
+    assert [pq.read_metadata(part).num_rows for part in parts] == [4, 4, 4, 2, 4, 4, 1]
+    assert pd.concat(map(pd.read_parquet, parts))["n"].tolist() == list(range(23))
+    parts[2].unlink()
+    read = list[Any]()
+    real = job_module.parquet_table
+    monkeypatch.setattr(job_module, "parquet_table", lambda *a, **k: read.append(list(k["groups"])) or real(*a, **k))
+    assert run(tmp_path / "a.parquet", tmp_path / "out").kept == 6
+    assert read == [[3]]
+
+
+def test_object_stores(tmp_path: Path) -> None:
+    """fsspec's file system in memory stands for s3 and the like: an object is whole or not there."""
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/bucket/in/a.csv", table(tmp_path / "a.csv", 10).read_bytes())
+    done = run("memory://bucket/in", "memory://bucket/out")
+    assert (done.rows, done.parts) == (10, 3)
+    store.rm("/bucket/out/00000-a-000001.csv")
+    model = Length()
+    assert run("memory://bucket/in/*.csv", "memory://bucket/out", model=model).kept == 2
+    assert model.seen == 4
+    whole = b"".join(store.cat_file(f"/bucket/out/00000-a-00000{i}.csv") for i in range(3))
+    assert whole.count(b"row, ") == 10
+    with pytest.raises(DataError, match=r"pip install gcsfs"):
+        inputs_of("gs://bucket/a.csv")
+
+
+def test_what_is_a_job(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", 1)
+    file, folder = str(tmp_path / "a.csv"), str(tmp_path)
+    assert [is_many(file, out) for out in ("-", "out.csv", "out.jsonl", "out", "out/", folder)] == [False] * 3 + [
+        True
+    ] * 3
+    assert is_many(folder, "out.csv")
+    assert is_many(f"{folder}/*.csv", "-")
+    assert is_many("s3://a/b.csv", "out.csv")
+    assert is_many(file, "s3://a/out")
+    assert not is_many(None, "-")
+    assert InputFile("x/rows.v2.csv.gz").stem == "rows.v2"
