@@ -135,7 +135,7 @@ def test_bad_rows_of_json_and_behind_the_last_part(tmp_path: Path) -> None:
     lines = [
         '{"text": "a"}',
         "{nope",
-        '{"text": 5}',
+        '{"text": {"a": 1}}',
         "[1]",
         '{"other": 1}',
         '{"text": "\\ud800"}',
