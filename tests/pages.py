@@ -27,6 +27,7 @@ GUIDES = [
     "docs/guides/reproduce.md",
     "docs/guides/serve.md",
     "docs/guides/resume.md",
+    "docs/guides/predict.md",
 ]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 

@@ -54,7 +54,11 @@ def ask(address: str, command: Sequence[str], streams: Sequence[int]) -> int:
         ).encode()
         socket.send_fds(connection, [len(message).to_bytes(4, "big")], list(streams))
         connection.sendall(message)
-        return int(connection.recv(16) or b"1")
+        answers = connection.makefile("r")
+        process = int(answers.readline() or -1)
+        if process > 0:  # what ends this process is meant for that one
+            signal.signal(signal.SIGTERM, lambda number, _: os.kill(process, number))
+        return int(answers.readline() or 1)
 
 
 def serve(address: str) -> None:
@@ -102,10 +106,11 @@ def answer(connection: socket.socket) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    connection.sendall(f"{os.getpid()}\n".encode())
     code = run(asked["command"])
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    connection.sendall(str(code).encode())
+    connection.sendall(f"{code}\n".encode())
     os._exit(0)
 
 

@@ -155,9 +155,17 @@ def json_writer(stream: IO[bytes], table: Table) -> Write:
     """Rows as one JSON object a line, each with its own columns; what JSON cannot hold, such as NaN, is null."""
 
     def write(header: Sequence[str], rows: Sequence[Row]) -> None:
-        stream.write("".join(json_text(row, table) + "\n" for row in rows).encode())
+        stream.write(b"".join(json_line(row, table) for row in rows))
 
     return write
+
+
+def json_line(row: Row, table: Table) -> bytes:
+    """A row as a line of JSON; most rows need nothing that JSON itself lacks."""
+    try:
+        return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (ValueError, TypeError):
+        return (json_text(row, table) + "\n").encode()
 
 
 def json_text(value: Any, table: Table) -> str:

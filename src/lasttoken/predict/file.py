@@ -101,11 +101,8 @@ def predict_file(
             check_names(table, records, header=header, added=added, fixed=format != "jsonl")
             texts = texts_of(records, columns, table=table)
             words = [has_word(text) for text in texts]
-            if empty == "refuse" and not all(words):
-                place = table.at(records[words.index(False)][0])
-                raise DataError(
-                    f"{place}: no letter, digit or emoji in the text; mend it, or let --empty blank pass it through"
-                )
+            if empty == "refuse":
+                check_words(records, texts, table)
             answers = predictor(texts)
             cut += answers.truncation
             said = cells_of(answers, words, predictor.policy.rule, writes, joined=joined)
@@ -167,6 +164,15 @@ def texts_of(records: Sequence[tuple[int, Row]], columns: Columns, *, table: Tab
 def has_word(text: str) -> bool:
     """Whether a text holds a letter, a digit or an emoji; texts without get no label."""
     return any(c.isalnum() or category(c) == "So" for c in text)
+
+
+def check_words(records: Sequence[tuple[int, Row]], texts: Sequence[str], table: Table) -> None:
+    """Raise DataError where a text has no letter, digit or emoji."""
+    for (number, _), text in zip(records, texts, strict=True):
+        if not has_word(text):
+            raise DataError(
+                f"{table.at(number)}: no letter, digit or emoji in the text; mend it, or let --empty blank pass it through"
+            )
 
 
 # What is added

@@ -18,12 +18,22 @@ from typing import Any
 
 from lasttoken.config.parse import flat
 from lasttoken.data.lines import decoded_lines
-from lasttoken.data.read import composer
 from lasttoken.data.records import Bad
 from lasttoken.data.tables import FORMATS, Table, known_formats, parquet_table, text_table
 from lasttoken.data.write import Row, header_of, writer
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.predict.file import LABEL, SET, Input, Output, added_names, cells_of, check_names, has_word
+from lasttoken.predict.file import (
+    LABEL,
+    SET,
+    Input,
+    Output,
+    added_names,
+    cells_of,
+    check_names,
+    check_words,
+    has_word,
+    texts_of,
+)
 from lasttoken.predict.places import InputFile, OutputFolder, format_name
 from lasttoken.predictor import Predictor
 from lasttoken.record.folder import json_bytes
@@ -242,30 +252,31 @@ def readable(
 
     Raises DataError at the first of those with `strict`.
     """
-    compose, columns, good, texts = composer(job.reads.columns), job.reads.columns.text, [], list[str]()
-    for number, row in part.records:
+
+    def texts_in(records: Records) -> list[str]:
+        check_names(part.table, records, header=header, added=added, fixed=fixed)
+        texts = texts_of(records, job.reads.columns, table=part.table)
+        if job.writes.empty == "refuse":
+            check_words(records, texts, part.table)
+        return texts
+
+    good, texts = list[tuple[int, Row]](), list[str]()
+    for start in range(0, len(part.records), CHUNK):
+        chunk = part.records[start : start + CHUNK]
         try:
-            check_names(part.table, [(number, row)], header=header, added=added, fixed=fixed)
-            text = text_of(compose, [row[column] for column in columns], part.table.at(number))
-            if job.writes.empty == "refuse" and not has_word(text):
-                raise DataError(f"{part.table.at(number)}: no letter, digit or emoji in the text")
-        except DataError as error:
+            texts += texts_in(chunk)
+            good += chunk
+        except DataError:
             if job.strict:
                 raise
-            part.bad.append({"file": part.file.name, "row": number, "error": str(error)})
-            continue
-        good.append((number, row))
-        texts.append(text)
+            for record in chunk:  # one by one: which of them it is
+                try:
+                    texts += texts_in([record])
+                    good.append(record)
+                except DataError as error:
+                    part.bad.append({"file": part.file.name, "row": record[0], "error": str(error)})
     part.bad.sort(key=lambda row: row["row"])
     return good, texts
-
-
-def text_of(compose: Callable[[list[Any]], str], cells: list[Any], place: str) -> str:
-    """The text of a row. Raises DataError, naming the row, where a cell is none."""
-    try:
-        return compose(cells)
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from error
 
 
 def counts(job: Job, name: str, there: set[str]) -> tuple[int, int]:

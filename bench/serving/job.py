@@ -1,0 +1,93 @@
+"""What does a job of parts cost? Rows a second and memory of `lasttoken predict`, beside those of the classifier alone.
+
+    python bench/serving/job.py [--method linear --rows 1000000] [--out bench/serving/results]
+    python bench/serving/job.py --method embedding --model tiny --rows 100000
+
+JSON lines of some 12 words go in and come out, in a process of its own; the classifier alone predicts the same texts,
+4,096 at a time, from memory. Memory is the process's largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
+
+LABELS = ("array", "file", "frame", "tensor")
+WORDS = "the a parser model of reads value index returns for with error text width sum key into from each".split()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="linear")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    given = parser.parse_args()
+    import torch
+    from machine import about
+
+    with tempfile.TemporaryDirectory() as work:
+        run = trained(given.method, given.model, Path(work))
+        found = measured(run, given.rows, Path(work))
+    found |= {"method": given.method, "model": given.model, "rows": given.rows, **about(torch.device("cpu"))}
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / f"job-{given.method}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(
+        f"{given.method}, {given.rows:,} rows: {found['rows a second']:,.0f} rows/s, {found['ratio']:.2f} times the classifier "
+        f"alone ({found['alone']:,.0f}); largest memory {found['peak bytes'] / 1e9:.2f} GB"
+    )
+
+
+def texts(count: int, draw: random.Random) -> list[str]:
+    """Short texts, each with a word that tells its label."""
+    return [" ".join([draw.choice(LABELS), *draw.choices(WORDS, k=draw.randrange(6, 16))]) for _ in range(count)]
+
+
+def trained(method: str, model: str | None, work: Path) -> Path:
+    """A run on texts as those that are measured."""
+    lines = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts(400, random.Random(0))]
+    (work / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    words = ["train", str(work / "rows.jsonl"), "--method", method, "--out", str(work / "run")]
+    words += [] if model is None else ["--model", model, "--set", "method.train.epochs=1"]
+    subprocess.run([sys.executable, "-m", "lasttoken.cli.main", *words], check=True, capture_output=True)
+    return work / "run"
+
+
+def measured(run: Path, rows: int, work: Path) -> dict[str, Any]:
+    """Rates and memory."""
+    some = texts(rows, random.Random(1))
+    with (work / "in.jsonl").open("w") as file:
+        file.writelines(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(some))
+    words = ["predict", str(run), str(work / "in.jsonl"), "-o", str(work / "out"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lasttoken.cli.main", *words], check=True, capture_output=True, text=True
+    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    told = json.loads(done.stdout)
+    assert told["rows"] == rows
+    from lasttoken.predictor import Predictor
+
+    predictor = Predictor.load(run)
+    predictor(some[:4096])
+    began = time.perf_counter()
+    for start in range(0, rows, 4096):
+        predictor(some[start : start + 4096])
+    alone = rows / (time.perf_counter() - began)
+    rate = rows / told["seconds"]
+    return {"rows a second": rate, "alone": alone, "ratio": rate / alone, "peak bytes": peak, "parts": told["parts"]}
+
+
+if __name__ == "__main__":
+    main()
