@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -20,9 +21,6 @@ from torch import Tensor, nn
 
 from lasttoken.errors import ArtifactError
 from lasttoken.train.outcome import Step
-
-if TYPE_CHECKING:
-    from lasttoken.train.checkpoints import Checkpoints
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 
@@ -34,6 +32,22 @@ class Best:
     score: float
     update: int  # number of that update; 0: initial weights
     weights: list[Tensor]  # copies in main memory
+
+
+class Keeper(Protocol):
+    """Keeps a training's state, and knows of signals."""
+
+    def after(self, state: TrainState) -> bool:
+        """Asked after every update: whether the training is to end here. It may write the state."""
+        ...
+
+    def watching(self) -> AbstractContextManager[None]:
+        """The context in which signals wait for `after`."""
+        ...
+
+    def remove(self) -> None:
+        """Remove what was written: it is not needed any more."""
+        ...
 
 
 @dataclass(eq=False)
@@ -56,7 +70,7 @@ class TrainState:
     steps: list[Step] = field(default_factory=list)
     running: torch.optim.Optimizer | None = None  # `write` saves its state instead of `optimiser`
     deadline: float = math.inf  # time.monotonic() at which training ends; not written, so that resuming is exact
-    keeper: Checkpoints | None = None  # writes this state; not written itself
+    keeper: Keeper | None = None  # writes this state (train/checkpoints.py); not written itself
 
     def attach(self, modules: Sequence[nn.Module], optimizer: torch.optim.Optimizer) -> None:
         """Bind the state to these modules and their optimiser, and restore what was read from disk into them.
