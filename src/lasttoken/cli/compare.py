@@ -127,8 +127,9 @@ def compare(
         raise typer.Exit(launch.start(gpus or 1, first.device))
     from lasttoken.cli.screen import Screen
     from lasttoken.cli.stopping import stopping
-    from lasttoken.studies.many import grid, load_repeats, run_cells
-    from lasttoken.studies.one import Keeping, leads
+    from lasttoken.studies.kept import Keeping
+    from lasttoken.studies.many import Watcher, grid, load_repeats, run_cells
+    from lasttoken.studies.one import leads
     from lasttoken.studies.timed import limited
 
     limit = limited(time, began)
@@ -148,8 +149,7 @@ def compare(
             metric=metric,
             goal=goal,
             limit=limit,
-            journal_of=screen.journal,
-            tell=screen.note,
+            watcher=Watcher(screen.journal, screen.note),
             keeping=Keeping(resume=True, every=checkpoint_every, stop=stop),
         )
     if leads(first.device):

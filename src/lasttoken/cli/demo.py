@@ -58,7 +58,7 @@ def demo(
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.packages import MINILM, SMOLLM2, default_model, installed_minilm
     from lasttoken.record.folder import check_free
-    from lasttoken.studies.many import grid, run_cells
+    from lasttoken.studies.many import Watcher, grid, run_cells
     from lasttoken.studies.timed import limited
 
     limit = limited(time, monotonic())
@@ -90,8 +90,7 @@ def demo(
             splits,
             out,
             metric=HEADLINE,
-            journal_of=screen.journal,
-            tell=screen.note,
+            watcher=Watcher(screen.journal, screen.note),
             limit=limit,
         )
     show(done, metric=HEADLINE, as_json=as_json)

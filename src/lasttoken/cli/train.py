@@ -72,7 +72,8 @@ def train(
     from lasttoken.config.parse import settings_line
     from lasttoken.data.load import load_data
     from lasttoken.record.atomic import claimed
-    from lasttoken.studies.one import Keeping, finished, in_step, leads, run_method
+    from lasttoken.studies.kept import Keeping
+    from lasttoken.studies.one import finished, in_step, leads, run_method
     from lasttoken.studies.timed import as_kept, gone_on, limited, of_rows, within
     from lasttoken.train.checkpoints import folder_of, updates_in
 

@@ -30,7 +30,8 @@ from lasttoken.record.atomic import claimed
 from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
-from lasttoken.studies.one import Keeping, check_same, finished, in_step, leads, run_method
+from lasttoken.studies.kept import Keeping, check_same
+from lasttoken.studies.one import finished, in_step, leads, run_method
 from lasttoken.studies.timed import Limit, as_kept, gone_on, limited, within
 
 FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
@@ -48,6 +49,14 @@ class Cell:
         """The run folder's name: embedding; embedding-200 with 200 training rows; embedding-seed1 of a later seed."""
         rows, seed = self.run.data.train_rows, self.run.seed
         return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told of a study."""
+
+    journal: Callable[[str], Journal]  # of a run, by its name
+    note: Callable[[str], None]  # takes sentences on the whole
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def study(
     runs = {name: Run(method=config, **values) for name, config in methods.items()}
     cells = grid(runs, list(sizes), seeds)
     return run_cells(
-        cells, splits, folder, metric=metric, goal=goal, journal_of=logged, tell=told("study"), limit=limit
+        cells, splits, folder, metric=metric, goal=goal, watcher=Watcher(logged, told("study")), limit=limit
     )
 
 
@@ -159,8 +168,7 @@ def run_cells(
     out: Path,
     *,
     metric: str,
-    journal_of: Callable[[str], Journal],
-    tell: Callable[[str], None],
+    watcher: Watcher,
     goal: float | None = None,
     limit: Limit | None = None,
     keeping: Keeping | None = None,
@@ -171,6 +179,7 @@ def run_cells(
     for all runs; each gets an equal share of the time left. keeping: checkpoints of the trainings. Raises the last
     UserError if no method could run.
     """
+    tell, journal_of = watcher.note, watcher.journal
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
     named(metric, by_seed[cells[0].run.seed].labels.multi)  # fail before anything is trained
     check_page(out / "report.html")

@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import time
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lasttoken import catalog
-from lasttoken.config.parse import flat, read_run, to_toml
+from lasttoken.config.parse import to_toml
 from lasttoken.config.run import Run
 from lasttoken.data.dataset import Dataset, Splits
 from lasttoken.data.splits_file import data_digest, write_splits
-from lasttoken.errors import ArtifactError, UserError
+from lasttoken.errors import UserError
 from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.policy import check_decision, fit_policy, judged_parts
 from lasttoken.evaluation.predictions import Predictions
@@ -39,7 +38,7 @@ from lasttoken.methods.classifier import Fitted, Said
 from lasttoken.model.device import choose_device, describe_device
 from lasttoken.predictor import Predictor
 from lasttoken.record.artifact import SETTINGS
-from lasttoken.record.folder import INTERRUPTED, check_free, files, json_bytes, read_json, verify, writing
+from lasttoken.record.folder import INTERRUPTED, check_free, files, read_json, verify, writing
 from lasttoken.record.schema import Environment, LoggedStep, Metrics
 from lasttoken.report.page import render, write_page
 from lasttoken.report.tables import mistakes
@@ -53,11 +52,11 @@ from lasttoken.studies.folds import (
     run_folds,
     said_of,
 )
-from lasttoken.train.distributed import World, join, launched
+from lasttoken.studies.kept import Keeping, check_same, kept_state
+from lasttoken.train.distributed import join, launched
 from lasttoken.wording import figure, first_line, span
 
 if TYPE_CHECKING:
-    from lasttoken.train.checkpoints import Stop
     from lasttoken.train.state import TrainState
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
@@ -80,15 +79,6 @@ class Until:
 
     training: float = math.inf  # when training ends, finished or not
     explaining: float = math.inf  # after which mistakes are no longer explained
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """Checkpoints of a run's training."""
-
-    resume: bool = False  # go on from them; else a training that has some is refused
-    every: float = 60.0  # seconds from one to the next at least
-    stop: Stop | None = None  # signals that end the training between two updates
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,58 +155,6 @@ def state_until(deadline: float, state: TrainState | None) -> TrainState | None:
     state = TrainState() if state is None else state
     state.deadline = deadline
     return state
-
-
-def kept_state(
-    config: Run, splits: Splits, folder: Path, keeping: Keeping, *, world: World, journal: Journal
-) -> TrainState:
-    """The state of the run's last checkpoint, or a new one; it writes checkpoints from now on.
-
-    Raises ArtifactError where there are some and they are not to be used, or belong to another training.
-    """
-    from lasttoken.train.checkpoints import Checkpoints, Stop, folder_of, updates_in
-    from lasttoken.train.state import TrainState
-
-    about = {"config.toml": to_toml(config), "data.json": json_bytes(rows_and_base(config, splits), indent=1).decode()}
-    keeper = Checkpoints(folder, about, keeping.every, keeping.stop or Stop(), world=world, journal=journal)
-    if not keeping.resume and updates_in(folder_of(folder)):
-        raise ArtifactError(
-            f"{folder_of(folder)} holds a training that was not finished; go on with --resume, or delete that folder"
-        )
-    if (folder_of(folder) / "data.json").is_file():
-        check_same_training(config, splits, folder_of(folder))
-    found = keeper.read() if keeping.resume else None
-    if found is not None:
-        journal.note(f"resumes {folder_of(folder)} after update {found.update}")
-    state = found or TrainState()
-    state.keeper = keeper
-    return state
-
-
-def rows_and_base(config: Run, splits: Splits) -> dict[str, str | None]:
-    """Digests of the rows and of the base model's files."""
-    base = getattr(config.method, "model", None)
-    if base is not None:
-        from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
-
-        base = fingerprint(base)
-    return {"the rows": data_digest(splits), "the base model": base}
-
-
-def check_same_training(config: Run, splits: Splits, folder: Path) -> None:
-    """Raises ArtifactError, naming what differs, where the checkpoints in `folder` are of another training."""
-    others = differences(read_run(folder / "config.toml"), config)
-    kept, now = read_json(folder / "data.json"), rows_and_base(config, splits)
-    others += [name for name, value in now.items() if kept.get(name) != value]
-    if others:
-        raise ArtifactError(
-            f"{folder} holds a training that differs in {', '.join(others[:5])}; give its command again, or delete that folder"
-        )
-
-
-def settings_of(config: Run) -> dict[str, Any]:
-    """The settings by dotted name, as a file would hold them."""
-    return dict(flat(tomllib.loads(to_toml(config))))
 
 
 def predict_parts(fitted: Fitted, splits: Splits, journal: Journal, folds: Sequence[Fold] = ()) -> Predicted:
@@ -453,28 +391,6 @@ def finished(config: Run, splits: Splits, folder: Path) -> Outcome | None:
             folder.rename(aside)
         return None
     return Outcome(folder, measures, None)
-
-
-def check_same(config: Run, splits: Splits, folder: Path) -> None:
-    """Raises ArtifactError if the run in `folder` has other settings, rows or another base model."""
-    others = differences(read_run(folder / "config.toml"), config)
-    if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
-        others.append("the rows")
-    base = read_json(folder / SETTINGS).get("base") or {}
-    if base.get("fingerprint") is not None:
-        from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
-
-        others += ["the base model"] if fingerprint(base["name"]) != base["fingerprint"] else []
-    if others:
-        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
-
-
-def differences(one: Run, other: Run) -> list[str]:
-    """Dotted names of the settings in which two runs differ."""
-    # compared as TOML, since one was read from a file
-    a, b = settings_of(one), settings_of(other)
-    return [name for name in a | b if a.get(name) != b.get(name)]
 
 
 def in_step(device: str) -> None:

@@ -20,7 +20,7 @@ from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.plan.within import Speed
-from lasttoken.studies.many import grid, run_cells
+from lasttoken.studies.many import Watcher, grid, run_cells
 from lasttoken.studies.one import Until, run_method
 from lasttoken.studies.timed import Limit, as_kept, limited, measure, spread, within
 
@@ -172,8 +172,7 @@ def test_a_run_that_is_there_is_kept_with_what_it_was_given(folder: Callable[...
         SPLITS,
         tmp_path,
         metric="macro_f1",
-        journal_of=lambda name: Journal(tell=told.append),
-        tell=told.append,
+        watcher=Watcher(lambda name: Journal(tell=told.append), told.append),
         limit=limit_of(60),
     )
     assert told == [f"kept from before, {tmp_path / 'embedding'}"]
