@@ -14,7 +14,8 @@ import pytest
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def sources(place: Path, rows: list[dict[str, str]], times: int) -> Path:
@@ -42,7 +43,7 @@ def test_a_folder_goes_in_and_a_folder_of_parts_comes_out(
     told = json.loads(said.out)
     assert (told["files"], told["parts"], told["rows"], told["bad"]) == (2, 6, 198, 2)
     assert "198 rows of 2 files labelled in 6 parts" in said.err
-    assert f"2 rows could not be read: {tmp_path / 'out'}/*.errors.jsonl say why" in said.err
+    assert f"2 rows could not be read: {tmp_path / 'out'}/errors/ says why" in said.err
     single = command("predict", runs["embedding"], place / "b.jsonl", "-o", tmp_path / "one.jsonl", "--device", "cpu")
     assert single.code == 0, single.err
     parts = [tmp_path / f"out/00001-b-00000{i}.jsonl" for i in range(3)]
@@ -54,11 +55,14 @@ def test_a_folder_goes_in_and_a_folder_of_parts_comes_out(
 
 def test_standard_input_comes_out_in_parts(process: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:
     lines = b"".join(json.dumps({"text": f"row {i}"}).encode() + b"\n" for i in range(50))
-    for _ in range(2):
-        words = ("predict", runs["linear"], "-", "--format", "jsonl", "-o", tmp_path / "out", "--part", 20)
-        done = process(*words, stdin=lines)
-        assert done.returncode == 0, done.stderr
-    assert b"3 of the parts were there before" in done.stderr
+    words = ("predict", runs["linear"], "-", "--format", "jsonl", "-o", f"{tmp_path}/out/", "--part", 20)
+    done = process(*words, stdin=lines)
+    assert done.returncode == 0, done.stderr
+    again = process(*words, stdin=lines)
+    assert (again.returncode, b"standard input cannot be gone on with, so name a new folder" in again.stderr) == (
+        2,
+        True,
+    )
     assert sum(part.read_bytes().count(b"\n") for part in (tmp_path / "out").glob("0*.jsonl")) == 50
 
 
@@ -95,3 +99,18 @@ def test_killed_thirty_times_it_is_the_undisturbed_job(
     assert told["kills"] >= 10, told
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_what_is_for_parts_is_refused_without(refused: Callable[..., str], runs: dict[str, Path], table: Path) -> None:
+    run = runs["linear"]
+    assert refused("predict", run, table, "--strict", "-o", "a.csv") == (
+        "--strict and --part are for parts; name a folder to write to: -o labelled/"
+    )
+    assert (
+        refused("predict", run, table.parent)
+        == f"{table.parent}: many rows go to a folder of parts; name one: -o labelled/"
+    )
+    assert refused("predict", run, table, "-o", "out/", "--overwrite") == (
+        "--overwrite: a folder of parts is gone on with, not replaced; name another, or delete it"
+    )
+    assert "no such file" in refused("predict", run, table.with_name("docstring.csv"), "-o", "out/")

@@ -118,7 +118,12 @@ def test_labels_metrics_and_openapi(server: Serving) -> None:
         ({"texts": [1]}, 422, "texts.0: Input should be a valid string"),
         ({"text": ["a"]}, 422, "texts: Field required; text: Extra inputs are not permitted"),
         (b'{"texts": ["a"', 422, "the body is no JSON from character 14 on"),
-        (b"", 422, "Field required"),
+        (b"", 422, 'send JSON such as {"texts": ["..."]} with the header content-type: application/json'),
+        (b"[1]", 422, "send JSON such as"),
+        (b"null", 422, "send JSON such as"),
+        (b'"x"', 422, "send JSON such as"),
+        ({"texts": ["a"], "inputs": "b"}, 422, "inputs: Extra inputs are not permitted"),
+        ({"texts": ["a"], "body": 1}, 422, "body: Extra inputs are not permitted"),
         (b"\x80abc", 400, "There was an error parsing the body"),
         (b"[" * 100_000, 400, "There was an error parsing the body"),
         ({"texts": ["a"] * 41}, 413, "41 texts, at most 40 in a request; send them in several"),
@@ -214,6 +219,42 @@ def test_sigterm_answers_what_was_asked_and_leaves_no_process(runs: dict[str, Pa
             socket.create_connection(("127.0.0.1", server.port), timeout=5)
 
 
+def test_a_body_of_another_type_is_told(server: Serving) -> None:
+    status, found, _ = server.ask("/predict", {"texts": ["a"]}, {"content-type": "text/plain"})
+    assert (status, "with the header content-type: application/json" in found["error"]) == (422, True)
+
+
+def test_a_signal_right_after_it_is_up_is_not_lost(runs: dict[str, Path]) -> None:
+    for _ in range(3):
+        with serving(runs["linear"]) as server:
+            assert server.end() == 0
+
+
+def test_trailers_of_a_refused_request_end_its_connection(runs: dict[str, Path]) -> None:
+    with (
+        serving(runs["linear"], LASTTOKEN_TOKEN="secret") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as link,
+    ):
+        link.sendall(b"POST /predict HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert link.recv(1000).startswith(b"HTTP/1.1 401")
+        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
+            link.sendall(b"0\r\n" + b"a: bbbbbbbbbbbbbbbbbbbb\r\n" * 1_000_000)
+        assert server.ask("/readyz")[0] == 200
+
+
+def test_a_second_signal_ends_at_once(runs: dict[str, Path]) -> None:
+    with serving(runs["embedding"], "--device", "cpu", "--texts", "20000") as server:
+        texts = {"texts": ["a text of some words " * 6] * 20000}
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(server.ask, "/predict", texts)
+            while not re.search(r"requests_inside 1.0", server.ask("/metrics")[1]):
+                assert not waiting.done()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.end() == 0
+            assert waiting.exception() is not None
+        assert server.said[-1] == "ended at once, as a second signal asked\n"
+
+
 def test_ctrl_c_ends_it_too(runs: dict[str, Path]) -> None:
     with serving(runs["linear"]) as server:
         assert server.ask("/predict", {"texts": TEXTS})[0] == 200
@@ -224,7 +265,7 @@ def test_a_token_is_asked_for(runs: dict[str, Path]) -> None:
     with serving(runs["linear"], "--host", "0.0.0.0", LASTTOKEN_TOKEN="secret") as server:
         assert server.ask("/predict", {"texts": TEXTS})[0] == 401
         assert server.ask("/predict", {"texts": TEXTS}, {"authorization": "Bearer secret"})[0] == 200
-        assert server.ask("/readyz")[0] == 200
+        assert [server.ask(path)[0] for path in ("/readyz", "/", "/metrics")] == [200, 200, 401]
         status, found, _ = server.ask("/explain", {"text": "a"}, {"authorization": "Bearer secret"})
         assert (status, found["error"]) == (403, "this server does not explain; start it with --explain")
 

@@ -61,18 +61,18 @@ def start(gpus: int, device: str) -> int:
     with ExitStack() as stack:
         # what the others say is told only where it is not what the first one says
         said = [None, *(stack.enter_context(TemporaryFile("w+")) for _ in range(1, gpus))]
-        started = [
-            subprocess.Popen(
+        started: list[subprocess.Popen[bytes]] = []
+        handed = stack.enter_context(handing_on(signal.SIGTERM, started))
+        for rank in range(gpus):
+            process = subprocess.Popen(
                 words,
                 env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stderr=said[rank],
                 start_new_session=True,  # Ctrl-C reaches them once, from here
             )
-            for rank in range(gpus)
-        ]
+            started.append(process)
         try:
-            with handing_on(signal.SIGTERM, started) as handed:
-                code = first_failure(started)
+            code = first_failure(started)
         finally:
             for process in started:
                 process.kill()

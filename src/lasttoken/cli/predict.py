@@ -7,9 +7,9 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,6 +17,10 @@ from lasttoken.cli import options as o
 from lasttoken.config.settings import Data
 from lasttoken.errors import ConfigError, DataError
 from lasttoken.wording import counted, did_you_mean
+
+if TYPE_CHECKING:
+    from lasttoken.predict.file import Input, Output
+    from lasttoken.predict.places import InputFile
 
 EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refused"}  # --empty: in the summary
 
@@ -33,7 +37,9 @@ def predict(
     out: Annotated[
         str,
         typer.Option(
-            "--out", "-o", help="File to write, or - for standard output; a folder gets parts and can be gone on with"
+            "--out",
+            "-o",
+            help="File to write, - for standard output, or FOLDER/ for parts; the same command goes on there",
         ),
     ] = "-",
     text: Annotated[str | None, typer.Option("--text", help=f"Text column; default: the run's{o.SEVERAL}")] = None,
@@ -80,7 +86,9 @@ def predict(
     strict: Annotated[
         bool, typer.Option("--strict", help="Parts: end at the first row that cannot be read, instead of listing it")
     ] = False,
-    part: Annotated[int, typer.Option("--part", min=1, help="Parts: rows of each")] = 20_000,
+    part: Annotated[
+        int | None, typer.Option("--part", min=1, help="Parts: rows of each  [default: 20000]", show_default=False)
+    ] = None,
     device: o.Device = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a summary as JSON; on stderr, if the rows go to standard output")
@@ -94,39 +102,44 @@ def predict(
         raise ConfigError(["name one thing to label: a file, - for standard input, or a text with --text-is"])
     if empty not in EMPTY:
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
-    from lasttoken.predict.places import is_address, is_many
+    from lasttoken.config.parse import read_run
+    from lasttoken.data.load import columns_of
+    from lasttoken.predict.file import Input, Output
+    from lasttoken.predict.places import inputs_of, is_address, is_many
 
     source = source if source is None or is_address(source) else o.path(source)
-    out = out if is_address(out) else o.path(out) + "/" * out.endswith("/")
+    out = out if is_address(out) else out if out == "-" else o.path(out)
     if is_many(source, out):
         assert source is not None
+        if overwrite:
+            raise ConfigError(
+                ["--overwrite: a folder of parts is gone on with, not replaced; name another, or delete it"]
+            )
+        columns = {} if text is None else {"text": o.listed(text), "template": None}
+        data = read_run(run / "config.toml").data.model_copy(update=columns)
+        reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
+        writes = Output(out_format, probs, separator or data.separator or ";", empty)
+        loading = {"trust_remote_code": trust_remote_code, "model": model, "merge": merge, "precision": precision}
         label_many(
             run,
-            source,
+            inputs_of(source, out),
             out,
-            text=text,
-            reading=(format, encoding, quoting),
-            writing=(out_format, probs, empty, separator),
-            loading={
-                "device": device,
-                "trust_remote_code": trust_remote_code,
-                "model": model,
-                "merge": merge,
-                "precision": precision,
-            },
+            reads,
+            writes,
+            loading | {"device": device},
             raw=raw,
             strict=strict,
             part=part,
             as_json=as_json,
         )
         return
+    if strict or part is not None:
+        raise ConfigError(["--strict and --part are for parts; name a folder to write to: -o labelled/"])
     o.check_there(source)
     if out != "-":
         from lasttoken.data.write import check_target
 
         check_target(Path(out), overwrite)  # before the model is loaded
-    from lasttoken.config.parse import read_run
-    from lasttoken.data.load import columns_of
     from lasttoken.data.read import check_header
 
     data = read_run(run / "config.toml").data
@@ -144,7 +157,7 @@ def predict(
             check_header(place, columns, encoding=encoding, format=format, quoting=quoting)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.evaluation.policy import Policy
-    from lasttoken.predict.file import Input, Output, predict_file
+    from lasttoken.predict.file import predict_file
     from lasttoken.predictor import Predictor
 
     with Screen() as screen, o.naming_options({"text": data.text}):
@@ -179,45 +192,34 @@ def predict(
 
 def label_many(
     run: Path,
-    source: str,
+    files: Sequence[InputFile],
     out: str,
-    *,
-    text: str | None,
-    reading: tuple[str | None, str, str | None],
-    writing: tuple[str | None, bool, str, str | None],
+    reads: Input,
+    writes: Output,
     loading: dict[str, Any],
+    *,
     raw: bool,
     strict: bool,
-    part: int,
+    part: int | None,
     as_json: bool,
 ) -> None:
     """Label many rows in parts, and go on where an earlier command ended."""
-    from lasttoken.config.parse import read_run
-    from lasttoken.data.load import columns_of
-    from lasttoken.predict.places import OutputFolder, inputs_of
-    from lasttoken.record.folder import MANIFEST, digest
-
-    (format, encoding, quoting), (out_format, probs, empty, separator) = reading, writing
-    files, data = inputs_of(source), read_run(run / "config.toml").data
-    if text is not None:
-        data = data.model_copy(update={"text": o.listed(text), "template": None})
     from lasttoken.cli.screen import Screen, say
     from lasttoken.evaluation.policy import Policy
-    from lasttoken.predict.file import Input, Output
-    from lasttoken.predict.job import Job, run_job
+    from lasttoken.predict.job import PART, Job, run_job
+    from lasttoken.predict.places import OutputFolder
     from lasttoken.predictor import Predictor
+    from lasttoken.record.folder import MANIFEST, digest
 
-    reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
-    writes = Output(out_format, probs, separator or data.separator or ";", empty)
-    settings = {"text": list(data.text), "template": data.template, "raw": raw, **vars(writes)}
-    settings |= {"encoding": encoding, "quoting": reads.quoting, "input format": format, "strict": strict}
+    settings = {"text": list(reads.columns.text), "template": reads.columns.template, "raw": raw, **vars(writes)}
+    settings |= {"encoding": reads.encoding, "quoting": reads.quoting, "format": reads.format, "strict": strict}
     settings |= {name: loading[name] for name in ("merge", "precision")}
     made_by = {"run": digest(run / MANIFEST), "settings": settings}
-    with Screen() as screen, o.naming_options({"text": data.text}):
+    with Screen() as screen, o.naming_options({"text": reads.columns.text}):
         screen.progress("predict", "loading the model", 0, 0)
         predictor = Predictor.load(run, **loading)
         predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
-        job = Job(predictor, files, OutputFolder(out), reads, writes, made_by, strict, part)
+        job = Job(predictor, files, OutputFolder(out.rstrip("/")), reads, writes, made_by, strict, part or PART)
         done = run_job(job, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
     if as_json:
         typer.echo(json.dumps(vars(done)))
@@ -229,7 +231,13 @@ def label_many(
         + (f"; {done.kept} of the parts were there before" if done.kept else "")
     )
     if done.bad:
-        say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/*.errors.jsonl say why")
+        say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/errors/ says why")
+    if done.unread:
+        say(
+            f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read to the end: "
+            + "; ".join(done.unread)
+        )
+        raise typer.Exit(2)
 
 
 class Lines(io.TextIOBase):

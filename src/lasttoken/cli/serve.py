@@ -52,8 +52,8 @@ def serve(
 
     A token is read from LASTTOKEN_TOKEN.
     """
-    folders = named(runs)
-    token = os.environ.get(TOKEN) or None
+    folders = folders_by_name(runs)
+    token = os.environ.get(TOKEN, "").strip() or None
     if not (token or no_token or is_own(host)):
         raise ConfigError(
             [f"--host {host}: others can reach it; set {TOKEN} to a secret that clients send, or give --no-token"]
@@ -73,8 +73,8 @@ def serve(
 
     limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout)
     with listening(Address(host, port)) as at, Screen() as screen:  # bound before minutes of loading
-        metrics, ready, together = Metrics(), [], [] if merge == "auto" else sharing(folders)
-        shared = Shared() if together else None
+        metrics, ready, groups = Metrics(), [], [] if merge == "auto" else sharing(folders)
+        shared, together = Shared() if groups else None, [name for group in groups for name in group]
         for name, folder in folders.items():
             screen.progress("serve", f"loading {name}", 0, 0)
             beside = name in together
@@ -94,25 +94,28 @@ def serve(
         def started() -> None:
             asked = "a token is asked for" if token else "no token is asked for"
             say(f"serving {', '.join(folders)} on {where} ({asked}); Ctrl-C ends it")
-            say(f"try: curl {where}/predict -H 'content-type: application/json' -d '{{\"texts\": [\"your text\"]}}'")
-
-        if together:
+            header = f'-H "Authorization: Bearer ${TOKEN}" ' * bool(token)
             say(
-                f"{' and '.join(together)} share one base model, their adapters beside it; --merge auto is faster, a model each"
+                f"try: curl {where}/predict {header}-H 'content-type: application/json' -d '{{\"texts\": [\"your text\"]}}'"
             )
-        run_server(ready, at, limits, metrics=metrics, token=token, explains=explains, started=started)
-    say("served; nothing was left unanswered")
+
+        for group in groups:
+            say(
+                f"{' and '.join(group)} share one base model, their adapters beside it; --merge auto is faster, a model each"
+            )
+        whole = run_server(ready, at, limits, metrics=metrics, token=token, explains=explains, started=started)
+    say("served; nothing was left unanswered" if whole else "ended at once, as a second signal asked")
 
 
-def named(runs: list[str]) -> dict[str, Path]:
+def folders_by_name(runs: list[str]) -> dict[str, Path]:
     """The folders by name. Raises ConfigError where two have one name."""
     found: dict[str, Path] = {}
     for given in runs:
-        name, _, folder = given.rpartition("=")
-        place = Path(o.path(folder))
-        name = name or place.resolve().name
+        name, equals, folder = ("", "", given) if Path(given).is_dir() else given.partition("=")
+        place = Path(o.path(folder if equals else given))
+        name = name if equals else place.resolve().name
         if name in found:
-            raise ConfigError([f"{name}: two runs have this name; give one another: NAME={folder}"])
+            raise ConfigError([f"{name}: two runs have this name; give one another: NAME={place}"])
         found[name] = place
     return found
 

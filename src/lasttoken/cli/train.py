@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from shutil import rmtree
 from time import monotonic
 from typing import Annotated, Any
 
@@ -42,7 +43,14 @@ def train(
     """Train one method and write its run folder."""
     began = monotonic()
     o.check_there(source, data.get("valid"), data.get("test"))
-    from lasttoken.record.folder import INTERRUPTED, check_new, plain
+    from lasttoken.record.folder import (
+        INTERRUPTED,
+        check_new,
+        check_no_checkpoints,
+        checkpoints_of,
+        plain,
+        updates_in,
+    )
 
     folder = out or o.default_folder(source, method)
     if zero_shot and method != "instruction":
@@ -59,6 +67,8 @@ def train(
         checkpointing=checkpointing,
         precision=precision,
     )
+    if not resume:
+        check_no_checkpoints(folder)
     if not (resume and folder.exists()):
         check_new(folder)
     o.check_first(config.data, [getattr(config.method, "model", None)])
@@ -75,7 +85,6 @@ def train(
     from lasttoken.studies.kept import Keeping
     from lasttoken.studies.one import finished, in_step, leads, run_method
     from lasttoken.studies.timed import as_kept, gone_on, limited, of_rows, within
-    from lasttoken.train.checkpoints import folder_of, updates_in
 
     limit = limited(time, began)
     first = leads(config.device)
@@ -90,8 +99,8 @@ def train(
             outcome = finished(kept, whole if limit is None else of_rows(whole, kept), folder)
         in_step(config.device)
         if outcome is None:
-            if resume and not updates_in(folder_of(folder)):
-                screen.note(f"{folder_of(folder)}: no checkpoint; training begins anew")
+            if resume and "train" in type(config.method).model_fields and not updates_in(checkpoints_of(folder)):
+                screen.note(f"{checkpoints_of(folder)}: no checkpoint; training begins anew")
             made = gone_on(config, whole, folder, limit) if resume else None
             made = made or within(config, whole, limit, journal=journal)
             screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
@@ -106,6 +115,7 @@ def train(
             )
         else:
             screen.note(f"{method}: finished before, {folder}")
+            rmtree(checkpoints_of(folder), ignore_errors=True)  # of a command that was killed at its very end
     metrics = plain(outcome.measures.model_dump())
     if first:
         typer.echo(json.dumps(metrics, allow_nan=False) if as_json else brief(metrics))

@@ -220,13 +220,19 @@ def json_values(lines: Iterator[str], name: str, bad: Bad | None) -> Iterator[tu
 
 
 def document_records(
-    lines: Iterator[str], name: str, wanted: Sequence[str], *, whole: bool = False, optional: Collection[str] = ()
+    lines: Iterator[str],
+    name: str,
+    wanted: Sequence[str],
+    *,
+    whole: bool = False,
+    optional: Collection[str] = (),
+    bad: Bad | None = None,
 ) -> Iterator[tuple[int, list[Any] | dict[str, Any]]]:
     """Records of one JSON list of objects, numbered from 0; otherwise as of `json_records`. All of it is read at once."""
     text = "".join(lines)
     values = parsed(text, name, "it should be a list of objects, or one object a line")
     rows = ((number, f"{name}: row {number}", value, "\\u" in text) for number, value in enumerate(values))
-    return picked(rows, name, wanted, whole=whole, optional=optional)
+    return picked(rows, name, wanted, whole=whole, optional=optional, bad=bad)
 
 
 def picked(

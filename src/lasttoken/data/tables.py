@@ -154,7 +154,7 @@ def text_table(
     if format == "jsonl":
         begins, lines = peeked(lines)
         if begins == "[":
-            return Table(name, "row", document_records(lines, name, wanted, whole=whole, optional=optional))
+            return Table(name, "row", document_records(lines, name, wanted, whole=whole, optional=optional, bad=bad))
         return Table(name, "line", json_records(lines, name, wanted, whole=whole, optional=optional, bad=bad))
     raise DataError(f"{name}: format {format!r} cannot be read as text; known formats are {', '.join(known_formats())}")
 

@@ -46,8 +46,9 @@ class Siblings:
                 return None
             self.source = x
             self.outputs = dict(zip(self.layers, outputs_of(group, flat), strict=True))
-        found = self.outputs.pop(layer)
-        if not self.outputs:
+        found = self.outputs.pop(layer, None)
+        self.apart = found is None  # it reads one input twice
+        if self.apart or not self.outputs:
             self.forget()
         return found
 

@@ -1,9 +1,9 @@
 """Predictions for any number of files, in parts that are each committed whole: a job that is killed goes on where it was.
 
-A part is a pure function of its input: a run of row groups of a Parquet file, or PART rows of a text file in the order in
-which the parser finds them. Its file appears by a rename, so its name is the commit; job.json says what the parts were
-made by, and a job of other settings is refused there. Nothing written depends on time, so that a job gone on with is,
-byte for byte, the one that was not disturbed.
+A part is a pure function of its file: a slice of a run of row groups of Parquet, or PART rows of text in the order in
+which the parser finds them, with the columns of the first. Its file appears by a rename, so its name is the commit;
+job.json says what the parts were made by, and a job of other settings is refused there. Nothing written depends on the
+time of day, so that a job gone on with is, byte for byte, the one that was not disturbed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from lasttoken.record.folder import json_bytes
 PART = 20_000  # rows of a part of a text file; at least as many of a Parquet file
 CHUNK = 4096  # rows predicted at once
 FORMAT = 1  # of job.json
-JOB, DONE, ERRORS = "job.json", "done.json", ".errors.jsonl"
+JOB, DONE, ERRORS = "job.json", "done.json", "errors"
 
 Records = Sequence[tuple[int, Row]]
 
@@ -57,6 +57,7 @@ class JobSummary:
     kept: int  # parts that were there before
     seconds: float
     told: tuple[str, ...] = ()  # warnings about the files
+    unread: tuple[str, ...] = ()  # a sentence for each file that could not be read, or not to its end
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,27 +92,38 @@ def run_job(job: Job, *, progress: Callable[[int], None] | None = None) -> JobSu
     progress: is told the rows done, of parts that were there before too. Raises DataError on a file that cannot be read,
     and with `strict` on the first such row; ArtifactError where the folder holds another job or cannot be written.
     """
-    began, told = time.monotonic(), dict[str, None]()
+    began, told, unread = time.monotonic(), dict[str, None](), list[str]()
     about = description(job)
     there = committed(job, about)
     rows = bad = parts = kept = 0
+
+    def commit(name: str, content: bytes) -> None:
+        if JOB not in there:  # not before: a mistake that shows in the first part leaves nothing behind
+            job.out.commit(JOB, json_bytes(about, indent=1))
+            there.add(JOB)
+        job.out.commit(name, content)
+
     for number, file in enumerate(job.files):
-        for part in parts_of(job, number, file, there):
-            if isinstance(part, str):
-                found, kept = counts(job, part, there), kept + 1
-            else:
-                content, found = predicted(job, part)
-                if JOB not in there:  # not before: a mistake that shows in the first part leaves nothing behind
-                    job.out.commit(JOB, json_bytes(about, indent=1))
-                    there.add(JOB)
-                for name, written in content.items():
-                    job.out.commit(name, written)
-                told |= dict.fromkeys(part.table.told)
-            rows, bad, parts = rows + found[0], bad + found[1], parts + 1
-            if progress is not None:
-                progress(rows)
-    job.out.commit(DONE, json_bytes({"files": len(job.files), "parts": parts, "rows": rows, "bad": bad}, indent=1))
-    return JobSummary(len(job.files), parts, rows, bad, kept, time.monotonic() - began, tuple(told))
+        try:
+            for part in parts_of(job, number, file, there):
+                if isinstance(part, str):
+                    found, kept = counts(job, part, there), kept + 1
+                else:
+                    content, found = predicted(job, part)
+                    told |= dict.fromkeys(part.table.told)
+                    for name, written in content.items():
+                        commit(name, written)
+                rows, bad, parts = rows + found[0], bad + found[1], parts + 1
+                if progress is not None:
+                    progress(rows)
+        except DataError as error:
+            unread.append(str(error))
+            if job.strict or len(unread) == len(job.files):  # a mistake of the command, most likely
+                raise
+            commit(f"{ERRORS}/{number:05d}-{file.stem}.jsonl", json_bytes({"file": file.name, "error": str(error)}))
+    total = {"files": len(job.files), "unread": len(unread), "parts": parts, "rows": rows, "bad": bad}
+    commit(DONE, json_bytes(total, indent=1))
+    return JobSummary(len(job.files), parts, rows, bad, kept, time.monotonic() - began, tuple(told), tuple(unread))
 
 
 def description(job: Job) -> dict[str, Any]:
@@ -122,7 +134,9 @@ def description(job: Job) -> dict[str, Any]:
 
 def committed(job: Job, about: dict[str, Any]) -> set[str]:
     """The files that are there. Raises ArtifactError where they are not of this job."""
-    there = {name for name in job.out.names() if not name.startswith(".")}
+    there = job.out.names()
+    if JOB in there and any(file.name == "-" for file in job.files):
+        raise ArtifactError(f"{job.out.name}: holds a job; standard input cannot be gone on with, so name a new folder")
     if JOB not in there:
         if there:
             raise ArtifactError(f"{job.out.name}: holds {sorted(there)[0]!r} and no {JOB}; name an empty or new folder")
@@ -147,7 +161,11 @@ def parts_of(job: Job, number: int, file: InputFile, there: set[str]) -> Iterato
         raise DataError(
             f"{file.name}: its ending names no format; name it: --format {', --format '.join(known_formats())}"
         )
-    ending = job.writes.format or ("jsonl" if format == "jsonl" else format)
+    ending = job.writes.format or format
+    if ending == "parquet" and format != "parquet":
+        raise DataError(
+            f"{file.name}: parts of Parquet made from text could differ in the types of their columns; leave --out-format out"
+        )
 
     def named(part: int) -> str:
         return f"{number:05d}-{file.stem}-{part:06d}.{ending}"
@@ -163,7 +181,7 @@ def text_parts(
     bad, first, columns = list[dict[str, Any]](), list[tuple[int, Row]](), job.reads.columns.text
     with file.opened() as stream:
         lines = decoded_lines(stream, file.name, job.reads.encoding)
-        note = None if job.strict else noted(bad, file)
+        note = None if job.strict else noted(bad, file, max(job.part, CHUNK))
         table = text_table(lines, file.name, columns, format, quoting=job.reads.quoting, whole=True, bad=note)
         for number in itertools.count():
             records = list(itertools.islice(table.records, job.part))
@@ -202,7 +220,7 @@ def parquet_parts(
                 table = parquet_table(stream, file.name, columns, whole=True, groups=groups, start=start)
                 for name in names:
                     records = list(itertools.islice(table.records, job.part))
-                    yield name if name in there else Part(file, name, table, records)
+                    yield name if name in there else Part(file, name, table, records, header_from=records[:1])
         begin, number, start = last + 1, number + len(names), start + rows
 
 
@@ -216,11 +234,13 @@ def bounds(sizes: Sequence[int], least: int) -> Iterator[int]:
             rows = 0
 
 
-def noted(bad: list[dict[str, Any]], file: InputFile) -> Bad:
-    """The function that keeps rows which cannot be read."""
+def noted(bad: list[dict[str, Any]], file: InputFile, most: int) -> Bad:
+    """The function that keeps rows which cannot be read, `most` of them before the next that can."""
 
     def note(number: int, problem: str) -> None:
-        bad.append({"file": file.name, "row": number, "error": problem})
+        if len(bad) >= most:
+            raise DataError(f"{file.name}: {most} rows one after another cannot be read; the first: {bad[0]['error']}")
+        bad.append({"file": file.name, "line": number, "error": problem})
 
     return note
 
@@ -231,6 +251,10 @@ def predicted(job: Job, part: Part) -> tuple[dict[str, bytes], tuple[int, int]]:
     format = part.name.rpartition(".")[2]
     joined = writes.separator if format in ("csv", "tsv") else None
     added = added_names(job.predictor.labels, rule, probs=writes.probs, joined=joined)
+    if taken := set(added) & set(header_of(part.table, part.header_from[:1])):
+        raise DataError(
+            f"{part.file.name}: has a column {sorted(taken)[0]!r} already; rename it, that name is to be added"
+        )
     header = header_of(part.table, part.header_from, added=added)
     records, texts = readable(job, part, header, added, fixed=format != "jsonl")
     content = io.BytesIO()
@@ -241,7 +265,7 @@ def predicted(job: Job, part: Part) -> tuple[dict[str, bytes], tuple[int, int]]:
             words = [has_word(text) for text in some]
             said = cells_of(job.predictor(some), words, rule, writes, joined=joined) if some else []
             write(header, [row | more for (_, row), more in zip(chunk, said, strict=True)])
-    errors = {part.name + ERRORS: b"".join(json_bytes(row) for row in part.bad)} if part.bad else {}
+    errors = {errors_of(part.name): b"".join(json_bytes(row) for row in part.bad)} if part.bad else {}
     return errors | {part.name: content.getvalue()}, (len(records), len(part.bad))
 
 
@@ -274,14 +298,19 @@ def readable(
                     texts += texts_in([record])
                     good.append(record)
                 except DataError as error:
-                    part.bad.append({"file": part.file.name, "row": record[0], "error": str(error)})
-    part.bad.sort(key=lambda row: row["row"])
+                    part.bad.append({"file": part.file.name, part.table.unit: record[0], "error": str(error)})
+    part.bad.sort(key=lambda row: row[part.table.unit])
     return good, texts
+
+
+def errors_of(part: str) -> str:
+    """The file with the rows of a part that cannot be read."""
+    return f"{ERRORS}/{part.rpartition('.')[0]}.jsonl"
 
 
 def counts(job: Job, name: str, there: set[str]) -> tuple[int, int]:
     """(rows, bad rows) of a part that is committed."""
-    bad = job.out.read(name + ERRORS).count(b"\n") if name + ERRORS in there else 0
+    bad = job.out.read(errors_of(name)).count(b"\n") if errors_of(name) in there else 0
     return rows_in(job.out.read(name), name), bad
 
 

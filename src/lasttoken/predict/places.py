@@ -13,17 +13,29 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from lasttoken.data.lines import PACKED, unpacked, unreadable
-from lasttoken.data.tables import FORMATS, READ
+from lasttoken.data.tables import FORMATS, READ, check_file
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.record.atomic import writing_file
 
+MARKS = ("ETag", "etag", "md5Hash", "oid", "LastModified", "last_modified", "updated", "created")  # of stores
 SAMPLE = 1 << 20  # bytes of the first and the last part of a file that its digest covers
-STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+STORES = {  # whose objects are whole or not there, and the packages that reach them
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "hf": "huggingface_hub",
+    "memory": "fsspec",
+}
 
 
 def is_address(place: str) -> bool:
-    """Whether a place is not on this machine: s3://, gs://, az://, hf://, memory://."""
-    return "://" in place
+    """Whether a place is on a store: s3://, gs://, az://, hf://. Raises DataError on an address of another kind."""
+    kind, mark, _ = place.partition("://")
+    if mark and kind not in STORES:
+        raise DataError(f"{place}: {kind}:// is not known; there are {', '.join(f'{name}://' for name in STORES)}")
+    return bool(mark)
 
 
 def file_system(place: str) -> tuple[Any, str]:
@@ -34,8 +46,7 @@ def file_system(place: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
         kind = place.partition("://")[0]
-        hint = f"pip install {STORES[kind]}" if kind in STORES else "known are " + ", ".join(STORES)
-        raise DataError(f"{place}: {str(error).splitlines()[0]}; {hint}") from error
+        raise DataError(f"{place}: {str(error).splitlines()[0]}; pip install {STORES[kind]}") from error
 
 
 def format_name(name: str) -> str | None:
@@ -62,20 +73,29 @@ class InputFile:
         return name
 
     def identity(self) -> dict[str, Any]:
-        """What tells the file from another: its size, and a digest of its ends, or the store's own mark."""
+        """What tells the file from another: its size and time, and a digest of its ends, or the store's own mark.
+
+        Raises DataError where it cannot be read.
+        """
         if self.name == "-":
             return {"name": "-"}
         if is_address(self.name):
             system, path = file_system(self.name)
-            info = system.info(path)
-            mark = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "oid") if info.get(key)), None)
-            return {"name": self.name, "size": info.get("size"), "mark": mark}
-        size, digest = os.path.getsize(self.name), hashlib.sha256()
-        with open(self.name, "rb") as stream:
-            digest.update(stream.read(SAMPLE))
-            stream.seek(max(0, size - SAMPLE))
-            digest.update(stream.read(SAMPLE))
-        return {"name": self.name, "size": size, "mark": digest.hexdigest()}
+            try:
+                info = system.info(path)
+            except OSError as error:
+                raise DataError(f"{self.name}: no such file ({str(error).splitlines()[0]})") from error
+            marks = [str(info[key]) for key in MARKS if info.get(key)]
+            return {"name": self.name, "size": info.get("size"), "mark": marks}
+        try:
+            about, digest = os.stat(self.name), hashlib.sha256()
+            with open(self.name, "rb") as stream:
+                digest.update(stream.read(SAMPLE))
+                stream.seek(max(0, about.st_size - SAMPLE))
+                digest.update(stream.read(SAMPLE))
+        except OSError as error:
+            raise DataError(unreadable(self.name, error)) from error
+        return {"name": self.name, "size": about.st_size, "time": about.st_mtime_ns, "mark": digest.hexdigest()}
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
@@ -101,28 +121,40 @@ class InputFile:
                 yield stream
 
 
-def inputs_of(given: str) -> list[InputFile]:
-    """The files that a name, a folder, a pattern or an address stands for, by name. Raises DataError where there are none."""
+def inputs_of(given: str, out: str) -> list[InputFile]:
+    """The files that a name, a folder, a pattern or an address stands for, by name; none of those below `out`.
+
+    Raises DataError where there are none.
+    """
     if given == "-":
         return [InputFile("-")]
     if is_address(given):
         system, path = file_system(given)
         try:
-            found = system.glob(path) if glob.has_magic(given) else system.find(path) if system.isdir(path) else [path]
+            many = glob.has_magic(given) or system.isdir(path)
+            found = system.glob(path) if glob.has_magic(given) else system.find(path) if many else [path]
         except OSError as error:
             raise DataError(f"{given}: cannot be listed ({error})") from error
         names = [system.unstrip_protocol(name) for name in found]
-    elif Path(given).is_dir():
+    elif many := Path(given).is_dir():
         names = [str(path) for path in Path(given).rglob("*") if path.is_file() and not hidden(path, Path(given))]
+    elif many := glob.has_magic(given) and not Path(given).exists():
+        names = [name for name in glob.glob(given, recursive=True) if not Path(name).is_dir()]
     else:
-        names = glob.glob(given, recursive=True) if glob.has_magic(given) and not Path(given).exists() else [given]
-        names = [name for name in names if not Path(name).is_dir()]
-    known = sorted(name for name in names if format_name(name) is not None)
-    single = names == [given] or (is_address(given) and len(names) == 1 and not glob.has_magic(given))
-    chosen = sorted(names) if single else known
+        check_file(Path(given))
+        names = [given]
+    names = [name for name in names if not below(name, out)]
+    chosen = sorted(name for name in names if format_name(name) is not None or not many)
     if not chosen:
         raise DataError(f"{given}: no file ending in {', '.join(READ)}, packed as .gz or .zst or not, is there")
     return [InputFile(name) for name in chosen]
+
+
+def below(name: str, folder: str) -> bool:
+    """Whether a file is inside a folder."""
+    if is_address(name) or is_address(folder):
+        return name.startswith(f"{folder.rstrip('/')}/")
+    return Path(name).resolve().is_relative_to(Path(folder).resolve())
 
 
 def hidden(path: Path, folder: Path) -> bool:
@@ -145,11 +177,13 @@ class OutputFolder:
         if is_address(self.name):
             system, path = file_system(self.name)
             system.invalidate_cache()
-            return {PurePosixPath(one).name for one in system.ls(path, detail=False)} if system.exists(path) else set()
+            start = len(path.rstrip("/")) + 1
+            return {name[start:] for name in system.find(path)} if system.exists(path) else set()
         folder = Path(self.name)
         if folder.exists() and not folder.is_dir():
             raise ArtifactError(f"{self.name}: is a file; name a folder for the parts")
-        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return {name for name in found if not name.rpartition("/")[2].startswith(".")}
 
     def read(self, file: str) -> bytes:
         """The bytes of a file."""
@@ -165,8 +199,9 @@ class OutputFolder:
                 system, _ = file_system(self.name)
                 system.pipe_file(self.path(file), content)  # one PUT, which is whole or not there
                 return
-            Path(self.name).mkdir(parents=True, exist_ok=True)
-            with writing_file(Path(self.path(file))) as stream:
+            place = Path(self.path(file))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with writing_file(place) as stream:
                 stream.write(content)
         except OSError as error:
             raise ArtifactError(
@@ -176,11 +211,16 @@ class OutputFolder:
 
 
 def is_many(source: str | None, target: str) -> bool:
-    """Whether predicting is a job of parts: several inputs, an output that is a folder, or either on an object store."""
+    """Whether predicting is a job of parts: several inputs, an output that is a folder, or either on an object store.
+
+    Raises DataError where several inputs have no folder to go to.
+    """
     if source is None:
         return False
     several = Path(source).is_dir() or (glob.has_magic(source) and not Path(source).exists())
-    folder = (
-        target.endswith("/") or Path(target).is_dir() or (target != "-" and Path(target).suffix.lower() not in FORMATS)
-    )
-    return several or is_address(source) or is_address(target) or (folder and target != "-")
+    folder = target != "-" and (target.endswith("/") or is_address(target) or Path(target).is_dir())
+    if (several or is_address(source)) and not folder:
+        if target == "-" or Path(target).suffix.lower() in FORMATS:
+            raise DataError(f"{source}: many rows go to a folder of parts; name one: -o labelled/")
+        return True
+    return folder

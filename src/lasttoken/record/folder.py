@@ -24,6 +24,7 @@ from lasttoken.record.schema import FORMAT
 from lasttoken.wording import closest
 
 MANIFEST = "manifest.json"
+TRAINING = ".training"  # suffix of the folder with a training's checkpoints
 INTERRUPTED = ".interrupted"  # suffix of an interrupted run that was trained again
 
 
@@ -167,6 +168,24 @@ def runs_in(folder: Path) -> list[Path]:
     """The run folders inside `folder`, without INTERRUPTED ones, or [folder] where there are none."""
     inside = [] if (folder / MANIFEST).exists() else sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     return [run for run in inside if not run.name.endswith(INTERRUPTED)] or [folder]
+
+
+def checkpoints_of(run: Path) -> Path:
+    """Where the checkpoints of a run's training are (train/checkpoints.py)."""
+    return run.with_name(run.name + TRAINING)
+
+
+def updates_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("update-*") if (path / MANIFEST).is_file())
+
+
+def check_no_checkpoints(run: Path) -> None:
+    """Raises ArtifactError where a training of `run` was not finished."""
+    if updates_in(checkpoints_of(run)):
+        raise ArtifactError(
+            f"{checkpoints_of(run)} holds a training that was not finished; go on with --resume, or delete that folder"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

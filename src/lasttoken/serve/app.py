@@ -28,6 +28,7 @@ from lasttoken.wording import did_you_mean, first_line
 PAGE_RULES = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
+TICK = 0.02  # seconds between looks at threads that are ending
 PATHS = ("/", "/predict", "/classify", "/v1/classify", "/explain", "/labels", "/info")  # told apart in /metrics
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem} for status in (400, 401, 408, 413, 422, 424, 429, 503, 504)
@@ -37,9 +38,18 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 class Server:
     """The runs that are served, and the way from a request's texts to their answers."""
 
-    def __init__(self, runs: Sequence[Served], limits: Limits, *, explains: bool, stopping: Callable[[], bool]):
+    def __init__(
+        self,
+        runs: Sequence[Served],
+        limits: Limits,
+        *,
+        explains: bool,
+        stopping: Callable[[], bool],
+        hurried: Callable[[], bool],
+    ):
+        """stopping: whether the server is to end. hurried: whether it is to end at once."""
         self.runs: Mapping[str, Served] = {run.name: run for run in runs}
-        self.limits, self.explains, self.stopping = limits, explains, stopping
+        self.limits, self.explains, self.stopping, self.hurried = limits, explains, stopping, hurried
 
     def run(self, name: str | None) -> Served:
         """The run of that name, the first for None. Raises Refusal."""
@@ -53,10 +63,14 @@ class Server:
         """The answers for some texts. Raises Refusal where they are too many or too long, or there is no answer."""
         if len(texts) > self.limits.texts:
             raise too_large(f"{len(texts)} texts, at most {self.limits.texts} in a request; send them in several")
+        self.check_length(texts)
+        return await self.result(run.batcher.submit(texts))
+
+    def check_length(self, texts: Sequence[str]) -> None:
+        """Raises Refusal on a text that is too long."""
         longest = max(map(len, texts), default=0)
         if longest > self.limits.characters:
             raise too_large(f"a text of {longest:,} characters, at most {self.limits.characters:,}; shorten it")
-        return await self.result(run.batcher.submit(texts))
 
     async def result(self, waiting: Awaitable[Any]) -> Any:
         """What a batcher answers. Raises Refusal where it fails or is late."""
@@ -72,10 +86,12 @@ class Server:
                 raise draining() from error
             raise failed(f"the model failed: {first_line(error)}") from error
 
-    def close(self) -> None:
-        """Answer what is queued, and end the threads."""
+    async def close(self) -> None:
+        """Answer what is queued, and end the threads; do not wait for them where the end is hurried."""
         for run in self.runs.values():
             run.batcher.close()
+        while not self.hurried() and any(run.batcher.thread.is_alive() for run in self.runs.values()):
+            await asyncio.sleep(TICK)
 
 
 def make_app(server: Server, metrics: Metrics, *, token: str | None = None) -> App:
@@ -84,7 +100,7 @@ def make_app(server: Server, metrics: Metrics, *, token: str | None = None) -> A
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(server.close)
+        await server.close()
 
     api = FastAPI(
         title="lasttoken",
@@ -119,12 +135,14 @@ def add_predictions(api: FastAPI, server: Server) -> None:
     async def predict(asked: schemas.Predict) -> Response:
         run = server.run(asked.model)
         if isinstance(asked, schemas.Ask):
-            return JSONResponse(dialects.own(run, await server.answers(run, asked.texts), asked.probs))
+            return JSONResponse(
+                dialects.own(run, await server.answers(run, asked.texts), asked.texts, probs=asked.probs)
+            )
         return await tei(asked)
 
     async def tei(asked: schemas.TeiAsk) -> Response:
-        run = server.run(asked.model)
-        return JSONResponse(dialects.tei(await server.answers(run, dialects.tei_texts(asked)), asked))
+        run, texts = server.run(asked.model), dialects.tei_texts(asked)
+        return JSONResponse(dialects.tei(await server.answers(run, texts), asked))
 
     async def classify(asked: schemas.VllmAsk) -> Response:
         run, texts = server.run(asked.model), [asked.input] if isinstance(asked.input, str) else asked.input
@@ -133,10 +151,11 @@ def add_predictions(api: FastAPI, server: Server) -> None:
         return JSONResponse(dialects.vllm(run, await server.answers(run, texts), asked.use_activation))
 
     async def explained(asked: schemas.ExplainAsk) -> Response:
-        run, words = server.run(asked.model), len(words_of(asked.text))
+        run = server.run(asked.model)
         if not server.explains:
             raise Refusal(403, "Validation", "this server does not explain; start it with --explain")
-        if words > server.limits.words or len(asked.text) > server.limits.characters:
+        server.check_length([asked.text])
+        if (words := len(words_of(asked.text))) > server.limits.words:
             raise too_large(
                 f"a text of {words} words, at most {server.limits.words} to be explained; send a part of it"
             )
@@ -158,7 +177,7 @@ def add_predictions(api: FastAPI, server: Server) -> None:
     api.add_api_route("/", tei, response_model=scores | list[scores], summary="Label texts, as TEI", **many)
     for path in ("/classify", "/v1/classify"):
         api.add_api_route(path, classify, response_model=schemas.VllmAnswers, summary="Label texts, as vLLM", **many)
-    many["responses"] = PROBLEMS | {403: {"model": schemas.Problem}}
+    many = many | {"responses": PROBLEMS | {403: {"model": schemas.Problem}}}
     api.add_api_route("/explain", explained, response_model=schemas.Explained, summary="What words add", **many)
 
 
@@ -254,7 +273,11 @@ async def validation_response(_: Request, error: Exception) -> Response:
         if one["type"] == "json_invalid":
             told.append(f"the body is no JSON from character {one['loc'][-1]} on")
             continue
-        place = ".".join(str(part) for part in one["loc"] if part not in ("body", "own", "tei"))
+        if one["loc"] == ("body",) and one["type"] in ("missing", "model_attributes_type"):
+            told.append('send JSON such as {"texts": ["..."]} with the header content-type: application/json')
+            continue
+        _, *inside = one["loc"]  # body
+        place = ".".join(map(str, inside[1:] if inside[:1] in (["own"], ["tei"]) else inside))
         told.append(f"{place}: {one['msg']}" if place else str(one["msg"]))
     more = f" (and {counted_words(len(told) - 3, 'more mistake', 'more mistakes')})" if len(told) > 3 else ""
     return await refusal_response(_, invalid("; ".join(told[:3]) + more))

@@ -29,8 +29,8 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """Texts of one request, or a function to call between batches; and where the result goes."""
+class Request:
+    """Texts to label, or a function to call between batches; and where the result goes."""
 
     texts: Sequence[str]
     result: asyncio.Future[Any]
@@ -44,35 +44,34 @@ class Batcher:
         """tokens: of a batch at most. batched: is told the number of texts of every batch."""
         self.predictor, self.tokens, self.batched = predictor, tokens, batched
         self.per_character = FIRST_GUESS
-        self.jobs, self.waiting, self.closed = deque[Job](), 0, False  # waiting: texts in `jobs`
+        self.requests, self.waiting, self.closed = deque[Request](), 0, False  # waiting: texts in `requests`
         self.arrived = threading.Condition()
         self.thread = threading.Thread(target=self.work, name="predictions", daemon=True)
         self.thread.start()
 
     async def submit(self, texts: Sequence[str]) -> Share:
         """The answers for some texts. Cancelled before its batch begins, it takes the texts out."""
-        return await self.put(Job(texts, asyncio.get_running_loop().create_future()))
+        return await self.put(Request(texts, asyncio.get_running_loop().create_future()))
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """The result of a function that uses the predictor, called by the thread between two batches."""
-        return await self.put(Job((), asyncio.get_running_loop().create_future(), function))
+        return await self.put(Request((), asyncio.get_running_loop().create_future(), function))
 
-    def put(self, job: Job) -> asyncio.Future[Any]:
-        """Queue a job. Raises RuntimeError after `close`."""
+    def put(self, request: Request) -> asyncio.Future[Any]:
+        """Queue a request. Raises RuntimeError after `close`."""
         with self.arrived:
             if self.closed:
                 raise RuntimeError("the batcher is closed")
-            self.jobs.append(job)
-            self.waiting += len(job.texts)
+            self.requests.append(request)
+            self.waiting += len(request.texts)
             self.arrived.notify()
-        return job.result
+        return request.result
 
     def close(self) -> None:
-        """Answer what is queued, and end the thread."""
+        """Take no more; the thread answers what is queued, and ends."""
         with self.arrived:
             self.closed = True
             self.arrived.notify()
-        self.thread.join()
 
     def work(self) -> None:
         """The thread: one batch after another, until closed and empty."""
@@ -80,60 +79,60 @@ class Batcher:
             found = self.answers(batch)
             batch[0].result.get_loop().call_soon_threadsafe(deliver, batch, found)
 
-    def take(self) -> list[Job]:
-        """The next batch, waiting for a first job; empty once closed. Cancelled jobs are left out."""
-        batch, tokens = list[Job](), 0.0
+    def take(self) -> list[Request]:
+        """The next batch, waiting for a first request; empty once closed. Cancelled requests are left out."""
+        batch, tokens = list[Request](), 0.0
         with self.arrived:
             while not batch:
-                self.arrived.wait_for(lambda: self.jobs or self.closed)
-                if not self.jobs:
+                self.arrived.wait_for(lambda: self.requests or self.closed)
+                if not self.requests:
                     return []
-                while self.jobs:
-                    job = self.jobs[0]
-                    more = self.tokens_of(job)
-                    if batch and (job.call or batch[0].call or tokens + more > self.tokens):
+                while self.requests:
+                    request = self.requests[0]
+                    more = self.tokens_of(request)
+                    if batch and (request.call or batch[0].call or tokens + more > self.tokens):
                         break
-                    self.jobs.popleft()
-                    self.waiting -= len(job.texts)
-                    if not job.result.cancelled():
-                        batch.append(job)
+                    self.requests.popleft()
+                    self.waiting -= len(request.texts)
+                    if not request.result.cancelled():
+                        batch.append(request)
                         tokens += more
         return batch
 
-    def tokens_of(self, job: Job) -> float:
-        """About how many tokens a job has."""
-        return sum(map(len, job.texts)) * self.per_character + len(job.texts)
+    def tokens_of(self, request: Request) -> float:
+        """About how many tokens a request has."""
+        return sum(map(len, request.texts)) * self.per_character + len(request.texts)
 
-    def answers(self, batch: Sequence[Job]) -> list[Any]:
-        """The result of every job, or its error: where a batch fails each job is tried alone."""
+    def answers(self, batch: Sequence[Request]) -> list[Any]:
+        """The result of every request, or its error: where a batch fails each request is tried alone."""
         try:
             return self.results(batch)
         except Exception as error:  # goes to whoever asked; the thread has to live on
-            return [error] if len(batch) == 1 else [found for job in batch for found in self.answers([job])]
+            return [error] if len(batch) == 1 else [found for request in batch for found in self.answers([request])]
 
-    def results(self, batch: Sequence[Job]) -> list[Any]:
-        """The result of every job. Raises what the predictor or the function raises."""
+    def results(self, batch: Sequence[Request]) -> list[Any]:
+        """The result of every request. Raises what the predictor or the function raises."""
         if batch[0].call is not None:
             return [batch[0].call()]
-        texts = [text for job in batch for text in job.texts]
+        texts = [text for request in batch for text in request.texts]
         answers = self.predictor(texts)
         self.batched(len(texts))
         characters, tokens = sum(map(len, texts)), 0 if answers.tokens is None else int(answers.tokens.sum())
         if characters and tokens:
             self.per_character += SMOOTH * (tokens / characters - self.per_character)
         ends, start = [], 0
-        for job in batch:
-            ends.append(Share(answers, range(start, start + len(job.texts))))
-            start += len(job.texts)
+        for request in batch:
+            ends.append(Share(answers, range(start, start + len(request.texts))))
+            start += len(request.texts)
         return ends
 
 
-def deliver(batch: Sequence[Job], found: Sequence[Any]) -> None:
-    """Give every job that is still waited for its result or error; called in the event loop."""
-    for job, result in zip(batch, found, strict=True):
-        if job.result.done():  # its client went meanwhile
+def deliver(batch: Sequence[Request], found: Sequence[Any]) -> None:
+    """Give every request that is still waited for its result or error; called in the event loop."""
+    for request, result in zip(batch, found, strict=True):
+        if request.result.done():  # its client went meanwhile
             continue
         if isinstance(result, Exception):
-            job.result.set_exception(result)
+            request.result.set_exception(result)
         else:
-            job.result.set_result(result)
+            request.result.set_result(result)

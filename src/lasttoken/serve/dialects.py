@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lasttoken.labels import NOTHING
+from lasttoken.predict.file import has_word
 from lasttoken.serve.batcher import Share
 from lasttoken.serve.limits import invalid
 from lasttoken.serve.schemas import TeiAsk
@@ -17,37 +19,50 @@ from lasttoken.serve.served import Served
 SMALLEST = 1e-300  # of a probability whose logarithm is taken
 
 
-def own(served: Served, share: Share, probs: bool) -> dict[str, Any]:
-    """`schemas.Answers`."""
+def own(served: Served, share: Share, texts: Sequence[str], *, probs: bool) -> dict[str, Any]:
+    """`schemas.Answers` for some texts; one without a letter, digit or emoji gets no label, as with `predict`."""
     return {
         "model": served.name,
         "digest": served.digest,
-        "answers": [own_row(share, row, probs) for row in share.rows],
+        "answers": [
+            own_row(share, row, probs=probs) if has_word(text) else unlabelled(own_row(share, row, probs=probs))
+            for row, text in zip(share.rows, texts, strict=True)
+        ],
     }
 
 
-def own_row(share: Share, row: int, probs: bool) -> dict[str, Any]:
+def own_row(share: Share, row: int, *, probs: bool) -> dict[str, Any]:
     """`schemas.Answer` of a row of the batch."""
-    all, abstained = share.answers, bool(share.answers.abstained[row])
-    names = all.space.names
-    if all.space.multi:
-        given = [names[j] for j in np.flatnonzero(all.decisions[row])]
+    answers, abstained = share.answers, bool(share.answers.abstained[row])
+    names = answers.space.names
+    if answers.space.multi:
+        given = [names[j] for j in np.flatnonzero(answers.decisions[row])]
         found: dict[str, Any] = {"labels": given}
     else:
-        column = int(all.decisions[row])
+        column = int(answers.decisions[row])
         given = None if column == NOTHING else names[column]
-        found = {"label": given, "probability": None if given is None else float(all.probs[row, column])}
+        found = {"label": given, "probability": None if given is None else float(answers.probs[row, column])}
     found |= {"decision": None if abstained else given, "abstained": abstained}
-    if all.sets is not None:
-        found["set"] = [names[j] for j in np.flatnonzero(all.sets[row])]
+    if answers.sets is not None:
+        found["set"] = [names[j] for j in np.flatnonzero(answers.sets[row])]
     if probs:
-        found["probs"] = dict(zip(names, all.probs[row].tolist(), strict=True))
-    return found | {"truncated": int(all.lost[row])}
+        found["probs"] = dict(zip(names, answers.probs[row].tolist(), strict=True))
+    return found | {"truncated": int(answers.lost[row])}
+
+
+def unlabelled(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer without its label."""
+    nothing: dict[str, Any] = {"label": None, "labels": [], "probability": None, "decision": None}
+    return answer | {name: value for name, value in nothing.items() if name in answer}
 
 
 def tei_texts(asked: TeiAsk) -> list[str]:
-    """The texts of TEI's `inputs`. Raises Refusal on pairs and on what is no text."""
+    """The texts of TEI's `inputs`. Raises Refusal on pairs, on what is no text, and on parameters without a meaning here."""
     inputs = asked.inputs
+    if (top := parameter(asked, "top_k")) is not None and (type(top) is not int or top < 1):
+        raise invalid("parameters.top_k: send a number of labels from 1 on")
+    if parameter(asked, "function_to_apply") not in (None, "none", "softmax", "sigmoid"):
+        raise invalid("parameters.function_to_apply: none gives logits; probabilities need no function")
     if isinstance(inputs, str):
         return [inputs]
     if inputs and all(isinstance(one, str) for one in inputs):
@@ -64,16 +79,18 @@ def tei_texts(asked: TeiAsk) -> list[str]:
 
 def tei(share: Share, asked: TeiAsk) -> list[Any]:
     """Scores of every label, highest first; a list of them for a batch, and for huggingface_hub's client."""
-    parameters = asked.parameters
-    top = None if parameters is None else parameters.get("top_k")
-    if top is not None and (not isinstance(top, int) or top < 1):
-        raise invalid("parameters.top_k: send a number of labels from 1 on")
-    rows = [tei_row(share, row, asked.raw_scores)[:top] for row in share.rows]
+    raw = asked.raw_scores or parameter(asked, "function_to_apply") == "none"
+    rows = [tei_row(share, row, raw=raw)[: parameter(asked, "top_k")] for row in share.rows]
     # the hub's own service, which that client speaks to, nests a single answer too
-    return rows[0] if isinstance(asked.inputs, str) and parameters is None else rows
+    return rows[0] if isinstance(asked.inputs, str) and asked.parameters is None else rows
 
 
-def tei_row(share: Share, row: int, raw: bool) -> list[dict[str, Any]]:
+def parameter(asked: TeiAsk, name: str) -> Any:
+    """One of the parameters that huggingface_hub's client sends; None where it sends none."""
+    return None if asked.parameters is None else asked.parameters.get(name)
+
+
+def tei_row(share: Share, row: int, *, raw: bool) -> list[dict[str, Any]]:
     """`schemas.Score` of every label, highest first."""
     probs = share.answers.probs[row]
     order = np.argsort(-probs, kind="stable").tolist()

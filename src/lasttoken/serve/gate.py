@@ -1,4 +1,4 @@
-"""Who is let in, decided before a body is read: a refused request costs next to nothing.
+"""Which requests are let in, decided before a body is read: a refused one costs next to nothing.
 
 Plain ASGI around the app. Bodies are read here, under their limits; an app whose client has gone is cancelled.
 """
@@ -20,7 +20,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 REFUSALS, BURST, LONGEST_PAUSE = 200, 50, 1.0  # a second; at once; seconds that one is held back at most
-OPEN = {"/healthz", "/readyz", "/health", "/ping"}  # without a token: what asks has none
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/health",
+    "/ping",
+    "/",
+}  # to GET without a token: probes have none, and the page asks for it
+BODIES = ("POST", "PUT", "PATCH")  # methods with a body
 
 
 class Gate:
@@ -50,7 +57,7 @@ class Gate:
             return
         try:
             self.check(scope)
-            if scope["method"] not in ("POST", "PUT", "PATCH"):
+            if scope["method"] not in BODIES:
                 await self.app(scope, receive, send)
                 return
             self.inside += 1
@@ -67,14 +74,14 @@ class Gate:
             head = dict(scope["headers"])
             if head.get(b"connection", b"").lower() == b"close" and b"content-length" in head:
                 await self.drain(receive)
-            endless = b"content-length" not in head
-            await answer(send, refusal, hang_up=refusal.status == 408 or (refusal.status == 413 and endless))
+            await answer(send, refusal, hang_up=refusal.status == 408 or b"transfer-encoding" in head)
 
     async def pause(self) -> None:
         """Hold a refusal back where there are too many: who asks again at once would else take the model's time."""
         now = asyncio.get_running_loop().time()
-        self.next_refusal = max(now, self.next_refusal) + 1 / REFUSALS
-        if (wait := min(self.next_refusal - now - BURST / REFUSALS, LONGEST_PAUSE)) > 0:
+        latest = now + BURST / REFUSALS + LONGEST_PAUSE
+        self.next_refusal = min(max(now, self.next_refusal) + 1 / REFUSALS, latest)
+        if (wait := self.next_refusal - now - BURST / REFUSALS) > 0:
             await asyncio.sleep(wait)
 
     async def drain(self, receive: Receive) -> None:
@@ -88,12 +95,12 @@ class Gate:
     def check(self, scope: Any) -> None:
         """Raises Refusal on what the head of a request tells."""
         headers = dict(scope["headers"])
-        if self.token is not None and scope["path"] not in OPEN:
+        if self.token is not None and not (scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
             given = headers.get(b"authorization", b"")
             kind, _, token = given.partition(b" ")
             if kind.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
                 raise Refusal(401, "Unauthorized", "send the header Authorization: Bearer TOKEN")
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["method"] not in BODIES:
             return
         if self.stopping():
             raise draining()

@@ -36,6 +36,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.wait_for_head()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_head:
+            super().on_header(name, value)
+        else:  # a trailer, behind a chunked body: nobody reads it
+            self.transport.close()
+
     def on_headers_complete(self) -> None:
         self.head_is_there()
         super().on_headers_complete()

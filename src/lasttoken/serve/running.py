@@ -52,16 +52,23 @@ def run_server(
     token: str | None,
     explains: bool,
     started: Callable[[], None],
-) -> None:
+) -> bool:
     """Serve until SIGINT or SIGTERM; what is being answered is finished first. started: called before the first request.
 
-    A second signal ends at once.
+    A second signal ends at once. Returns whether all was answered.
     """
 
     def stopping() -> bool:
         return server.should_exit
 
-    app = make_app(Server(runs, limits, explains=explains, stopping=stopping), metrics, token=token)
+    def hurried() -> bool:
+        return server.force_exit
+
+    def early(*_: object) -> None:  # before uvicorn has handlers of its own
+        server.should_exit = True
+
+    service = Server(runs, limits, explains=explains, stopping=stopping, hurried=hurried)
+    app = make_app(service, metrics, token=token)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -76,13 +83,15 @@ def run_server(
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {kind: signal.signal(kind, early) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         gc.collect()
         gc.freeze()  # libraries and models live as long as the process; looking through them holds up every request
         started()
         server.run(sockets=[at])
+        return not server.force_exit
     finally:
+        gc.unfreeze()
         for kind, handler in before.items():
             signal.signal(kind, handler)
         with suppress(OSError):

@@ -54,8 +54,8 @@ class ExplainAsk(BaseModel):
 
 def dialect(body: Any) -> str:
     """Which of two forms a body of /predict has."""
-    keys = body if isinstance(body, dict) else vars(body)
-    return "tei" if "inputs" in keys else "own"
+    tei = isinstance(body, TeiAsk) or (isinstance(body, dict) and "inputs" in body and "texts" not in body)
+    return "tei" if tei else "own"
 
 
 Predict = Annotated[Annotated[Ask, Tag("own")] | Annotated[TeiAsk, Tag("tei")], Discriminator(dialect)]

@@ -34,8 +34,8 @@ class Served:
         return [HALF] * len(self.predictor.labels) if rule.thresholds is None else rule.thresholds.tolist()
 
 
-def sharing(folders: Mapping[str, Path]) -> list[str]:
-    """Names of the runs that have their frozen base model in common with another, loaded in the same way."""
+def sharing(folders: Mapping[str, Path]) -> list[list[str]]:
+    """Groups of two or more runs that have their frozen base model in common, loaded in the same way, by name."""
     groups = dict[tuple[object, ...], list[str]]()
     for name, folder in folders.items():
         settings = read_json(folder / "method.json")
@@ -43,7 +43,7 @@ def sharing(folders: Mapping[str, Path]) -> list[str]:
             config = settings["config"]
             same = ("method", "model", "revision", "quantize", "precision")
             groups.setdefault(tuple(config.get(each) for each in same), []).append(name)
-    return [name for names in groups.values() if len(names) > 1 for name in names]
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def has_adapter(folder: Path) -> bool:

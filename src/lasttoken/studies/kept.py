@@ -14,7 +14,7 @@ from lasttoken.data.splits_file import data_digest
 from lasttoken.errors import ArtifactError
 from lasttoken.journal import Journal
 from lasttoken.record.artifact import SETTINGS
-from lasttoken.record.folder import json_bytes, read_json
+from lasttoken.record.folder import check_no_checkpoints, checkpoints_of, json_bytes, read_json, updates_in
 from lasttoken.train.distributed import World
 
 if TYPE_CHECKING:
@@ -38,20 +38,18 @@ def kept_state(
 
     Raises ArtifactError where there are some and they are not to be used, or belong to another training.
     """
-    from lasttoken.train.checkpoints import Checkpoints, Stop, folder_of, updates_in
+    from lasttoken.train.checkpoints import Checkpoints, Stop
     from lasttoken.train.state import TrainState
 
     about = {"config.toml": to_toml(config), "data.json": json_bytes(rows_and_base(config, splits), indent=1).decode()}
     keeper = Checkpoints(folder, about, keeping.every, keeping.stop or Stop(), world=world, journal=journal)
-    if not keeping.resume and updates_in(folder_of(folder)):
-        raise ArtifactError(
-            f"{folder_of(folder)} holds a training that was not finished; go on with --resume, or delete that folder"
-        )
-    if (folder_of(folder) / "data.json").is_file():
-        check_same_training(config, splits, folder_of(folder))
+    if not keeping.resume:
+        check_no_checkpoints(folder)
+    if updates_in(checkpoints_of(folder)):
+        check_same_training(config, splits, checkpoints_of(folder))
     found = keeper.read() if keeping.resume else None
     if found is not None:
-        journal.note(f"resumes {folder_of(folder)} after update {found.update}")
+        journal.note(f"resumes {checkpoints_of(folder)} after update {found.update}")
     state = found or TrainState()
     state.keeper = keeper
     return state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -27,7 +28,7 @@ from lasttoken.evaluation.metrics import HEADLINE, named
 from lasttoken.journal import Journal, told, unheard
 from lasttoken.paths import local
 from lasttoken.record.atomic import claimed
-from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
+from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, checkpoints_of, runs_in
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
 from lasttoken.studies.kept import Keeping, check_same
@@ -226,6 +227,7 @@ def run_cells(
                     )
                 else:
                     journal.note(f"kept from before, {out / name}")
+                    shutil.rmtree(checkpoints_of(out / name), ignore_errors=True)
         except UserError as error:
             last = error.with_traceback(None)  # its frames would keep the model in memory
             last.__cause__ = last.__context__ = None

@@ -26,10 +26,9 @@ from lasttoken.errors import ConfigError
 from lasttoken.evaluation.run_record import read_fact
 from lasttoken.journal import Journal, unheard
 from lasttoken.plan.within import Job, Speed, choose, seconds_after, told
-from lasttoken.record.folder import MANIFEST
+from lasttoken.record.folder import MANIFEST, checkpoints_of, updates_in
 from lasttoken.record.schema import Metrics
 from lasttoken.studies.one import Until
-from lasttoken.train.checkpoints import folder_of, updates_in
 from lasttoken.train.distributed import launched
 from lasttoken.wording import duration
 
@@ -161,7 +160,7 @@ def within(
 
 def gone_on(run: Run, whole: Splits, folder: Path, limit: Limit | None) -> Within | None:
     """The run whose training was stopped, as --time chose it then, with a new deadline; None without a limit or checkpoint."""
-    place = folder_of(folder)
+    place = checkpoints_of(folder)
     if limit is None or not updates_in(place):
         return None
     same = as_kept(run, place, limit)

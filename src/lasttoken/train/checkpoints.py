@@ -1,7 +1,7 @@
 """Checkpoints of a training beside its run folder: the last two, each read back before an older one goes.
 
 RUN.training/ says which training they are of; RUN.training/update-N/ is a state of `TrainState.write` with a manifest.
-A checkpoint is written beside, flushed with its folder, renamed and verified; then the last but one is removed.
+A checkpoint is written beside, flushed with its folder, renamed and verified; then those before the last two go.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from safetensors import SafetensorError
 from lasttoken.errors import ArtifactError, Stopped
 from lasttoken.journal import Journal
 from lasttoken.record.atomic import writing_folder
-from lasttoken.record.folder import MANIFEST, seal, verify_files, write_text
+from lasttoken.record.folder import checkpoints_of, seal, updates_in, verify_files, write_text
 from lasttoken.train.distributed import ALONE, World
 from lasttoken.train.state import TrainState
 from lasttoken.wording import first_line
 
-SUFFIX = ".training"
 SHARE = 0.02  # of the time that writing checkpoints may take
 KEPT = 2
 
@@ -54,20 +53,22 @@ class Checkpoints:
     @property
     def folder(self) -> Path:
         """Where they are."""
-        return folder_of(self.run)
+        return checkpoints_of(self.run)
 
     def read(self) -> TrainState | None:
-        """The newest whole checkpoint; None without one."""
+        """The newest whole checkpoint; None without one. Damaged ones are removed."""
         for path in reversed(updates_in(self.folder)):
             try:
                 verify_files(path)
                 return TrainState.read(path)
             except ArtifactError:
                 self.journal.note(f"{path}: damaged; the checkpoint before it is used")
+                if self.world.rank == 0:
+                    shutil.rmtree(path, ignore_errors=True)
         return None
 
     def after(self, state: TrainState) -> bool:
-        """Write a checkpoint if it is time, or if a signal came; whether the training is to end here, after Ctrl-C.
+        """Write a checkpoint if it is time, or if a signal came. True after Ctrl-C: the training is to end here.
 
         Called after every update. Raises Stopped after SIGTERM. All processes decide the same.
         """
@@ -80,6 +81,8 @@ class Checkpoints:
         late, ctrl_c, ended = (bool(value) for value in asked.tolist())
         if late or ctrl_c or ended:
             self.write(state)
+        if ctrl_c:
+            self.stop.signal = None  # it is answered; SIGTERM is by Stopped
         if ended:
             number = came or signal.SIGTERM  # another process got it
             raise Stopped(
@@ -95,7 +98,7 @@ class Checkpoints:
         if self.world.rank == 0:
             try:
                 self.write_now(state)
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, ArtifactError) as error:
                 self.journal.note(
                     f"the checkpoint after update {state.update} could not be written ({first_line(error)}); training goes on"
                 )
@@ -103,18 +106,24 @@ class Checkpoints:
         self.cost = self.latest - began
 
     def write_now(self, state: TrainState) -> None:
-        """Write a checkpoint, verify it, and remove the last but one. Raises OSError."""
+        """Write a checkpoint, verify it, and remove those before the last two. Raises OSError or ArtifactError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, text in self.about.items():
-            if not (self.folder / name).exists():
+        if not updates_in(
+            self.folder
+        ):  # what is there may be of a training that was killed before its first checkpoint
+            for name, text in self.about.items():
                 write_text(self.folder / name, text)
         path = self.folder / f"update-{state.update:09d}"
-        if path.exists():  # of a signal right after it was time
+        if path.exists():  # written because it was time, and now a signal came
             return
         with writing_folder(path) as part:
             state.write(part)
             seal(part)
-        verify_files(path)
+        try:
+            verify_files(path)
+        except ArtifactError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         for old in updates_in(self.folder)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -125,20 +134,14 @@ class Checkpoints:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within the block signals wait for the next update."""
+        """Within the block signals wait for the next update; one that came after the last is raised at its end."""
         self.stop.deferred = True
         self.latest = time.monotonic()
         try:
             yield
         finally:
             self.stop.deferred = False
-
-
-def folder_of(run: Path) -> Path:
-    """Where the checkpoints of a run folder are."""
-    return run.with_name(run.name + SUFFIX)
-
-
-def updates_in(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob("update-*") if (path / MANIFEST).is_file())
+        if self.stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.stop.signal is not None:
+            raise Stopped(self.stop.signal)

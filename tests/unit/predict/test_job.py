@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def run(
     reads = Input(Columns(text=("text",)), options.pop("format", None))
     made_by = {"run": "digest", "settings": {"empty": options.get("empty", "blank")}}
     writes = Output(options.pop("out_format", None), options.pop("probs", False), empty=options.pop("empty", "blank"))
-    files = inputs_of(str(source))
+    files = inputs_of(str(source), str(out))
     return run_job(
         Job(Predictor(model or Length()), files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)  # type: ignore[arg-type]
     )
@@ -115,13 +116,13 @@ def test_rows_that_cannot_be_read_are_listed_with_their_part(tmp_path: Path) -> 
     done = run(tmp_path / "a.csv", tmp_path / "out", part=2)
     assert (done.rows, done.bad, done.parts) == (4, 2, 2)
     errors = [
-        [json.loads(line) for line in (tmp_path / f"out/00000-a-00000{i}.csv.errors.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (tmp_path / f"out/errors/00000-a-00000{i}.jsonl").read_text().splitlines()]
         for i in range(2)
     ]
-    assert [[row["row"] for row in part] for part in errors] == [[3], [6]]
+    assert [[row["line"] for row in part] for part in errors] == [[3], [6]]
     assert errors[0][0] == {
         "file": str(tmp_path / "a.csv"),
-        "row": 3,
+        "line": 3,
         "error": f"{tmp_path / 'a.csv'}:3: 3 fields, expected 2; put quotes around a field that holds a comma",
     }
     again = run(tmp_path / "a.csv", tmp_path / "out", part=2)
@@ -147,10 +148,10 @@ def test_bad_rows_of_json_and_behind_the_last_part(tmp_path: Path) -> None:
     assert (done.rows, done.bad, done.parts) == (2, 6, 2)
     errors = [
         json.loads(line)
-        for path in sorted((tmp_path / "out").glob("*.errors.jsonl"))
+        for path in sorted((tmp_path / "out/errors").iterdir())
         for line in path.read_text().splitlines()
     ]
-    assert sorted(row["row"] for row in errors) == [2, 3, 4, 5, 6, 8]
+    assert sorted(row["line"] for row in errors) == [2, 3, 4, 5, 6, 8]
     assert (tmp_path / "out/00000-a-000001.jsonl").read_bytes() == b""
 
 
@@ -226,18 +227,78 @@ def test_object_stores(tmp_path: Path) -> None:
     whole = b"".join(store.cat_file(f"/bucket/out/00000-a-00000{i}.csv") for i in range(3))
     assert whole.count(b"row, ") == 10
     with pytest.raises(DataError, match=r"pip install gcsfs"):
-        inputs_of("gs://bucket/a.csv")
+        inputs_of("gs://bucket/a.csv", "out")
+    with pytest.raises(DataError, match=r"file:// is not known; there are s3://"):  # it writes in place
+        is_many("in", "file:///tmp/out")
+    with pytest.raises(DataError, match=r"no such file"):
+        run("memory://bucket/none.csv", "memory://bucket/none")
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_others(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    for name in ("a.csv", "c.csv"):
+        table(place / name, 5)
+    (place / "b.csv").write_bytes(b"text,n\n\xff,1\n")
+    (place / "d.parquet").write_bytes(b"PAR1 no")
+    done = run(place, tmp_path / "out")
+    assert (done.files, done.rows, len(done.unread)) == (4, 10, 2)
+    assert "is not UTF-8" in done.unread[0]
+    assert json.loads((tmp_path / "out/errors/00001-b.jsonl").read_text())["file"] == str(place / "b.csv")
+    again = run(place, tmp_path / "out")
+    assert (again.rows, again.kept, again.unread) == (10, 4, done.unread)
+    with pytest.raises(DataError, match="is not UTF-8"):
+        run(place, tmp_path / "strict", strict=True)
+
+
+def test_mistakes_of_a_whole_file_are_no_bad_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,predicted_label\nx,y\n")
+    with pytest.raises(DataError, match="has a column 'predicted_label' already; rename it"):
+        run(tmp_path / "a.csv", tmp_path / "out")
+    (tmp_path / "b.jsonl").write_text("{nope\n" * 5000)
+    with pytest.raises(DataError, match="4096 rows one after another cannot be read; the first: "):
+        run(tmp_path / "b.jsonl", tmp_path / "out")
+    with pytest.raises(DataError, match="parts of Parquet made from text"):
+        run(table(tmp_path / "c.csv", 3), tmp_path / "out", out_format="parquet")
+    with pytest.raises(DataError, match=r"no such file; did you mean a.csv\?"):
+        run(tmp_path / "aa.csv", tmp_path / "out")
+
+
+def test_an_output_inside_the_input_is_not_read(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    table(place / "a.csv", 5)
+    assert run(place, place / "out").rows == 5
+    assert run(place, place / "out").kept == 2
+
+
+def test_a_file_without_rows_can_be_given_again(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,n\n")
+    for _ in range(2):
+        assert run(tmp_path / "a.csv", tmp_path / "out").rows == 0
+
+
+def test_a_file_that_changed_in_the_middle_is_another(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("text\n" + "x" * 3_000_000 + "\n")
+    run(source, tmp_path / "out")
+    with source.open("r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"y")
+    os.utime(source, ns=(1, 1))
+    with pytest.raises(ArtifactError, match="differs in inputs"):
+        run(source, tmp_path / "out")
 
 
 def test_what_is_a_job(tmp_path: Path) -> None:
     table(tmp_path / "a.csv", 1)
     file, folder = str(tmp_path / "a.csv"), str(tmp_path)
-    assert [is_many(file, out) for out in ("-", "out.csv", "out.jsonl", "out", "out/", folder)] == [False] * 3 + [
-        True
-    ] * 3
-    assert is_many(folder, "out.csv")
-    assert is_many(f"{folder}/*.csv", "-")
-    assert is_many("s3://a/b.csv", "out.csv")
+    outs = ("-", "out.csv", "out", "out.txt", "out/", folder)
+    assert [is_many(file, out) for out in outs] == [False] * 4 + [True] * 2
+    assert is_many(folder, "out")
+    for many, out in ((folder, "out.csv"), (f"{folder}/*.csv", "-"), ("s3://a/b.csv", "-")):
+        with pytest.raises(DataError, match="many rows go to a folder of parts; name one: -o labelled/"):
+            is_many(many, out)
     assert is_many(file, "s3://a/out")
     assert not is_many(None, "-")
     assert InputFile("x/rows.v2.csv.gz").stem == "rows.v2"

@@ -47,7 +47,8 @@ def run(scenario: Callable[[Batcher, Slow], Awaitable[None]]) -> None:
             await asyncio.wait_for(scenario(batcher, model), 60)
         finally:
             model.go.set()
-            await asyncio.to_thread(batcher.close)
+            batcher.close()
+            await asyncio.to_thread(batcher.thread.join)
 
     asyncio.run(whole())
 
@@ -170,10 +171,10 @@ def test_closing_answers_what_is_queued_and_takes_no_more() -> None:
         await asyncio.to_thread(model.begun.wait, 30)
         last = asyncio.ensure_future(batcher.submit(["a"]))
         await asyncio.sleep(0)
-        closing = asyncio.ensure_future(asyncio.to_thread(batcher.close))
+        batcher.close()
         model.go.set()
         assert (labels(await first), labels(await last)) == (["long"], ["short"])
-        await closing
+        await asyncio.to_thread(batcher.thread.join)
         assert not batcher.thread.is_alive()
         with pytest.raises(RuntimeError, match="closed"):
             await batcher.submit(["b"])

@@ -34,7 +34,7 @@ SERVED: Any = SimpleNamespace(name="run", digest="d1")
 
 
 def test_our_own() -> None:
-    assert dialects.own(SERVED, share(range(0, 2)), probs=False) == {
+    assert dialects.own(SERVED, share(range(0, 2)), ["x", "y"], probs=False) == {
         "model": "run",
         "digest": "d1",
         "answers": [
@@ -42,22 +42,30 @@ def test_our_own() -> None:
             {"label": "c", "probability": 0.8, "decision": "c", "abstained": False, "truncated": 2},
         ],
     }
-    (row,) = dialects.own(SERVED, share(range(1, 2)), probs=True)["answers"]
+    (row,) = dialects.own(SERVED, share(range(1, 2)), ["y"], probs=True)["answers"]
     assert row["probs"] == {"a": 0.1, "b": 0.1, "c": 0.8}
 
 
 def test_a_text_that_is_left_to_a_person_has_a_label_and_no_decision() -> None:
-    (row,) = dialects.own(SERVED, share(range(2, 3), abstain_below=0.6), probs=False)["answers"]
+    (row,) = dialects.own(SERVED, share(range(2, 3), abstain_below=0.6), ["z"], probs=False)["answers"]
     assert row == {"label": "a", "probability": 0.34, "decision": None, "abstained": True, "truncated": 0}
 
 
+def test_a_text_without_a_word_gets_no_label() -> None:
+    (row,) = dialects.own(SERVED, share(range(0, 1)), ["?!"], probs=False)["answers"]
+    assert row == {"label": None, "probability": None, "decision": None, "abstained": False, "truncated": 0}
+    (row,) = dialects.own(SERVED, share(range(0, 1), multi=True), [" "], probs=False)["answers"]
+    assert (row["labels"], row["decision"]) == ([], None)
+
+
 def test_sets_of_a_coverage() -> None:
-    (row,) = dialects.own(SERVED, share(range(0, 1), coverage=0.9, set_from=0.25), probs=False)["answers"]
+    (row,) = dialects.own(SERVED, share(range(0, 1), coverage=0.9, set_from=0.25), ["x"], probs=False)["answers"]
     assert row["set"] == ["b", "c"]
 
 
 def test_several_labels_a_text() -> None:
-    rows = dialects.own(SERVED, share(range(0, 3), multi=True, thresholds=np.array([0.3, 0.3, 0.3])), probs=False)
+    several = share(range(0, 3), multi=True, thresholds=np.array([0.3, 0.3, 0.3]))
+    rows = dialects.own(SERVED, several, ["x", "y", "z"], probs=False)
     assert [row["labels"] for row in rows["answers"]] == [["b", "c"], ["c"], ["a", "b", "c"]]
     assert [row["decision"] for row in rows["answers"]] == [["b", "c"], ["c"], ["a", "b", "c"]]
     assert all("label" not in row and "probability" not in row for row in rows["answers"])
@@ -74,6 +82,8 @@ def test_tei_gives_every_label_highest_first() -> None:
 def test_raw_scores_are_logits_of_the_probabilities() -> None:
     (best, *_) = dialects.tei(share(range(1, 2)), TeiAsk(inputs="x", raw_scores=True))
     assert best == {"score": pytest.approx(math.log(0.8)), "label": "c"}
+    ((best, *_),) = dialects.tei(share(range(1, 2)), TeiAsk(inputs="x", parameters={"function_to_apply": "none"}))
+    assert best["score"] == pytest.approx(math.log(0.8))
     (best, *_) = dialects.tei(share(range(1, 2), multi=True), TeiAsk(inputs="x", raw_scores=True))
     assert best == {"score": pytest.approx(math.log(4)), "label": "c"}
 
@@ -88,9 +98,10 @@ def test_which_texts_tei_means() -> None:
     for wrong in ([], [[]], [["x", "y"]], [1], [[1]], [None]):
         with pytest.raises(Refusal, match="send a text, or for a batch a list of lists of one text each"):
             dialects.tei_texts(TeiAsk(inputs=wrong))
-    for top in (0, -1, "2", 1.5):
-        with pytest.raises(Refusal, match="top_k"):
-            dialects.tei(share(range(0, 1)), TeiAsk(inputs="x", parameters={"top_k": top}))
+    for name, values in {"top_k": (0, -1, "2", 1.5, True), "function_to_apply": ("tanh", 1)}.items():
+        for value in values:
+            with pytest.raises(Refusal, match=f"parameters.{name}"):
+                dialects.tei_texts(TeiAsk(inputs="x", parameters={name: value}))
 
 
 def test_vllm() -> None:

@@ -110,13 +110,15 @@ def test_with_the_token_or_for_a_probe_the_door_is_open() -> None:
     clients = [Client(headers={"authorization": "bearer secret"}), Client("/healthz", "GET"), Client("/readyz", "GET")]
     asked(*clients, token="secret")
     assert [client.status for client in clients] == [200, 200, 200]
-    closed = Client("/metrics", "GET")
-    asked(closed, token="secret")
-    assert closed.status == 401
+    for path, method in (("/metrics", "GET"), ("/healthz", "POST"), ("/", "POST")):
+        closed = Client(path, method)
+        asked(closed, token="secret")
+        assert (closed.status, closed.read) == (401, 0)
 
 
 def test_a_large_body_is_refused_by_its_length_or_on_the_way() -> None:
-    told, streamed = Client(headers={"content-length": "11"}), Client(body=[b"x" * 6] * 4)
+    told = Client(headers={"content-length": "11"})
+    streamed = Client(headers={"transfer-encoding": "chunked"}, body=[b"x" * 6] * 4)
     app, _ = asked(told, streamed)
     assert (told.status, told.read, streamed.status, streamed.read, app.bodies) == (413, 0, 413, 2, [])
     assert told.content["error"] == "a request may have 10 bytes; send fewer texts at a time"

@@ -15,8 +15,9 @@ from torch import nn
 from lasttoken.errors import ArtifactError, Stopped
 from lasttoken.journal import Journal
 from lasttoken.record import atomic
+from lasttoken.record.folder import checkpoints_of, updates_in
 from lasttoken.train import checkpoints
-from lasttoken.train.checkpoints import Checkpoints, Stop, folder_of, updates_in
+from lasttoken.train.checkpoints import Checkpoints, Stop
 from lasttoken.train.state import TrainState
 
 
@@ -40,7 +41,7 @@ def keeper(tmp_path: Path, **options: Any) -> Checkpoints:
 
 
 def names(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in folder_of(tmp_path / "run").iterdir())
+    return sorted(path.name for path in checkpoints_of(tmp_path / "run").iterdir())
 
 
 def test_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found.weights, trained(3).weights, strict=True))
     own.remove()
     assert own.read() is None
-    assert not folder_of(tmp_path / "run").exists()
+    assert not checkpoints_of(tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])
@@ -141,7 +142,7 @@ def test_signals_write_a_checkpoint_and_end_the_training(tmp_path: Path) -> None
     stop = Stop()
     own = keeper(tmp_path, every=1e9, stop=stop)
     assert not own.after(trained(1))
-    assert not folder_of(tmp_path / "run").exists()
+    assert not checkpoints_of(tmp_path / "run").exists()
     stop.signal = signal.SIGINT
     assert own.after(trained(2))
     stop.signal = signal.SIGTERM
@@ -176,3 +177,46 @@ def test_an_optimiser_that_casts_what_it_loads_is_refused() -> None:
     saved.optimiser["state"][0]["exp_avg"] = torch.zeros(2, 3, dtype=torch.uint8)  # as of 8 bits
     with pytest.raises(ArtifactError, match=r"exp_avg was torch.uint8 and is torch.float32 after loading"):
         saved.attach([layer], torch.optim.AdamW(layer.parameters()))
+
+
+def test_a_damaged_one_is_written_again_and_is_none_of_the_two(tmp_path: Path) -> None:
+    own = keeper(tmp_path)
+    for updates in (1, 2):
+        own.after(trained(updates))
+    (updates_in(own.folder)[-1] / "state.json").write_text("{")
+    assert own.read() is not None
+    assert [path.name for path in updates_in(own.folder)] == ["update-000000001"]
+    own.after(trained(2))
+    found = own.read()
+    assert found is not None
+    assert found.update == 2
+
+
+def test_a_checkpoint_that_does_not_verify_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = keeper(tmp_path)
+    own.after(trained(1))
+
+    def damaged(path: Path) -> None:
+        raise ArtifactError(f"{path}: damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "verify_files", damaged)
+        assert not own.after(trained(2))
+    assert "could not be written" in own.journal.notes[0]
+    assert [path.name for path in updates_in(own.folder)] == ["update-000000001"]
+
+
+def test_what_says_which_training_it_is_belongs_to_the_checkpoints(tmp_path: Path) -> None:
+    other = Checkpoints(tmp_path / "run", {"config.toml": "seed = 2\n"}, every=0.0)
+    folder = checkpoints_of(tmp_path / "run")
+    folder.mkdir()
+    (folder / "config.toml").write_text("seed = 1\n")  # of a command that was killed before its first checkpoint
+    other.after(trained(1))
+    assert (folder / "config.toml").read_text() == "seed = 2\n"
+
+
+@pytest.mark.parametrize(("kind", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_after_the_last_update_is_not_lost(tmp_path: Path, kind: int, error: type[BaseException]) -> None:
+    own = keeper(tmp_path, stop=Stop())
+    with pytest.raises(error), own.watching():
+        own.stop.signal = kind
