@@ -85,7 +85,6 @@ def test_killed_thirty_times_it_is_the_undisturbed_run(
     told, log = json.loads(done.stdout), (tmp_path / "log").read_text()
     assert told["code"] == 0, log
     assert told["kills"] >= 10, told  # it may end before all thirty
-    assert told["with unfinished files"] >= 1, told  # some came while a checkpoint was written
     assert "after update" in log
     assert "Traceback" not in log
     same(out, undisturbed)

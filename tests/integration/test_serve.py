@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,17 +243,18 @@ def test_trailers_of_a_refused_request_end_its_connection(runs: dict[str, Path])
         assert server.ask("/readyz")[0] == 200
 
 
-def test_a_second_signal_ends_at_once(runs: dict[str, Path]) -> None:
-    with serving(runs["embedding"], "--device", "cpu", "--texts", "20000") as server:
+def test_a_second_ctrl_c_ends_at_once(runs: dict[str, Path]) -> None:
+    with serving(runs["probe"], "--device", "cpu", "--texts", "20000") as server:
         texts = {"texts": ["a text of some words " * 6] * 20000}
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(server.ask, "/predict", texts)
             while not re.search(r"requests_inside 1.0", server.ask("/metrics")[1]):
                 assert not waiting.done()
-            server.process.send_signal(signal.SIGTERM)
-            assert server.end() == 0
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert server.end(signal.SIGINT) == 130
             assert waiting.exception() is not None
-        assert server.said[-1] == "ended at once, as a second signal asked\n"
+        assert server.said[-1] == "ended at once, as a second Ctrl-C asked\n"
 
 
 def test_ctrl_c_ends_it_too(runs: dict[str, Path]) -> None:

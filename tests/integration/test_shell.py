@@ -166,7 +166,6 @@ def test_the_home_folder_is_found_from_python(home: Path) -> None:
         ["train", "rows.csv", "--method", "embedding", "--set", "method.model=s3://b/x"],
         ["compare", "rows.csv", "--out", "s3://b/x"],
         ["predict", "s3://b/x", "rows.csv"],
-        ["predict", "run", "rows.csv", "--out", "s3://b/x"],
         ["report", "s3://b/x"],
         ["report", "run", "-o", "s3://b/x"],
         ["check", "rows.csv", "--fix", "s3://b/x"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +49,9 @@ def serve(
         str | None, typer.Option("--precision", help="Precision: auto, float32 or bfloat16; default: the run's")
     ] = None,
     device: o.Device = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print address and names as JSON once requests are taken")
+    ] = False,
 ) -> None:
     """Answer over HTTP by finished runs, for our own clients and those of TEI and vLLM.
 
@@ -92,6 +97,9 @@ def serve(
         where = f"http://{f'[{host}]' if ':' in host else host}:{at.getsockname()[1]}"
 
         def started() -> None:
+            if as_json:
+                typer.echo(json.dumps({"address": where, "runs": list(folders), "token": bool(token)}))
+                sys.stdout.flush()
             asked = "a token is asked for" if token else "no token is asked for"
             say(f"serving {', '.join(folders)} on {where} ({asked}); Ctrl-C ends it")
             header = f'-H "Authorization: Bearer ${TOKEN}" ' * bool(token)
@@ -104,7 +112,10 @@ def serve(
                 f"{' and '.join(group)} share one base model, their adapters beside it; --merge auto is faster, a model each"
             )
         whole = run_server(ready, at, limits, metrics=metrics, token=token, explains=explains, started=started)
-    say("served; nothing was left unanswered" if whole else "ended at once, as a second signal asked")
+    if not whole:
+        say("ended at once, as a second Ctrl-C asked")
+        os._exit(130)  # Python would wait for the threads of a prediction
+    say("served; nothing was left unanswered")
 
 
 def folders_by_name(runs: list[str]) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lasttoken.errors import Stopped
 
 if TYPE_CHECKING:
-    from lasttoken.train.checkpoints import Stop
+    from lasttoken.train.outcome import Stop
 
 KINDS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,7 +19,7 @@ KINDS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def stopping() -> Iterator[Stop]:
     """Within the block signals are as said above; a second one ends a training at once, too."""
-    from lasttoken.train.checkpoints import Stop
+    from lasttoken.train.outcome import Stop
 
     stop = Stop()
 

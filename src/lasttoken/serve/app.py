@@ -273,12 +273,13 @@ async def validation_response(_: Request, error: Exception) -> Response:
         if one["type"] == "json_invalid":
             told.append(f"the body is no JSON from character {one['loc'][-1]} on")
             continue
-        if one["loc"] == ("body",) and one["type"] in ("missing", "model_attributes_type"):
+        _, *inside = one["loc"]  # body
+        inside = inside[1:] if inside[:1] in (["own"], ["tei"]) else inside
+        if not inside:
             told.append('send JSON such as {"texts": ["..."]} with the header content-type: application/json')
             continue
-        _, *inside = one["loc"]  # body
-        place = ".".join(map(str, inside[1:] if inside[:1] in (["own"], ["tei"]) else inside))
-        told.append(f"{place}: {one['msg']}" if place else str(one["msg"]))
+        place = ".".join(map(str, inside))
+        told.append(f"{place}: {one['msg']}")
     more = f" (and {counted_words(len(told) - 3, 'more mistake', 'more mistakes')})" if len(told) > 3 else ""
     return await refusal_response(_, invalid("; ".join(told[:3]) + more))
 

@@ -55,7 +55,7 @@ def run_server(
 ) -> bool:
     """Serve until SIGINT or SIGTERM; what is being answered is finished first. started: called before the first request.
 
-    A second signal ends at once. Returns whether all was answered.
+    A second Ctrl-C ends at once. Returns whether all was answered.
     """
 
     def stopping() -> bool:

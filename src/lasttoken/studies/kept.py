@@ -18,7 +18,7 @@ from lasttoken.record.folder import check_no_checkpoints, checkpoints_of, json_b
 from lasttoken.train.distributed import World
 
 if TYPE_CHECKING:
-    from lasttoken.train.checkpoints import Stop
+    from lasttoken.train.outcome import Stop
     from lasttoken.train.state import TrainState
 
 
@@ -38,7 +38,8 @@ def kept_state(
 
     Raises ArtifactError where there are some and they are not to be used, or belong to another training.
     """
-    from lasttoken.train.checkpoints import Checkpoints, Stop
+    from lasttoken.train.checkpoints import Checkpoints
+    from lasttoken.train.outcome import Stop
     from lasttoken.train.state import TrainState
 
     about = {"config.toml": to_toml(config), "data.json": json_bytes(rows_and_base(config, splits), indent=1).decode()}

@@ -22,19 +22,12 @@ from lasttoken.journal import Journal
 from lasttoken.record.atomic import writing_folder
 from lasttoken.record.folder import checkpoints_of, seal, updates_in, verify_files, write_text
 from lasttoken.train.distributed import ALONE, World
+from lasttoken.train.outcome import Stop
 from lasttoken.train.state import TrainState
 from lasttoken.wording import first_line
 
 SHARE = 0.02  # of the time that writing checkpoints may take
 KEPT = 2
-
-
-@dataclass
-class Stop:
-    """A signal that asks to stop. cli/stopping.py sets it; a training looks at it between two updates."""
-
-    signal: int | None = None
-    deferred: bool = False  # a training looks; else the signal is raised where it comes
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Results of a training run: its steps, its cost and how it ended. Without torch."""
+"""Results of a training run: its steps, its cost and how it ended; and what asks it to end. Without torch."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ class Cost:
     peak_bytes: int | None = None
     peak_kind: str = "resident"  # resident: of the process; allocated: on the accelerator
     peak_reserved: int | None = None  # on the accelerator
+
+
+@dataclass
+class Stop:
+    """A signal that asks to stop. cli/stopping.py sets it; a training looks at it between two updates."""
+
+    signal: int | None = None
+    deferred: bool = False  # a training looks; else the signal is raised where it comes

@@ -8,7 +8,7 @@ import pytest
 
 from lasttoken.cli import main as entry
 
-VERBS = ("check", "compare", "train", "predict", "explain", "report", "plan", "demo")
+VERBS = ("check", "compare", "train", "predict", "serve", "explain", "report", "plan", "demo")
 
 
 @pytest.fixture

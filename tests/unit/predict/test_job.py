@@ -73,7 +73,8 @@ def test_every_row_once_and_in_order(tmp_path: Path) -> None:
     assert rows[0] == {
         "text": "row, 0", "n": "0", "predicted_label": "short", "predicted_probability": "0.75", "p(long)": "0.25", "p(short)": "0.75",
     }  # fmt: skip
-    assert json.loads((tmp_path / "out/done.json").read_text()) == {"files": 1, "parts": 3, "rows": 10, "bad": 0}
+    told = json.loads((tmp_path / "out/done.json").read_text())
+    assert told == {"files": 1, "unread": 0, "parts": 3, "rows": 10, "bad": 0}
 
 
 def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from lasttoken.journal import Journal
 from lasttoken.record import atomic
 from lasttoken.record.folder import checkpoints_of, updates_in
 from lasttoken.train import checkpoints
-from lasttoken.train.checkpoints import Checkpoints, Stop
+from lasttoken.train.checkpoints import Checkpoints
+from lasttoken.train.outcome import Stop
 from lasttoken.train.state import TrainState
 
 
@@ -88,6 +89,30 @@ def test_an_unfinished_one_is_not_seen(tmp_path: Path) -> None:
     found = own.read()
     assert found is not None
     assert found.update == 1
+
+
+def test_a_process_that_is_killed_inside_a_write_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = keeper(tmp_path)
+    own.after(trained(1))
+
+    def killed(self: TrainState, folder: Path) -> None:
+        (folder / "state.safetensors").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "write", killed)
+        if not (child := os.fork()):
+            own.after(TrainState(update=2))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert any(name.endswith(".part") for name in names(tmp_path))
+    found = own.read()
+    assert found is not None
+    assert found.update == 1
+    own.after(trained(2))
+    assert [path.name for path in updates_in(own.folder)] == ["update-000000001", "update-000000002"]
 
 
 def test_they_take_two_percent_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
