@@ -104,7 +104,6 @@ def predict(
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
     from lasttoken.config.parse import read_run
     from lasttoken.data.load import columns_of
-    from lasttoken.predict.file import Input, Output
     from lasttoken.predict.places import inputs_of, is_address, is_many
 
     source = source if source is None or is_address(source) else o.path(source)
@@ -115,6 +114,8 @@ def predict(
             raise ConfigError(
                 ["--overwrite: a folder of parts is gone on with, not replaced; name another, or delete it"]
             )
+        from lasttoken.predict.file import Input, Output
+
         columns = {} if text is None else {"text": o.listed(text), "template": None}
         data = read_run(run / "config.toml").data.model_copy(update=columns)
         reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
@@ -157,7 +158,7 @@ def predict(
             check_header(place, columns, encoding=encoding, format=format, quoting=quoting)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.evaluation.policy import Policy
-    from lasttoken.predict.file import predict_file
+    from lasttoken.predict.file import Input, Output, predict_file
     from lasttoken.predictor import Predictor
 
     with Screen() as screen, o.naming_options({"text": data.text}):
