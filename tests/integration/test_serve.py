@@ -253,7 +253,7 @@ def test_a_second_ctrl_c_ends_at_once(runs: dict[str, Path]) -> None:
             server.process.send_signal(signal.SIGINT)
             time.sleep(0.5)
             assert server.end(signal.SIGINT) == 130
-            assert waiting.exception() is not None
+            assert waiting.exception() is not None or waiting.result()[0] >= 500
         assert server.said[-1] == "ended at once, as a second Ctrl-C asked\n"
 
 
