@@ -64,10 +64,12 @@ class Holder:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            found = super().forward(*args, **kwargs)  # type: ignore[misc]
+            for some in self.siblings:  # not after an error, nor where a recomputation stops early
+                some.apart = some.apart or bool(some.outputs)
+            return found
         finally:
             for some in self.siblings:
-                some.apart = some.apart or bool(some.outputs)
                 some.forget()
 
 

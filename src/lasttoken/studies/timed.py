@@ -164,7 +164,7 @@ def gone_on(run: Run, whole: Splits, folder: Path, limit: Limit | None) -> Withi
     if limit is None or not updates_in(place):
         return None
     same = as_kept(run, place, limit)
-    ends = limit.clock() + limit.left()
+    ends = limit.began + limit.seconds
     return Within(same, of_rows(whole, same), Until(ends - JUDGING, ends))
 
 

@@ -101,9 +101,7 @@ class Checkpoints:
     def write_now(self, state: TrainState) -> None:
         """Write a checkpoint, verify it, and remove those before the last two. Raises OSError or ArtifactError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not updates_in(
-            self.folder
-        ):  # what is there may be of a training that was killed before its first checkpoint
+        if not updates_in(self.folder):  # files there may be of a training that was killed before its first
             for name, text in self.about.items():
                 write_text(self.folder / name, text)
         path = self.folder / f"update-{state.update:09d}"

@@ -114,6 +114,7 @@ def test_an_error_on_the_way_leaves_nothing_behind() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         model(torch.randn(5, 16))
     assert (siblings(model).outputs, siblings(model).source) == ({}, None)
+    assert not siblings(model).apart  # the batch is halved and runs again, with the same masks
 
 
 def test_recomputed_activations_give_the_same_gradients(calls: list[int]) -> None:
