@@ -268,7 +268,7 @@ def test_the_head_is_float32_and_neither_wrapped_nor_quantised(
     assert not [m for m in fitted.head.modules() if isinstance(m, BaseTunerLayer)]
     fitted.save(tmp_path)
     saved = load_file(tmp_path / "head.safetensors")
-    assert saved.keys() == {"layers.weight", "layers.bias"}
+    assert saved.keys() == {"layers.weight"}
     assert torch.equal(saved["layers.weight"], fitted.head.layers.weight)
     assert json.loads((tmp_path / "method.json").read_text())["labels"] == {
         "names": ["music", "sport", "trade"],

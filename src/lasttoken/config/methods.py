@@ -86,6 +86,9 @@ class Embedding(Settings):
         "PromptEOL (arXiv:2307.16645); not counted in max_length",
     )
     head: Literal["linear", "mlp"] = Field(default="linear", description="Classification head")
+    head_bias: bool = Field(
+        default=False, description="Bias of a linear head; transformers' classifiers of causal LMs have none"
+    )
     head_init: HeadInit = "auto"
     loss: Loss = "cross_entropy"
     gamma: Gamma = 2.0

@@ -30,6 +30,7 @@ HISTORY = 10  # steps that L-BFGS remembers
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHARES = (0.0, 1.0, 2.0)  # factors on the label names' rows; validation loss chooses
 FEW = 32  # training rows per label, from which on the label names' rows gain nothing (docs/lab.md)
+CONSTANT = 10.0  # length of the mean vector among features of deviation 1, where it takes the place of a bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class HeadOnly:
     """A linear layer fitted on a frozen backbone."""
 
     weight: Tensor  # (C, H) float32
-    bias: Tensor  # (C,)
+    bias: Tensor | None  # (C,); None for a layer without one
     loss: float  # mean over the validation rows
     penalty: float  # the L2 penalty, one of PENALTIES
     share: float = 0.0  # factor on the label names' rows, one of SHARES
@@ -67,7 +68,13 @@ def start_head(
             vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source, _ in parts
         )
         fitted = fit_head_only(
-            train_vectors, valid_vectors, data, loss, names=names, progress=journal.task("fitting the head")
+            train_vectors,
+            valid_vectors,
+            data,
+            loss,
+            bias=head.linear.bias is not None,
+            names=names,
+            progress=journal.task("fitting the head"),
         )
     except torch.OutOfMemoryError as error:
         told = f"the device ran out of memory fitting the head alone on {len(data[0])} vectors"
@@ -80,12 +87,12 @@ def start_head(
         torch.cuda.empty_cache()  # the micro-batch size is chosen from the free memory
     final = head.linear
     with torch.no_grad():
-        final.weight.copy_(fitted.weight)
-        final.bias.copy_(fitted.bias)
-        if world.rank:  # every process starts from the weights of the first
-            final.weight.zero_()
-            final.bias.zero_()
-        world.add([final.weight, final.bias])
+        for ours, found in ((final.weight, fitted.weight), (final.bias, fitted.bias)):
+            if found is not None:
+                ours.copy_(found)
+                if world.rank:  # every process starts from the weights of the first
+                    ours.zero_()
+                world.add([ours])
     seconds = time.perf_counter() - began
     initial = f"; initialised as {fitted.share:g} times the label names' rows of the vocabulary head"
     journal.note(
@@ -120,13 +127,15 @@ def fit_head_only(
     data: tuple[Dataset, Dataset],
     loss: Loss,
     *,
+    bias: bool = True,
     names: Tensor | None = None,
     progress: Progress = unheard,
 ) -> HeadOnly:
     """The linear layer of least `loss` plus L2 penalty on the training vectors.
 
     train_vectors (N, H), valid_vectors (M, H): overwritten. Penalties are tried from the largest down until the
-    validation loss stops falling. names: (C, H) weights to start from; the penalty is on the difference from them.
+    validation loss stops falling. bias: whether the layer has one. names: (C, H) weights to start from; the penalty is on
+    the difference from them.
     Full-batch L-BFGS on standardised vectors; the returned layer applies to vectors that are not standardised.
     Raises Diverged if a vector is not finite.
     """
@@ -134,31 +143,83 @@ def fit_head_only(
         raise Diverged(
             "the frozen model's vectors are not finite; use --precision float32, --quantize none, or another model"
         )
-    mean, scale = train_vectors.mean(dim=0), train_vectors.std(dim=0, correction=0)
-    scale = torch.where(scale > 1e-4 * mean.abs() + 1e-6, scale, 1.0)  # near-constant dimensions are not scaled up
+    space = Standardised.of(train_vectors, bias=bias)
     classes, shares = len(data[0].labels), (0.0,) if names is None else SHARES
     parts = (train_vectors, valid_vectors)
-    name_logits = [0.0 if names is None else (part @ names.T - mean @ names.T) for part in parts]  # (N, C), (M, C)
+    names = None if names is None else space.expressible(names)
+    name_logits = [0.0 if names is None else (part - space.mean) @ names.T for part in parts]  # (N, C), (M, C)
     for part in parts:
-        part.sub_(mean).div_(scale)
+        space.apply_(part)
     targets = [torch.from_numpy(part.targets).to(train_vectors.device) for part in data]
-    weight, bias = train_vectors.new_zeros(classes, train_vectors.shape[1]), train_vectors.new_zeros(classes)
-    best, tried = HeadOnly(weight, bias, float("inf"), PENALTIES[0]), 0
+    zeros = train_vectors.new_zeros(classes, train_vectors.shape[1]), train_vectors.new_zeros(classes)
+    start = zeros[0], zeros[1] if bias else None
+    best, tried = HeadOnly(*start, float("inf"), PENALTIES[0]), 0
     for share in shares:
-        weight, bias, before = torch.zeros_like(weight), torch.zeros_like(bias), float("inf")
+        (weight, shift), before = start, float("inf")
         for number, penalty in enumerate(PENALTIES):
             progress(tried + number, len(shares) * len(PENALTIES))
-            weight, bias = solve(train_vectors, targets[0], loss, penalty, weight, bias, share * name_logits[0])
-            total, count = loss(valid_vectors @ weight.T + bias + share * name_logits[1], targets[1])
+            weight, shift = solve(train_vectors, targets[0], loss, penalty, weight, shift, share * name_logits[0])
+            total, count = loss(logits_of(valid_vectors, weight, shift) + share * name_logits[1], targets[1])
             value = total.item() / count
             if value < best.loss:
-                best = HeadOnly(weight, bias, value, penalty, share)
+                best = HeadOnly(weight, shift, value, penalty, share)
             if not value < before:
                 break
             before = value
         tried += len(PENALTIES)
-    weight = best.weight / scale + (0.0 if names is None else best.share * names)
-    return HeadOnly(weight, best.bias - weight @ mean, best.loss, best.penalty, best.share)
+    weight, shift = space.back(best.weight, best.bias, 0.0 if names is None else best.share * names)
+    return HeadOnly(weight, shift, best.loss, best.penalty, best.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardised:
+    """Vectors (N, H) as a linear layer is fitted on them, and its weights for the vectors as they are.
+
+    With a bias: of mean 0 and deviation 1. Without one the mean stays, for it is what every vector has in common and so
+    stands in for the bias; it is brought to length CONSTANT, which keeps the fit well conditioned.
+    """
+
+    mean: Tensor  # (H,)
+    scale: Tensor  # (H,)
+    bias: bool
+
+    @classmethod
+    def of(cls, vectors: Tensor, *, bias: bool) -> Standardised:
+        """By mean and deviation of the training vectors."""
+        mean, scale = vectors.mean(dim=0), vectors.std(dim=0, correction=0)
+        scale = torch.where(scale > 1e-4 * mean.abs() + 1e-6, scale, 1.0)  # near-constant dimensions are not scaled up
+        return cls(mean, scale, bias)
+
+    def shrunk(self, rows: Tensor) -> Tensor:
+        """Rows (N, H) with the mean's direction shrunk to CONSTANT."""
+        length = (self.mean / self.scale).norm()
+        if length <= CONSTANT:
+            return rows
+        direction = self.mean / self.scale / length
+        return rows - (1 - CONSTANT / length) * (rows @ direction)[:, None] * direction
+
+    def apply_(self, vectors: Tensor) -> None:
+        """Standardise the vectors in place."""
+        if self.bias:
+            vectors.sub_(self.mean).div_(self.scale)
+        else:
+            vectors.copy_(self.shrunk(vectors.div_(self.scale)))
+
+    def expressible(self, weight: Tensor) -> Tensor:
+        """A weight (C, H) whose logits, less those of the mean vector, the layer can have: without a bias these must be 0."""
+        along = weight @ self.mean / self.mean.square().sum().clamp(min=1e-12)
+        return weight if self.bias else weight - along[:, None] * self.mean
+
+    def back(self, weight: Tensor, bias: Tensor | None, more: Tensor | float) -> tuple[Tensor, Tensor | None]:
+        """The layer for vectors as they are. more: (C, H), an `expressible` weight to add."""
+        weight = (weight if self.bias else self.shrunk(weight)) / self.scale + more
+        return weight, None if bias is None else bias - weight @ self.mean
+
+
+def logits_of(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits (N, C) of features (N, H)."""
+    logits = features @ weight.T
+    return logits if bias is None else logits + bias
 
 
 def solve(
@@ -167,16 +228,17 @@ def solve(
     loss: Loss,
     penalty: float,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     offset: Tensor | float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """(weight (C, H), bias (C,)) that minimise mean loss + penalty / 2 * |weight|^2, starting from the given ones.
 
-    offset: (N, C), added to the logits of the layer.
+    bias: None for a layer without one. offset: (N, C), added to the logits of the layer.
     """
-    weight, bias = (x.detach().clone().requires_grad_() for x in (weight, bias))
+    weight = weight.detach().clone().requires_grad_()
+    bias = None if bias is None else bias.detach().clone().requires_grad_()
     solver = torch.optim.LBFGS(
-        [weight, bias],
+        [weight] if bias is None else [weight, bias],
         max_iter=100,
         history_size=HISTORY,
         line_search_fn="strong_wolfe",
@@ -186,10 +248,10 @@ def solve(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        total, count = loss(features @ weight.T + bias + offset, targets)
+        total, count = loss(logits_of(features, weight, bias) + offset, targets)
         value = total / count + penalty / 2 * weight.square().sum()
         value.backward()
         return value
 
     solver.step(closure)  # pyright: ignore[reportArgumentType] - the stub asks for a float, the code for a tensor
-    return weight.detach(), bias.detach()
+    return weight.detach(), None if bias is None else bias.detach()

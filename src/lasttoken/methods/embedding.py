@@ -154,12 +154,15 @@ def build(
         processes=join(device).size if config.train.shard else 1,
     )
     torch.manual_seed(derive(seed, "head"))
-    head = (
-        Head(backbone.width, len(labels), pooling=config.pooling, kind=config.head, windows=config.long.combine)
-        .to(device)
-        .eval()
+    head = Head(
+        backbone.width,
+        len(labels),
+        pooling=config.pooling,
+        kind=config.head,
+        bias=config.head_bias or config.head == "mlp",
+        windows=config.long.combine,
     )
-    return backbone, head
+    return backbone, head.to(device).eval()
 
 
 def advice(config: Embedding, backbone: Backbone) -> list[str]:

@@ -39,7 +39,10 @@ def read_settings(folder: Path) -> tuple[Any, LabelSpace, dict[str, Any]]:
         name = values["config"]["method"]
         if name not in METHOD_CONFIGS:
             raise ArtifactError(f"{folder}: method {name!r} is not known to this version; update lasttoken")
-        config = parse(METHOD_CONFIGS[name], of_today(values.pop("config")))
+        stored = of_today(values.pop("config"))
+        if name == "embedding":  # linear heads had a bias before there was a setting for it
+            stored.setdefault("head_bias", True)
+        config = parse(METHOD_CONFIGS[name], stored)
         labels = values.pop("labels")
         return config, LabelSpace(tuple(labels["names"]), labels["multi"]), values
     except FileNotFoundError as error:

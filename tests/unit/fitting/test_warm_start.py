@@ -18,9 +18,10 @@ from lasttoken.config.settings import Lora, Training
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
 from lasttoken.fitting import warm_start
-from lasttoken.fitting.warm_start import fit_head_only, solve, start_head
+from lasttoken.fitting.warm_start import fit_head_only, logits_of, solve, start_head
 from lasttoken.infer.batches import pack
 from lasttoken.journal import Journal
+from lasttoken.labels import LabelSpace
 from lasttoken.methods import embedding, encoder
 from lasttoken.model.backbone import Backbone
 from lasttoken.model.pooling import Head
@@ -169,6 +170,23 @@ def test_a_dimension_that_hardly_moves_does_not_count() -> None:
     assert (moved @ found.weight.T - features @ found.weight.T).abs().max() < 1e-2
 
 
+@pytest.mark.parametrize("far", [0.0, 3.0, 300.0])
+@pytest.mark.parametrize("loss", [class_loss, label_loss])
+def test_without_a_bias_the_fit_is_as_good_where_vectors_have_a_mean(far: float, loss: Callable[..., Any]) -> None:
+    """What a bias says of rare labels, the mean of the vectors says too, however far from 0 it is; at 0 nothing does."""
+    rng, multi = np.random.default_rng(0), loss is label_loss
+    targets = rng.choice(3, 400, p=[0.9, 0.07, 0.03])
+    rows = Dataset([str(i) for i in range(400)], [""] * 400, targets, LabelSpace(("a", "b", "c")))
+    if multi:
+        rows = Dataset(rows.ids, rows.texts, np.eye(3, dtype=bool)[targets], LabelSpace(("a", "b", "c"), True))
+    vectors = torch.from_numpy(rng.normal(size=(400, 8)) + np.eye(3, 8)[targets] + far).float()
+    found = {bias: fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), loss, bias=bias) for bias in (True, False)}
+    assert found[False].bias is None
+    total, count = loss(vectors @ found[False].weight.T, torch.from_numpy(rows.targets))
+    assert total.item() / count == pytest.approx(found[False].loss, rel=1e-3)  # it applies to the vectors as they are
+    assert (found[False].loss < 1.02 * found[True].loss) == (far > 0)
+
+
 def test_vectors_that_are_not_finite_are_told() -> None:
     rows = dataset(6)
     vectors = torch.full((6, 4), float("nan"))
@@ -176,21 +194,23 @@ def test_vectors_that_are_not_finite_are_told() -> None:
         fit_head_only(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
 
 
-def test_a_head_of_few_rows_begins_as_the_names_rows() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_of_few_rows_begins_as_the_names_rows(bias: bool) -> None:
     """One row a label says little of thirty dimensions; the names say all, and validation rows show it."""
     rng, rows = np.random.default_rng(0), dataset(300)
     names = torch.from_numpy(rng.normal(size=(3, 30)).astype(np.float32))
 
     def vectors(data: Dataset) -> torch.Tensor:
-        return names[torch.from_numpy(data.targets)] + 2 * torch.from_numpy(rng.normal(size=(len(data), 30))).float()
+        noise = torch.from_numpy(rng.normal(size=(len(data), 30))).float()
+        return names[torch.from_numpy(data.targets)] + 2 * noise + 3  # all have something in common
 
     few = rows.take(np.array([int(np.flatnonzero(rows.targets == label)[0]) for label in range(3)]))
     train_vectors, valid_vectors = vectors(few), vectors(rows)
-    found = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, names=names)
-    alone = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss)
+    found = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias, names=names)
+    alone = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias)
     assert (found.share > 0, alone.share) == (True, 0)
     assert found.loss < 0.8 * alone.loss
-    total, count = class_loss(valid_vectors @ found.weight.T + found.bias, torch.from_numpy(rows.targets))
+    total, count = class_loss(logits_of(valid_vectors, found.weight, found.bias), torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
 
 
