@@ -89,16 +89,24 @@ def load(
     merge: str | None = None,
     precision: str | None = None,
     shared: Shared | None = None,
+    backend: str | None = None,
 ) -> Classifier:
     """The classifier saved in a method folder, with its base model read from the folder `model` if given.
 
     merge: auto or off; precision: auto, float32 or bfloat16; each in the place of what it was fitted with. shared: models in
-    memory that other runs have loaded, over whose weights this one is built. Raises
+    memory that other runs have loaded, over whose weights this one is built. backend: of an exported model, the name of a
+    form, or auto for the fastest. Raises
     ArtifactError on one that is damaged, of an unknown method, or trained on another base model; ConfigError on a `model` for
     a run that holds all of its own, on another `merge` or `precision`, or on one for a method that has none.
     """
     from lasttoken.record.artifact import read_settings
+    from lasttoken.record.folder import is_export
 
+    if is_export(folder):
+        given = {"model": model, "merge": merge, "precision": precision, "device": None if device == "auto" else device}
+        return exported(folder, backend, [name for name, value in given.items() if value not in (None, "cpu")])
+    if backend is not None:
+        raise ConfigError([f"backend: {folder} is a run, not an export; leave it out, or `lasttoken export` it first"])
     config, _, rest = read_settings(folder)
     if model is not None and "base" not in rest:
         raise ConfigError([f"model: {folder} holds all of its {config.method} model and needs no other; leave it out"])
@@ -119,3 +127,12 @@ def load(
     kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kept |= {} if shared is None or "base" not in rest else {"shared": shared}
     return method(config.method).load(folder, device=device, **kept)
+
+
+def exported(folder: Path, backend: str | None, given: list[str]) -> Classifier:
+    """The model that `lasttoken export` wrote. given: options that only a run has. Raises ConfigError where there are any."""
+    if given:
+        raise ConfigError([f"{given[0]}: {folder} is an export, whose form says how it computes; leave it out"])
+    from lasttoken.runtime.exported import load
+
+    return load(folder, backend)

@@ -27,6 +27,10 @@ class ArtifactError(UserError):
     """A saved run is missing, damaged, or from a format this version does not read."""
 
 
+class ExportRefused(UserError):
+    """An exported model answers otherwise than its run, or there is nothing to check it on."""
+
+
 class Diverged(UserError):
     """Training produced a loss or a gradient that is not finite."""
 

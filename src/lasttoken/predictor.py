@@ -80,14 +80,16 @@ class Predictor:
         merge: str | None = None,
         precision: str | None = None,
         shared: Shared | None = None,
+        backend: str | None = None,
     ) -> Predictor:
-        """The predictor of a finished run, or of an estimator that was saved. Every file is checked first.
+        """The predictor of a finished run, an export, or an estimator that was saved. Every file is checked first.
 
         trust_remote_code: allow a base model that brings its own code, which a run folder alone never can. model: the folder
         that the base model is in here, where that is another than in training; it must hold the same weights. merge: auto or
         off, in the place of what the run was fitted with; off keeps 4-bit weights as they are, for less memory and more time.
         precision: float32, bfloat16, or auto for the faster one here, in the place of what the run was computed in. shared:
-        models in memory that other runs have loaded, over whose weights this one is built.
+        models in memory that other runs have loaded, over whose weights this one is built. backend: of an exported model, the
+        name of a form, or auto for the one that was fastest when it was checked.
         Raises ArtifactError, naming the file, where anything is missing or damaged.
         """
         folder, model = local(folder), None if model is None else local_text(model)
@@ -100,6 +102,7 @@ class Predictor:
             merge=merge,
             precision=precision,
             shared=shared,
+            backend=backend,
         )
         return cls(classifier, read_policy(folder))
 

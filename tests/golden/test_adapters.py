@@ -68,7 +68,12 @@ def test_a_saved_adapter_gives_the_same_hidden_states_in_plain_peft(
     found = packed_hidden(backbone)
     assert (found - before).abs().max() > 0.01
     save_adapter(adapted, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "lora.json",
+        "lora.safetensors",
+    ]  # nothing that looks loadable
+    (tmp_path / "lora.json").rename(tmp_path / "adapter_config.json")
+    (tmp_path / "lora.safetensors").rename(tmp_path / "adapter_model.safetensors")
 
     kind = AutoModelForCausalLM if vocabulary else AutoModel
     plain = PeftModel.from_pretrained(
@@ -91,10 +96,14 @@ def test_our_own_loading_gives_it_bit_for_bit(
     adapted = adapt(backbone, **LORA, **options, seed=1)
     pretend_training(adapted)
     save_adapter(adapted, tmp_path)
-    again = load_fresh("llama")
-    load_adapter(again, tmp_path)
-    assert torch.equal(packed_hidden(again), packed_hidden(backbone))
-    assert trainable_parameters(again.whole) == 0
+    for older in (False, True):
+        if older:  # runs of before have PEFT's names
+            (tmp_path / "lora.json").rename(tmp_path / "adapter_config.json")
+            (tmp_path / "lora.safetensors").rename(tmp_path / "adapter_model.safetensors")
+        again = load_fresh("llama")
+        load_adapter(again, tmp_path)
+        assert torch.equal(packed_hidden(again), packed_hidden(backbone))
+        assert trainable_parameters(again.whole) == 0
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))

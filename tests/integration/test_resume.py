@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-SAME = ("adapter/adapter_model.safetensors", "head.safetensors", "predictions/test.parquet", "policy.json")
+SAME = ("adapter/lora.safetensors", "head.safetensors", "predictions/test.parquet", "policy.json")
 SETTINGS = (
     "train.epochs=4",
     "train.evaluations=2",

@@ -24,7 +24,7 @@ EVERY_RUN = {
     "config.toml", "env.json", "explained.jsonl", "labels.json", "manifest.json", "method.json", "metrics.json",
     "predictions/test.parquet", "policy.json", "predictions/valid.parquet", "report.html", "splits.parquet", "steps.jsonl",
 }  # fmt: skip
-ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+ADAPTER = {"adapter/lora.json", "adapter/lora.safetensors"}
 ENCODER = {
     f"encoder/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 }
@@ -137,7 +137,7 @@ def test_the_same_command_gives_the_same_run(
     options = ("--method", "embedding", "--model", folder("llama"), *FAST, *ONE_EPOCH)
     said = command("train", table, *options, "--out", tmp_path / "again")
     assert said.code == 0, said.err
-    for name in ("head.safetensors", "adapter/adapter_model.safetensors", "predictions/test.parquet", "splits.parquet"):
+    for name in ("head.safetensors", "adapter/lora.safetensors", "predictions/test.parquet", "splits.parquet"):
         assert (tmp_path / "again" / name).read_bytes() == (runs["embedding"] / name).read_bytes(), name
 
 

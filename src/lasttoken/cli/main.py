@@ -15,6 +15,7 @@ from lasttoken.cli.check import check
 from lasttoken.cli.compare import compare
 from lasttoken.cli.demo import demo
 from lasttoken.cli.explain import explain
+from lasttoken.cli.export import export
 from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.report import report
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (check, compare, train, predict, serve, explain, report, plan, demo):
+for verb in (check, compare, train, predict, export, serve, explain, report, plan, demo):
     app.command()(verb)
 
 

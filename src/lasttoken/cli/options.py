@@ -112,6 +112,12 @@ Base = Annotated[
         "--model", callback=path, help="Folder or GGUF file of the run's base model, if it has moved since training"
     ),
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="Of an export: the name of a form, or auto for the fastest when it was checked (the default)"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write; it must not exist yet")]
 

@@ -26,7 +26,7 @@ EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refus
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
+    run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder, or an export of one")],
     source: Annotated[
         str | None,
         typer.Argument(
@@ -79,6 +79,7 @@ def predict(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Precision: auto, float32 or bfloat16; default: the run's")
     ] = None,
+    backend: o.Backend = None,
     separator: Annotated[
         str | None, typer.Option("--separator", help="Separator of several labels in CSV and TSV")
     ] = None,
@@ -121,6 +122,7 @@ def predict(
         reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
         writes = Output(out_format, probs, separator or data.separator or ";", empty)
         loading = {"trust_remote_code": trust_remote_code, "model": model, "merge": merge, "precision": precision}
+        loading["backend"] = backend
         label_many(
             run,
             inputs_of(source, out),
@@ -164,7 +166,13 @@ def predict(
     with Screen() as screen, o.naming_options({"text": data.text}):
         screen.progress("predict", "loading the model", 0, 0)
         predictor = Predictor.load(
-            run, device=device, trust_remote_code=trust_remote_code, model=model, merge=merge, precision=precision
+            run,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            model=model,
+            merge=merge,
+            precision=precision,
+            backend=backend,
         )
         predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
         screen.progress("predict", "rows", 0, 0)

@@ -18,7 +18,9 @@ TOKEN = "LASTTOKEN_TOKEN"  # environment variable: a token on the command line c
 
 
 def serve(
-    runs: Annotated[list[str], typer.Argument(help="Run folders; NAME=FOLDER gives another name than the folder's")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders, or exports; NAME=FOLDER gives another name than the folder's")
+    ],
     host: Annotated[str, typer.Option("--host", help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any free one")] = 8000,
     no_token: Annotated[
@@ -48,6 +50,7 @@ def serve(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Precision: auto, float32 or bfloat16; default: the run's")
     ] = None,
+    backend: o.Backend = None,
     device: o.Device = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print address and names as JSON once requests are taken")
@@ -63,7 +66,7 @@ def serve(
         raise ConfigError(
             [f"--host {host}: others can reach it; set {TOKEN} to a secret that clients send, or give --no-token"]
         )
-    from lasttoken.record.folder import check_run
+    from lasttoken.record.folder import check_run, is_export
 
     for folder in folders.values():
         check_run(folder)
@@ -91,6 +94,7 @@ def serve(
                 merge="off" if beside and has_adapter(folder) else merge,
                 precision=precision,
                 shared=shared if beside else None,
+                backend=backend if is_export(folder) else None,
             )
             ready.append(served(name, folder, predictor, tokens=tokens, batched=metrics.batched(name)))
         explains = is_own(host) if explain is None else explain

@@ -16,6 +16,7 @@ from lasttoken.train.outcome import Cost, End, Step
 
 if TYPE_CHECKING:
     from lasttoken.infer.differentiable import Differentiable
+    from lasttoken.infer.portable import Portable, PortableLM
     from lasttoken.text.tokenizer import Encoded
 
 
@@ -90,6 +91,10 @@ class Classifier(Protocol):
 
     def differentiable(self, text: str) -> Differentiable:
         """One text as a function of its embeddings. Raises ConfigError where the method has no gradients."""
+        ...
+
+    def portable(self) -> Portable | PortableLM:
+        """The classifier as plain torch, to export. Raises ConfigError where the method has no such form."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from lasttoken.data.dataset import Dataset
 from lasttoken.fitting.head import fit_head
 from lasttoken.infer.differentiable import Differentiable
 from lasttoken.infer.head import differentiable_head, head_probs, load_head, save_head
+from lasttoken.infer.portable import Portable, portable
 from lasttoken.infer.reading import read_texts
 from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
@@ -78,6 +79,11 @@ class EmbeddingModel:
         """The logits of one text as a function of its embeddings."""
         encoded = read_texts(self.backbone, self.config, [text])
         return differentiable_head(self.backbone, self.head, encoded, text, self.config.long)
+
+    def portable(self) -> Portable:
+        """The merged model and the head as plain torch."""
+        pool = self.head.pool
+        return portable(self.backbone, self.config, self.head.layers, pooling=pool.kind, query=pool.query)
 
     def save(self, folder: Path) -> None:
         """method.json, head.safetensors, and adapter/ in PEFT's format."""

@@ -27,6 +27,7 @@ from lasttoken.fitting.fit import Learner, Trained, cost_of, fit_weights
 from lasttoken.infer.differentiable import Differentiable, embedding_of, flat, spans
 from lasttoken.infer.generation import generated_probs
 from lasttoken.infer.label_probs import answer_trees, label_probs
+from lasttoken.infer.portable import PortableLM
 from lasttoken.infer.scoring import lay_out_trees, score
 from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
@@ -39,8 +40,10 @@ from lasttoken.model.load import Source, quantisation
 from lasttoken.model.load import load as load_backbone
 from lasttoken.model.lora import Merge, merged
 from lasttoken.model.lora import merge as merge_adapter
+from lasttoken.model.plain import plain_model
 from lasttoken.model.shared import Shared
 from lasttoken.record.artifact import read_settings, write_settings
+from lasttoken.record.folder import read_json
 from lasttoken.seed import derive, generator
 from lasttoken.text.answer_tree import Path as TreePath
 from lasttoken.text.answer_tree import Tree, common_prefix_length, grow
@@ -52,6 +55,7 @@ from lasttoken.train.state import TrainState
 
 WITHOUT_CONTENT = ("N/A", "[MASK]", "")  # the three of Zhao 2021
 TINIEST = 1e-12
+PROMPT = "prompt.json"  # in an exported folder
 MANY = 4  # answers longer than this many times the text: recommend method.tolerance
 
 
@@ -128,6 +132,15 @@ class InstructionModel:
         characters = spans(backbone, text, encoded, keep=self.config.long.keep, special=False)
         behind = sum(len(tree.tokens) for _, tree in trees)
         return Differentiable(backbone, ids, characters, forward, behind + len(trees) * len(ids))
+
+    def portable(self) -> PortableLM:
+        """The merged causal LM and the prompt. Raises ConfigError on answers that are generated, or less a prior."""
+        if self.config.decode == "generate" or self.prior is not None:
+            what = "contextual = true" if self.prior is not None else "decode = generate"
+            raise ConfigError([f"{what}: an exported model scores its labels; train without it to export"])
+        limit = min(self.config.max_length, self.backbone.window)
+        dtype = self.backbone.compute
+        return PortableLM(plain_model(self.backbone.whole, dtype=dtype), self.backbone.tokenizer, self.prompt, limit)
 
     def save(self, folder: Path) -> None:
         """method.json, and adapter/ in PEFT's format."""
@@ -265,6 +278,15 @@ def load(
     merge_adapter(backbone.whole, config.merge)
     prior = None if rest.get("prior") is None else np.array(rest["prior"])
     return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
+
+
+def of_export(folder: Path) -> InstructionModel:
+    """The model in an exported folder, whose weights hold the adapter, on the CPU."""
+    config, labels, _ = read_settings(folder)
+    merged_into = {"model": str(folder), "revision": None, "quantize": "none", "train_model": False}
+    config = config.model_copy(update=merged_into | {"trust_remote_code": False})
+    backbone, _ = build(config, labels, torch.device("cpu"))
+    return InstructionModel(config, labels, backbone, None, Prompt.of(read_json(folder / PROMPT)))
 
 
 def build(

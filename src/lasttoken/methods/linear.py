@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -67,6 +67,12 @@ class LinearModel:
     def differentiable(self, text: str) -> Differentiable:
         """Raises ConfigError."""
         raise ConfigError(["explain by gradients: a linear model has none; use --by removal"])
+
+    def portable(self) -> NoReturn:
+        """Raises ConfigError."""
+        raise ConfigError(
+            ["linear: TF-IDF is no neural network to export; `lasttoken predict` and `serve` need no torch for it"]
+        )
 
     def save(self, folder: Path) -> None:
         """method.json, the vocabulary, and weights with document frequencies as tensors."""

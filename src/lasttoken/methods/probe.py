@@ -25,6 +25,7 @@ from lasttoken.fitting.regression import Regression, best_strength, fold_of, hel
 from lasttoken.infer.batches import in_batches, pack
 from lasttoken.infer.differentiable import Differentiable, copies, flat, spans
 from lasttoken.infer.disk_cache import cached_array, digest
+from lasttoken.infer.portable import Portable, portable
 from lasttoken.infer.reading import read_texts
 from lasttoken.journal import LOGGER, Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
@@ -141,6 +142,32 @@ class ProbeModel:
 
         characters = spans(backbone, text, encoded, keep=config.long.keep, overlap=config.long.overlap)
         return Differentiable(backbone, encoded.ids[0], characters, forward, len(encoded.ids[0]))
+
+    def portable(self) -> Portable:
+        """The frozen model, and standardisation and regression as one linear layer. Raises ConfigError on a static model."""
+        if not self.backbone.depth:
+            raise ConfigError(
+                [f"{self.config.model} is a table of vectors, which needs no other runtime; use the run itself"]
+            )
+        if self.config.bidirectional:
+            raise ConfigError(
+                ["bidirectional: no runtime drops the causal mask of this model; train without it to export"]
+            )
+        own = self.reader.own(self.layer)
+        weight = torch.from_numpy(self.regression.weight / self.scale)  # (C, H')
+        final = torch.nn.Linear(weight.shape[1], len(weight))
+        with torch.no_grad():
+            final.weight.copy_(weight)
+            final.bias.copy_(torch.from_numpy(self.regression.bias) - weight @ torch.from_numpy(self.mean))
+        finish = self.encoder.layers if own and self.encoder is not None else torch.nn.Identity()
+        return portable(
+            self.backbone,
+            self.config,
+            torch.nn.Sequential(finish, final),
+            pooling=named(self.config),
+            layer=None if self.layer == self.backbone.depth else self.layer,
+            prefix="" if self.encoder is None else self.encoder.prompt,
+        )
 
     def save(self, folder: Path) -> None:
         """Write method.json and the regression's tensors; the backbone is referenced by name, not copied."""

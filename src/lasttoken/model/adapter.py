@@ -1,4 +1,8 @@
-"""LoRA adapters through PEFT: added to a loaded backbone, saved and loaded in PEFT's format."""
+"""LoRA adapters through PEFT: added to a loaded backbone, saved and loaded.
+
+PEFT's config and tensors are kept under names of our own: under PEFT's, transformers would load an adapter as a whole
+classifier, with a head drawn at random. `lasttoken export --to peft` writes what PEFT may load.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lasttoken.errors import ArtifactError, ModelError
@@ -20,7 +26,10 @@ from lasttoken.model.layer_taps import blocks_of
 from lasttoken.model.lora import speed_up
 from lasttoken.model.upper_blocks import check_cut
 from lasttoken.model.verify import close
+from lasttoken.record.folder import read_json, write_json
 
+CONFIG, WEIGHTS = "lora.json", "lora.safetensors"  # in the folder of an adapter
+OLDER = "adapter_config.json"  # PEFT's own name, in runs of before
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # in configs
 EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # names of layers of experts, and of routers
 
@@ -170,21 +179,36 @@ def prepared(adapted: PeftModel, backbone: Backbone) -> PeftModel:
 
 
 def save_adapter(adapted: PeftModel, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained reads them without this package."""
+    """lora.json and lora.safetensors: PEFT's config, and its tensors by their names."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Could not find a config file"
         )  # a model that was not loaded from a folder
         adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model-card template
+    settings = read_json(folder / OLDER)
+    if isinstance(targets := settings.get("target_modules"), list):
+        settings["target_modules"] = sorted(targets)  # a set in PEFT, whose order differs from run to run
+    write_json(folder / CONFIG, settings)
+    (folder / OLDER).unlink()
+    (folder / "adapter_model.safetensors").rename(folder / WEIGHTS)
 
 
 def load_adapter(backbone: Backbone, folder: Path) -> PeftModel:
     """Load a saved adapter into the backbone, in place. Raises ArtifactError if it does not fit."""
     try:
         with quiet():
-            return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False), backbone)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if (folder / OLDER).is_file():
+                return prepared(PeftModel.from_pretrained(backbone.whole, str(folder), is_trainable=False), backbone)
+            config = LoraConfig(**read_json(folder / CONFIG))
+            adapted = PeftModel(backbone.whole, config)
+            told = set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
+            lost = [*told.unexpected_keys, *(key for key in told.missing_keys if "lora_" in key)]
+            if lost:
+                raise KeyError(f"{lost[0]} is in one of model and file alone")
+            adapted.requires_grad_(False)
+            return prepared(adapted.eval(), backbone)
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder}: the adapter does not load into {backbone.name!r} ({error})".splitlines()[0]
         ) from error

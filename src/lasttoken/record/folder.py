@@ -23,6 +23,7 @@ from lasttoken.record.atomic import parts_of, writing_file, writing_folder
 from lasttoken.record.schema import FORMAT
 from lasttoken.wording import closest
 
+EXPORT = "export.json"  # by which an exported model is known
 MANIFEST = "manifest.json"
 TRAINING = ".training"  # suffix of the folder with a training's checkpoints
 INTERRUPTED = ".interrupted"  # suffix of an interrupted run that was trained again
@@ -103,6 +104,11 @@ def digest(path: Path) -> str:
         while piece := file.read(1 << 20):
             value.update(piece)
     return value.hexdigest()
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` is what `lasttoken export` wrote."""
+    return (folder / EXPORT).is_file()
 
 
 def check_run(folder: Path) -> None:

@@ -237,3 +237,49 @@ class Explained(Fact):
     by: str = ""
     words: list[str]
     scores: list[float | None]  # None for a word that was truncated
+
+
+class Checked(Fact):
+    """How an exported form compared with the run on its validation rows."""
+
+    rows: int
+    agreement: float  # share of rows with the same decision
+    required: float  # the least that was accepted
+    largest: float  # largest difference of a calibrated probability
+    rows_per_second: float
+    ours: float  # rows per second of the run itself, in the same process
+
+
+class Form(Fact):
+    """One form of an exported model."""
+
+    name: str
+    runtime: str
+    precision: str
+    file: str  # relative to the folder
+    check: Checked
+
+
+class ReadingFacts(Fact):
+    """How texts become token ids (infer/portable.py)."""
+
+    limit: int
+    keep: Literal["head", "tail", "head_tail"] = "head"
+    prefix: str = ""
+    suffix: str = ""
+
+
+class Export(Versioned):
+    """export.json."""
+
+    lasttoken: str
+    created: str
+    run: str  # name of the run
+    digest: str  # sha256 of its manifest
+    method: str
+    model: str | None = None
+    cpu: str  # that the checks ran on
+    reading: ReadingFacts | None = None  # None of an answering model, whose prompt is in prompt.json
+    temperature: float = 1.0  # what logits are divided by
+    padding: int = 0  # token id
+    forms: list[Form]

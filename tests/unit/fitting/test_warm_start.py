@@ -180,7 +180,9 @@ def test_without_a_bias_the_fit_is_as_good_where_vectors_have_a_mean(far: float,
     if multi:
         rows = Dataset(rows.ids, rows.texts, np.eye(3, dtype=bool)[targets], LabelSpace(("a", "b", "c"), True))
     vectors = torch.from_numpy(rng.normal(size=(400, 8)) + np.eye(3, 8)[targets] + far).float()
-    found = {bias: fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), loss, bias=bias) for bias in (True, False)}
+    found = {
+        bias: fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), loss, bias=bias) for bias in (True, False)
+    }
     assert found[False].bias is None
     total, count = loss(vectors @ found[False].weight.T, torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found[False].loss, rel=1e-3)  # it applies to the vectors as they are

@@ -1,0 +1,84 @@
+"""`lasttoken export`: a finished run as a folder that other software runs, checked against the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.errors import ConfigError
+from lasttoken.wording import did_you_mean, rate
+
+if TYPE_CHECKING:
+    from lasttoken.record.schema import Export
+
+TARGETS = ("hf", "peft", "onnx", "openvino")
+PRECISIONS = ("float32", "bfloat16", "int8", "int8-dynamic")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
+    to: Annotated[
+        list[str],
+        typer.Option(
+            "--to", metavar="|".join(TARGETS), help="Layout or runtime; may be repeated, for one folder with several"
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=o.path, help="Folder to write; must not exist")],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="|".join(PRECISIONS),
+            help="Precision to make; may be repeated. Default: hf as the base model's weights, the others all they have",
+        ),
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of validation rows that must get the run's decision; default: .995, of int8 .98"
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Validation rows to check on, at most")] = 1000,
+    model: o.Base = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write a run in the layout of transformers or PEFT, or as an ONNX or OpenVINO graph.
+
+    Each form answers the run's validation rows in its own runtime; one that decides otherwise is refused.
+    `lasttoken predict` and `serve` take the folder in the place of a run, with its calibration and thresholds.
+    """
+    for option, given, known in (("--to", to, TARGETS), ("--precision", precision or [], PRECISIONS)):
+        for one in given:
+            if one not in known:
+                raise ConfigError([f"{option}: {one!r} is not among {', '.join(known)}{did_you_mean(one, known)}"])
+    from lasttoken.record.folder import check_free, check_run
+
+    check_run(run)
+    check_free(out)
+    from lasttoken.cli.screen import Screen, say
+    from lasttoken.export.export import Wanted
+    from lasttoken.export.export import export as write
+
+    with Screen() as screen:
+        wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision or ()), agreement, rows)
+        facts = write(run, out, wanted, model=model, journal=screen.journal("export"))
+    if as_json:
+        typer.echo(json.dumps(facts.model_dump()))
+    else:
+        typer.echo("\n".join(table(facts)))
+    say(f"next: {o.command('predict', out, 'NEW.csv', '-o', 'labelled.csv')}, or {o.command('serve', out)}")
+
+
+def table(facts: Export) -> list[str]:
+    """A line a form: its agreement with the run, and its speed beside the run's."""
+    width = max(len(form.name) for form in facts.forms)
+    fastest = max(facts.forms, key=lambda form: form.check.rows_per_second)
+    return [
+        f"{form.name:{width}}  {form.check.agreement:.1%} of {form.check.rows:,} validation rows decided as by the run, "
+        f"probabilities within {form.check.largest:.2g}; {rate(form.check.rows_per_second)} rows/s, "
+        f"the run {rate(form.check.ours)}{' (fastest)' * (form is fastest and len(facts.forms) > 1)}"
+        for form in facts.forms
+    ]
