@@ -18,6 +18,7 @@ from lasttoken.cli.explain import explain
 from lasttoken.cli.export import export
 from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
+from lasttoken.cli.push import push
 from lasttoken.cli.report import report
 from lasttoken.cli.screen import say
 from lasttoken.cli.serve import serve
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (check, compare, train, predict, export, serve, explain, report, plan, demo):
+for verb in (check, compare, train, predict, export, push, serve, explain, report, plan, demo):
     app.command()(verb)
 
 

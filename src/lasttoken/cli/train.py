@@ -12,6 +12,7 @@ import typer
 
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
+from lasttoken.config.exportable import exportable_settings, layout_problems
 from lasttoken.errors import ConfigError, Stopped
 
 
@@ -37,6 +38,13 @@ def train(
     ] = False,
     checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
+    exportable: Annotated[
+        bool,
+        typer.Option(
+            "--exportable",
+            help="Choose settings that the layout of transformers can express (lasttoken export --to hf)",
+        ),
+    ] = False,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
@@ -56,6 +64,9 @@ def train(
     if zero_shot and method != "instruction":
         raise ConfigError([f"--zero-shot: {method} cannot predict without training; use --method instruction"])
     assigned = [*(settings or []), *(["method.train_model=false"] if zero_shot else [])]
+    if exportable:
+        o.check_known([method], "--method")
+        assigned = [*exportable_settings(method), *assigned]
     config = o.run_config(
         method,
         {"source": source, **data},
@@ -67,6 +78,8 @@ def train(
         checkpointing=checkpointing,
         precision=precision,
     )
+    if exportable and (problems := layout_problems(config.method) if method != "instruction" else []):
+        raise ConfigError([f"--exportable: {problem}" for problem in problems])
     if not resume:
         check_no_checkpoints(folder)
     if not (resume and folder.exists()):

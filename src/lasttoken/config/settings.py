@@ -222,9 +222,12 @@ class Decision(Settings):
     than half a point of micro-F1.
     """
 
-    calibration: Literal["auto", "off", "temperature", "vector", "dirichlet", "isotonic", "platt", "beta"] = Field(
+    calibration: Literal[
+        "auto", "auto_temperature", "off", "temperature", "vector", "dirichlet", "isotonic", "platt", "beta"
+    ] = Field(
         default="auto",
-        description="Calibration of the probabilities; auto: the one with the lowest cross-validated log-loss",
+        description="Calibration of the probabilities; auto: the one with the lowest cross-validated log-loss; "
+        "auto_temperature: temperature, where it lowers that loss",
     )
     thresholds: Literal["auto", "half", "micro_f1", "macro_f1", "samples_f1", "precision", "recall", "cost"] = Field(
         default="auto", description="With several labels per row: what the thresholds optimise"

@@ -56,6 +56,7 @@ class Calibration:
 
 
 NONE = Calibration("none")
+AUTOS = ("auto", "auto_temperature")  # methods that choose one
 MORE_ROWS = "give more with --valid or a larger --valid-share"
 
 
@@ -79,10 +80,10 @@ def check_calibration(method: str, y: np.ndarray, classes: int) -> None:
     """Raises DataError, before training, where `method` cannot be fitted on validation rows with targets y."""
     multi = is_indicator(y)
     kinds = KINDS[multi]
-    if method in ("auto", "off"):
+    if method in (*AUTOS, "off"):
         return
     if method not in kinds:
-        raise DataError(f"calibration {method!r} is none of {', '.join(['auto', 'off', *kinds])}")
+        raise DataError(f"calibration {method!r} is none of {', '.join([*AUTOS, 'off', *kinds])}")
     if len(y) < kinds[method].needed(classes):
         raise DataError(f"{too_few(method, multi, classes, len(y))}; use another method, or calibration = off")
     if kinds[method].per_class and (lacking := classes - len(np.unique(y))):
@@ -113,15 +114,16 @@ def fit_calibration(
         return NONE, probs, "calibration: off"
     kinds = KINDS[multi]
     lacking = 0 if multi else classes - len(np.unique(y))
-    tried = [name for name in (kinds if method == "auto" else [method]) if n >= kinds[name].needed(classes)]
+    among = candidates(method, multi)
+    tried = [name for name in among if n >= kinds[name].needed(classes)]
     left = [name for name in tried if lacking and kinds[name].per_class]
     tried = [name for name in tried if name not in left]
     if not tried:
-        return NONE, probs, f"{too_few(next(iter(kinds)), multi, classes, n)}; probabilities stay uncalibrated"
+        return NONE, probs, f"{too_few(among[0], multi, classes, n)}; probabilities stay uncalibrated"
     held = {"none": probs} | {name: cross_fitted(kinds[name], probs, y, seed) for name in tried}
     losses = {name: METRICS["log_loss"](y, calibrated) for name, calibrated in held.items()}
     best = min(losses, key=losses.__getitem__)
-    if method != "auto":
+    if method not in AUTOS:
         best = method
     elif not clearly_better(held[best], probs, y):
         best = "none"
@@ -137,6 +139,13 @@ def fit_calibration(
         )
     fitted = Calibration(best, multi, kinds[best].fit(probs, y))
     return fitted, held[best], f"calibration: {best}, from {n} validation rows; {losses_text}"
+
+
+def candidates(method: str, multi: bool) -> list[str]:
+    """The methods that `method` tries: itself, or those that it chooses among."""
+    if method == "auto":  # with several labels platt has a temperature, and is as quick to fit
+        return [name for name in KINDS[multi] if not (multi and name == "temperature")]
+    return ["temperature"] if method == "auto_temperature" else [method]
 
 
 def clearly_better(calibrated: np.ndarray, probs: np.ndarray, y: np.ndarray) -> bool:
@@ -191,6 +200,23 @@ def fit_temperature(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
 def apply_temperature(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
     return softmax(log(probs) / parameters["temperature"])
+
+
+def fit_scale(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """A temperature that divides all log-odds, of every label alike; it keeps their order, and one half."""
+    yes, no = odds(probs)
+    logits, ridge = yes - no, IDENTITY_ROWS / len(y)
+
+    def loss(log_temperature: float) -> float:
+        claims = logits / np.exp(log_temperature)
+        return float((np.logaddexp(0, claims) - y * claims).mean()) + ridge * log_temperature**2
+
+    return {"temperature": np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)}
+
+
+def apply_scale(parameters: Mapping[str, Any], probs: np.ndarray) -> np.ndarray:
+    yes, no = odds(probs)
+    return sigmoid((yes - no) / parameters["temperature"])
 
 
 def fit_vector(probs: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -387,6 +413,7 @@ SINGLE = {
     ),
 }
 MULTI = {
+    "temperature": Kind(lambda classes: 100, fit_scale, apply_scale),
     "platt": Kind(lambda classes: 100, fit_platt, apply_platt),
     "beta": Kind(lambda classes: 200, fit_beta, apply_beta),
     "isotonic": Kind(lambda classes: 1000, fit_curves, apply_curves),

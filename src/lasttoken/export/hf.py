@@ -16,7 +16,7 @@ from lasttoken.infer.portable import PortableLM, Reading
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.instruction import PROMPT
 from lasttoken.model.quiet import quiet
-from lasttoken.record.folder import write_json
+from lasttoken.record.folder import read_json, write_json
 
 
 def write_classifier(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
@@ -32,12 +32,12 @@ def write_tokenizer(tokenizer: Any, reading: Reading, folder: Path, *, padding: 
     padding, a text that ends with the padding token would move it.
     """
     written = copy.deepcopy(tokenizer)
-    written.model_max_length = reading.limit
-    written.truncation_side = "left" if reading.keep == "tail" else "right"
-    written.padding_side = "right"
-    written.split_special_tokens = split
     written.pad_token = written.convert_ids_to_tokens(padding)
     written.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"  # save_pretrained leaves out what was not in it at loading
+    given = {"model_max_length": reading.limit, "padding_side": "right", "split_special_tokens": split}
+    given["truncation_side"] = "left" if reading.keep == "tail" else "right"
+    write_json(path, read_json(path) | given)
 
 
 def write_answering(plain: PortableLM, folder: Path) -> None:

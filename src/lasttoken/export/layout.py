@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from lasttoken.config.exportable import layout_problems
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.policy import Policy
@@ -29,27 +30,11 @@ RIDGE = 1e-3  # of the mean square of the vectors, when a bias is brought into t
 
 def refuse(config: Settings, policy: Policy) -> None:
     """Raises ConfigError with everything about a run that the layout cannot express."""
-    values: dict[str, Any] = config.model_dump()
-    method, found = values["method"], list[str]()
-    if method == "probe":
-        found.append("method: a probe reads one layer through a regression with a bias; export it to onnx or openvino")
-    wanted = "first" if method == "encoder" else "last"
-    if method != "probe" and values.get("pooling") != wanted:
-        found.append(f"pooling: the layout reads the {wanted} token, the run was trained with {values.get('pooling')}")
-    if values.get("head", "linear") != "linear":
-        found.append("head: the layout has one linear layer, the run was trained with head = mlp")
-    if values.get("suffix"):
-        found.append("suffix: the layout reads the text alone, the run was trained with a suffix")
-    keep = (values.get("long") or {}).get("keep", "head")
-    if keep in ("head_tail", "windows"):
-        found.append(f"long.keep: a tokenizer cuts one end of a text, the run was trained with {keep}")
+    found = layout_problems(config)
     if policy.calibration.method not in ("none", "temperature"):
-        found.append(
-            f"decision.calibration: the layout has one temperature, the run was calibrated by {policy.calibration.method}"
-        )
+        found.append(f"decision.calibration: the layout has one temperature, here it is {policy.calibration.method}")
     if found:
-        remedy = "train with --exportable, or export to onnx or openvino, which can"
-        raise ConfigError([*found, remedy] if method != "probe" else found)
+        raise ConfigError([*found, "train with --exportable, or export to onnx or openvino, which can"])
 
 
 def temperature_of(policy: Policy) -> float:
@@ -101,8 +86,11 @@ def sequence_classifier(portable: Portable, layer: nn.Linear, labels: LabelSpace
     except (ValueError, AttributeError, KeyError) as error:
         raise ConfigError([f"model: transformers has no classifier for {kind}; export to onnx or openvino"]) from error
     trunk = getattr(model, model.base_model_prefix)
-    weights = trunk.state_dict() | portable.trunk.state_dict()
-    trunk.load_state_dict(weights, strict=True)
+    own = trunk.state_dict()  # an encoder's pooler may be in one of them alone, and is not read
+    weights = {
+        name: value for name, value in portable.trunk.state_dict().items() if name in own or "pooler." not in name
+    }
+    trunk.load_state_dict(own | weights, strict=True)
     set_head(model, layer)
     return model.eval()
 

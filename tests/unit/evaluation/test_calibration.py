@@ -57,7 +57,29 @@ def test_one_label_a_row_is_calibrated_on_other_rows(method: str) -> None:
     assert METRICS["log_loss"](truth, calibrated) < METRICS["log_loss"](truth, others)
 
 
-@pytest.mark.parametrize("method", MULTI)
+EACH = [method for method in MULTI if method != "temperature"]  # those that calibrate each label by itself
+
+
+def test_one_temperature_for_all_labels_is_found_and_keeps_their_order() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3000, 4)) * 2
+    y = rng.random((3000, 4)) < sigmoid(logits)
+    found, _, _ = fit_calibration(sigmoid(logits * 3), y, method="auto_temperature")
+    assert found.method == "temperature"
+    assert found.parameters["temperature"] == pytest.approx(3, rel=0.1)
+    assert found(np.array([[0.5, 0.2, 0.9, 0.0]]))[0] == pytest.approx([0.5, 0.386, 0.675, 0], abs=0.02)
+    assert "temperature" not in fit_calibration(sigmoid(logits * 3), y)[2]  # platt has it in it
+
+
+@pytest.mark.parametrize(("rows", "method"), [(99, "none"), (1000, "temperature")])
+def test_a_temperature_alone_is_taken_where_rows_allow(rows: int, method: str) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(rows, 3)) * 2
+    y = (softmax(logits).cumsum(axis=1) > rng.random((rows, 1))).argmax(axis=1)
+    assert fit_calibration(softmax(logits * 4), y, method="auto_temperature")[0].method == method
+
+
+@pytest.mark.parametrize("method", EACH)
 def test_each_label_is_calibrated_on_other_rows(method: str) -> None:
     found, _, _ = fit_calibration(*multi(3000), method=method)
     others, truth = multi(5000, seed=1)
@@ -99,7 +121,7 @@ def test_saturated_probabilities_do_not_throw_the_fit_off(method: str, times: fl
 
 def test_a_rare_label_keeps_its_rate() -> None:
     probs, y = multi(4000)
-    for method in MULTI:
+    for method in EACH:
         found, _, _ = fit_calibration(probs, y, method=method)
         rates = found(probs).mean(axis=0)
         assert rates == pytest.approx(y.mean(axis=0), abs=0.005)
@@ -149,7 +171,9 @@ def test_too_few_rows_are_told() -> None:
 
 
 def test_a_method_for_the_other_kind_of_rows_is_refused() -> None:
-    with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature, vector, dirichlet"):
+    with pytest.raises(
+        DataError, match="calibration 'platt' is none of auto, auto_temperature, off, temperature, vector, dirichlet"
+    ):
         fit_calibration(*single(100), method="platt")
     assert fit_calibration(*single(100), method="off")[0].method == "none"
 
@@ -174,7 +198,7 @@ def test_a_class_that_validation_lacks_keeps_its_claims() -> None:
 def test_a_label_that_is_never_true() -> None:
     scores, truth = multi(1200)
     truth[:, 5] = False
-    for method in MULTI:
+    for method in EACH:
         found, _, _ = fit_calibration(scores, truth, method=method)
         calibrated = found(scores)[:, 5]
         assert np.isfinite(calibrated).all()
