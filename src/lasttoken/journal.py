@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 LOGGER = logging.getLogger("lasttoken")
 
@@ -36,11 +37,12 @@ def quieted(library: str) -> Iterator[None]:
 
 @dataclass
 class Journal:
-    """Notes, which are kept and passed to `tell`, and progress, which is only shown."""
+    """Notes, which are kept and passed to `tell`; progress and steps, which are only shown."""
 
     tell: Callable[[str], None] = LOGGER.info  # called with each note
     progress: Callable[[str, int, int], None] = unheard  # called with (task, done, total)
     notes: list[str] = field(default_factory=list)
+    step: Callable[[Any], None] = unheard  # called with each Step of a training
 
     def task(self, what: str) -> Progress:
         """The progress of one task, which is shown as begun; its length is not known yet."""

@@ -30,7 +30,7 @@ def test_a_run_arrives_as_an_export_that_predicts(
             said = process("push", runs["embedding"], "--to", "me/docs", *public, env=env)
             assert said.returncode == 0, said.stderr.decode()
             assert said.stdout.decode().strip() == f"{hub.address}/me/docs"
-        assert hub.repositories["me/docs"]["private"] is True
+        assert hub.repositories["me/docs"]["visibility"] == "private"
     there = tmp_path / "hub" / "me" / "docs"
     assert {path.suffix for path in there.rglob("*") if path.is_file()} == {".json", ".md", ".toml", ".safetensors"}
     texts = ["Compute the mean of an array.", "Open a window."]

@@ -71,10 +71,12 @@ def compare(
     settings: o.SetOf = None,
     checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
+    track: o.Track = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit several methods on the same splits and report which is best, and whether the difference is significant."""
     began = monotonic()
+    o.check_tracked(track)
     o.check_there(source, data.get("valid"), data.get("test"))
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.packages import default_model
@@ -149,7 +151,7 @@ def compare(
             metric=metric,
             goal=goal,
             limit=limit,
-            watcher=Watcher(screen.journal, screen.note),
+            watcher=Watcher(screen.journal, screen.note, track),
             keeping=Keeping(resume=True, every=checkpoint_every, stop=stop),
         )
     if leads(first.device):

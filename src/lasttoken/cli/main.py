@@ -14,15 +14,18 @@ import typer
 from lasttoken.cli.check import check
 from lasttoken.cli.compare import compare
 from lasttoken.cli.demo import demo
+from lasttoken.cli.drift import drift
 from lasttoken.cli.explain import explain
 from lasttoken.cli.export import export
 from lasttoken.cli.plan import plan
 from lasttoken.cli.predict import predict
 from lasttoken.cli.push import push
 from lasttoken.cli.report import report
+from lasttoken.cli.runs import runs
 from lasttoken.cli.screen import say
 from lasttoken.cli.serve import serve
 from lasttoken.cli.train import train
+from lasttoken.cli.verify import verify
 from lasttoken.errors import Stopped, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -36,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (check, compare, train, predict, export, push, serve, explain, report, plan, demo):
+for verb in (check, compare, train, predict, export, push, serve, explain, report, runs, drift, verify, plan, demo):
     app.command()(verb)
 
 

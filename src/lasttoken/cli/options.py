@@ -112,6 +112,10 @@ Base = Annotated[
         "--model", callback=path, help="Folder or GGUF file of the run's base model, if it has moved since training"
     ),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option("--track", help="Show trainings in an experiment tracker: tensorboard, mlflow, wandb or trackio"),
+]
 Backend = Annotated[
     str | None,
     typer.Option(
@@ -272,6 +276,14 @@ def check_first(data: Data, models: Iterable[str | None] = (), *, keep_empty: bo
     for model in models:
         if model:
             check_model(model)
+
+
+def check_tracked(name: str | None) -> None:
+    """Raises ConfigError on an unknown tracker, or one that is not installed, before anything heavy is imported."""
+    if name is not None:
+        from lasttoken.track import check_tracker
+
+        check_tracker(name)
 
 
 def stand_in(named: str | None, configs: Iterable[Any]) -> list[str]:

@@ -38,6 +38,7 @@ def train(
     ] = False,
     checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
+    track: o.Track = None,
     exportable: Annotated[
         bool,
         typer.Option(
@@ -84,6 +85,7 @@ def train(
         check_no_checkpoints(folder)
     if not (resume and folder.exists()):
         check_new(folder)
+    o.check_tracked(track)
     o.check_first(config.data, [getattr(config.method, "model", None)])
     if (gpus or 1) > 1 and "train" not in type(config.method).model_fields:
         raise ConfigError([f"--gpus: {method} trains no network and gains nothing from it; leave it out"])
@@ -98,6 +100,7 @@ def train(
     from lasttoken.studies.kept import Keeping
     from lasttoken.studies.one import finished, in_step, leads, run_method
     from lasttoken.studies.timed import as_kept, gone_on, limited, of_rows, within
+    from lasttoken.track import tracking
 
     limit = limited(time, began)
     first = leads(config.device)
@@ -117,15 +120,17 @@ def train(
             made = gone_on(config, whole, folder, limit) if resume else None
             made = made or within(config, whole, limit, journal=journal)
             screen.note(f"{method}: {settings_line(made.run)}")  # kept in config.toml
-            outcome = run_method(
-                made.run,
-                made.splits,
-                folder,
-                name=folder.name,
-                journal=journal,
-                until=made.until,
-                keeping=Keeping(resume, checkpoint_every, stop),
-            )
+            with tracking(track if first else None, made.run, folder, journal) as tracked:
+                outcome = run_method(
+                    made.run,
+                    made.splits,
+                    folder,
+                    name=folder.name,
+                    journal=journal,
+                    until=made.until,
+                    keeping=Keeping(resume, checkpoint_every, stop),
+                )
+                tracked(outcome.measures)
         else:
             screen.note(f"{method}: finished before, {folder}")
             rmtree(checkpoints_of(folder), ignore_errors=True)  # of a command that was killed at its very end

@@ -112,6 +112,7 @@ def fit_weights(
         latest = next((s.score for s in reversed(state.steps) if s.score is not None), None)
         told = "" if latest is None else f", validation {METRICS[metric].words} {figure(latest)}"
         journal.progress(f"training{told}", step.number, length.updates)
+        journal.step(step)
         rows, valid = len(lengths), len(learner.valid)
         slowest = max(scoring, default=None)
         if said := estimated(

@@ -145,10 +145,15 @@ def verify_files(folder: Path) -> None:
         raise ArtifactError(
             f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken"
         )
+    whole = folder.resolve()
     for name, wanted in manifest["sha256"].items():
         path = folder / name
         if name == "report.html":
             continue
+        if not path.resolve().is_relative_to(whole):
+            raise ArtifactError(
+                f"{path}: leads out of its folder; a run holds all of its files, restore it or fit again"
+            )
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; restore it or fit again")
         if digest(path) != wanted:

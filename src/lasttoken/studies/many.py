@@ -34,6 +34,7 @@ from lasttoken.report.page import check_page
 from lasttoken.studies.kept import Keeping, check_same
 from lasttoken.studies.one import finished, in_step, leads, run_method
 from lasttoken.studies.timed import Limit, as_kept, gone_on, limited, within
+from lasttoken.track import tracking
 
 FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
 
@@ -58,6 +59,7 @@ class Watcher:
 
     journal: Callable[[str], Journal]  # of a run, by its name
     note: Callable[[str], None]  # takes sentences on the whole
+    track: str | None = None  # name of an experiment tracker
 
 
 @dataclass(frozen=True)
@@ -216,15 +218,18 @@ def run_cells(
                     made = gone_on(config, whole, out / name, limit) if keeping else None
                     made = made or within(config, whole, limit, fits=fits, journal=journal, like=first)
                     tell(f"{name}: {settings_line(made.run)}")  # kept in config.toml
-                    outcome = run_method(
-                        made.run,
-                        made.splits,
-                        out / name,
-                        name=cell.name,
-                        journal=journal,
-                        until=made.until,
-                        keeping=keeping,
-                    )
+                    track = watcher.track if leads(config.device) else None
+                    with tracking(track, made.run, out / name, journal) as tracked:
+                        outcome = run_method(
+                            made.run,
+                            made.splits,
+                            out / name,
+                            name=cell.name,
+                            journal=journal,
+                            until=made.until,
+                            keeping=keeping,
+                        )
+                        tracked(outcome.measures)
                 else:
                     journal.note(f"kept from before, {out / name}")
                     shutil.rmtree(checkpoints_of(out / name), ignore_errors=True)
