@@ -13,7 +13,7 @@ LIGHT := $(addprefix tests/unit/,config data evaluation record report test_seed.
 NEEDS_TORCH := $(addprefix --ignore tests/unit/,data/test_demo.py data/test_read.py data/test_from_python.py data/test_user_files.py \
 	record/test_atomic.py record/test_schema.py report/test_report_entries.py)
 
-.PHONY: help demo test test-all test-low test-light check docs models bench bench-speed lock clean
+.PHONY: help demo test test-all test-low test-light check docs models bench bench-speed soak lock clean
 
 help:  ## what one can make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -71,6 +71,9 @@ bench: .venv/.ready  ## the quality benchmarks whose results are missing (hours;
 bench-speed: .venv/.ready  ## the speed benchmarks whose results are missing (hours; an idle machine and ../shared/data)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python bench/speed/run.py --data ../shared/data
+
+soak: .venv/.ready  ## ten minutes of load with faults, on loopback; writes docs/explain/reliability.md
+	$(BIN)/python bench/soak/soak.py --page docs/explain/reliability.md
 
 lock: .venv/.ready  ## write constraints.txt from what .venv holds
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; 1i # Exact versions of everything that is installed for tests and the demo. `make lock` writes this file.' > constraints.txt

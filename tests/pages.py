@@ -28,6 +28,8 @@ GUIDES = [
     "docs/guides/serve.md",
     "docs/guides/resume.md",
     "docs/guides/predict.md",
+    "docs/guides/export.md",
+    "docs/guides/watch.md",
 ]
 HUB_MODELS = ("Qwen/Qwen3-0.6B-Base", "meta-llama/Llama-3.2-1B")
 

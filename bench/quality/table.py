@@ -29,6 +29,7 @@ WORDS = {
     "probe-minilm": "probe (MiniLM)",
     "setfit": "SetFit (MiniLM)",
     "random": "embedding, random weights",
+    "embedding-bias": "embedding, head with a bias",
     "instruction-numbers": "instruction, answered by number",
     "trainer": "HF Trainer + PEFT, last token",
     "encoder": "encoder (MiniLM, 22 M)",

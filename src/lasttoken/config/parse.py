@@ -62,6 +62,8 @@ def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -
         place = [part if re.fullmatch(r"\w+", part) else f"{part!r}" for part in told if part != "[key]"]
     else:
         place = [part for part in told if re.fullmatch(r"\w+", part) and part not in METHOD_CONFIGS]
+        if problem["type"] == "extra_forbidden" and not re.fullmatch(r"\w+", told[-1]):
+            place.append(repr(told[-1]))  # a name that no setting can have; other odd parts are pydantic's own
     name = ".".join(place) or "settings"
     if problem["type"] == "extra_forbidden":
         known = sorted(names(kind))

@@ -281,7 +281,7 @@ def parquet_records(
             for cells in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
                 yield number, cells
                 number += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(damaged(name, error)) from error
     finally:
         file.close(force=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from lasttoken.config.methods import Instruction
 from lasttoken.data.dataset import Dataset
-from lasttoken.errors import ConfigError, ModelError
+from lasttoken.errors import ArtifactError, ConfigError, ModelError
 from lasttoken.fitting.fit import Learner, Trained, cost_of, fit_weights
 from lasttoken.infer.differentiable import Differentiable, embedding_of, flat, spans
 from lasttoken.infer.generation import generated_probs
@@ -277,7 +278,22 @@ def load(
     tell_if_slower(backbone, precision)
     merge_adapter(backbone.whole, config.merge)
     prior = None if rest.get("prior") is None else np.array(rest["prior"])
-    return InstructionModel(config, labels, backbone, adapter, Prompt.of(rest["prompt"]), prior)
+    return InstructionModel(
+        config, labels, backbone, adapter, stored_prompt(folder, rest.get("prompt"), backbone), prior
+    )
+
+
+def stored_prompt(folder: Path, stored: Any, backbone: Backbone) -> Prompt:
+    """The prompt that `save` stored. Raises ArtifactError on anything else, such as tokens that the model does not have."""
+    try:
+        prompt = Prompt.of(stored)
+        parts = [prompt.header, prompt.footer, *prompt.answers, *prompt.questions, prompt.yes, prompt.no, prompt.none]
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        if ids.min() < 0 or ids.max() >= backbone.config.vocab_size:
+            raise ValueError("tokens that the model does not have")
+        return prompt
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder}: its prompt is damaged ({error}); fit again") from error
 
 
 def of_export(folder: Path) -> InstructionModel:
@@ -286,7 +302,7 @@ def of_export(folder: Path) -> InstructionModel:
     merged_into = {"model": str(folder), "revision": None, "quantize": "none", "train_model": False}
     config = config.model_copy(update=merged_into | {"trust_remote_code": False})
     backbone, _ = build(config, labels, torch.device("cpu"))
-    return InstructionModel(config, labels, backbone, None, Prompt.of(read_json(folder / PROMPT)))
+    return InstructionModel(config, labels, backbone, None, stored_prompt(folder, read_json(folder / PROMPT), backbone))
 
 
 def build(
