@@ -56,8 +56,13 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("content-length", 0)))
 
     def do_GET(self) -> None:
-        name = self.path.removeprefix("/api/models/").partition("/")[0:1][0]
-        self.answer({"id": name, "sha": "0" * 40, "siblings": []})
+        place = self.path.partition("?")[0].removeprefix("/api/models/")
+        if "/tree/main" in place:
+            name = place.partition("/tree/main")[0]
+            files = [p for p in sorted((self.hub.folder / name).rglob("*")) if p.is_file()]
+            listed = [p.relative_to(self.hub.folder / name).as_posix() for p in files]
+            return self.answer([{"type": "file", "path": path, "oid": "0" * 40, "size": 1} for path in listed])
+        self.answer({"id": place, "sha": "0" * 40, "siblings": []})
 
     def do_PUT(self) -> None:
         data = self.body()
@@ -92,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
             for line in data.decode().splitlines():
                 entry = json.loads(line)
                 value = entry["value"]
+                if entry["key"] == "deletedFile":
+                    (self.hub.folder / match[1] / value["path"]).unlink()
                 if entry["key"] in ("file", "lfsFile"):
                     target = self.hub.folder / match[1] / value["path"]
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -317,6 +317,33 @@ def gpu_lines(result: dict[str, Any]) -> list[str]:
     return [*lines, "", *(["Not measured, or not to its end:", "", *left, ""] if left else [])]
 
 
+def exported_lines(path: Path) -> list[str]:
+    """The table of other runtimes on a CPU (exported.py); empty where it was not measured."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        f"| `{model}` | {name} | {figure(rate)} | {one['agreement'][name]:.1%} |"
+        for model, one in found["models"].items()
+        for name, rate in sorted(one["rows a second"].items(), key=lambda pair: -pair[1])
+        if name != "ours, as trained"
+    ]
+    refused = [f"- `{model}`: {told}" for model, one in found["models"].items() for told in one["refused"]]
+    return [
+        "## Exported to another runtime",
+        "",
+        f"AG News at {found['tokens']} tokens, two cores of {found['machine']['machine']['cpu']}, alternated, medians of five rounds "
+        "(bench/speed/exported.py). Agreement: decisions that are the run's, of 1,000 test rows. `transformers`: its own "
+        "classifier on the exported weights, padded, sorted by length.",
+        "",
+        "| model | form | rows a second | agreement |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        *(["Refused by the check:", "", *refused, ""] if refused else []),
+    ]
+
+
 def in_words(value: Any) -> str:
     """A figure of a step on one line; lists, and tables within tables, stay in the file."""
     if isinstance(value, dict):
@@ -353,6 +380,7 @@ def main(which: str = "page") -> None:
         body += [f"## {TASKS[experiment['task']]}", "", *lines] if lines else []
     cards = [name for name in sorted(found) if name.startswith("gpu")]
     body += [line for name in cards for line in gpu_lines(found[name])]
+    body += exported_lines(HERE / "exported.json")
     waiting += [] if cards else ["- bench/gpu.py, on any GPU"]
     if which == "tables":
         print(TABLES + "\n".join([*body, *(["## Not measured yet", "", *waiting] if waiting else [])]).rstrip())

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from lasttoken import catalog
 from lasttoken.config.methods import Embedding, Encoder
 from lasttoken.config.settings import Lora, Training
-from lasttoken.errors import ConfigError, ExportRefused
+from lasttoken.errors import ArtifactError, ConfigError, ExportRefused
 from lasttoken.evaluation.policy import Policy
 from lasttoken.export import hf, layout
-from lasttoken.export.check import Rows, checked
+from lasttoken.export.check import Reference, checked
 from lasttoken.infer.portable import Portable
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Classifier
@@ -133,7 +133,6 @@ def test_a_form_that_decides_otherwise_is_refused() -> None:
     """One row of any number may differ, as a tie may; two of a hundred are more than half a percent."""
     labels, policy = LabelSpace(LABELS), Policy()
     raw = np.eye(3)[np.arange(100) % 3] * 0.7 + 0.1
-    rows = Rows([str(i) for i in range(100)], raw)
 
     def answers(wrong: int) -> Callable[..., np.ndarray]:
         return lambda texts: (
@@ -142,8 +141,10 @@ def test_a_form_that_decides_otherwise_is_refused() -> None:
             else np.concatenate([np.roll(raw[:wrong], 1, axis=1), raw[wrong:]])[: len(texts)]
         )
 
-    def check(wrong: int, required: float = 0.995) -> Any:
-        return checked("onnx-int8", answers(wrong), answers(0), rows, policy, labels, required=required)
+    ref = Reference([str(i) for i in range(100)], raw, policy, labels, answers(0))
+
+    def check(wrong: int, required: float = 0.995, *, tie: bool = True) -> Any:
+        return checked("onnx-int8", answers(wrong), answers(wrong), ref, required=required, tie=tie)
 
     assert check(0).agreement == 1
     assert check(1).agreement == 0.99
@@ -152,3 +153,7 @@ def test_a_form_that_decides_otherwise_is_refused() -> None:
     assert check(2, required=0.98).largest == pytest.approx(0.7)
     with pytest.raises(ExportRefused, match=r"0\.0% of 100"):
         check(-1)
+    with pytest.raises(ExportRefused, match=r"99\.0% of 100"):
+        check(1, tie=False)  # the user's own bound has no exception
+    with pytest.raises(ArtifactError, match="not finite"):
+        checked("onnx-int8", lambda texts: raw * np.nan, answers(0), ref, required=0.0)

@@ -27,11 +27,14 @@ def test_a_run_arrives_as_an_export_that_predicts(
     with standing_in(tmp_path / "hub", TOKEN) as hub:
         env = environment(hub.address, TOKEN, tmp_path / "home")
         for public in ((), ("--public",)):  # a second time into the same repository
+            if public:
+                (tmp_path / "hub" / "me" / "docs" / "old.safetensors").write_bytes(b"x")
             said = process("push", runs["embedding"], "--to", "me/docs", *public, env=env)
             assert said.returncode == 0, said.stderr.decode()
             assert said.stdout.decode().strip() == f"{hub.address}/me/docs"
         assert hub.repositories["me/docs"]["visibility"] == "private"
     there = tmp_path / "hub" / "me" / "docs"
+    assert not (there / "old.safetensors").exists()  # what an earlier export left there would be loaded with this one
     assert {path.suffix for path in there.rglob("*") if path.is_file()} == {".json", ".md", ".toml", ".safetensors"}
     texts = ["Compute the mean of an array.", "Open a window."]
     assert Predictor.load(there)(texts).labels == Predictor.load(runs["embedding"])(texts).labels
@@ -57,6 +60,15 @@ def test_what_the_hub_does_not_take(
     assert said.returncode == 2
     assert f"lasttoken: {told}" in said.stderr.decode()
     assert "Traceback" not in said.stderr.decode()
+
+
+def test_a_hub_that_is_not_there(
+    runs: dict[str, Path], process: Callable[..., subprocess.CompletedProcess[bytes]], tmp_path: Path
+) -> None:
+    env = environment("http://127.0.0.1:9", TOKEN, tmp_path / "home")
+    said = process("push", runs["embedding"], "--to", "me/docs", env=env)
+    assert said.returncode == 2
+    assert "lasttoken: --to me/docs: the Hub cannot be reached" in said.stderr.decode()
 
 
 def test_offline_nothing_is_sent(runs: dict[str, Path], refused: Callable[..., str]) -> None:

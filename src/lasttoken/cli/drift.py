@@ -48,11 +48,13 @@ def drift(
     from lasttoken.cli.screen import Screen, say
     from lasttoken.evaluation.predictions import read_raw, read_texts
     from lasttoken.predictor import Predictor
-    from lasttoken.record.folder import plain
+    from lasttoken.record.folder import is_export, plain
     from lasttoken.seed import generator
     from lasttoken.watch.drift import FEWEST, Sample, verdict
     from lasttoken.watch.drift import drift as compared
 
+    if is_export(run):
+        raise ArtifactError(f"{run} is an export, which keeps no rows; name the run that it was made from")
     valid = run / "predictions" / "valid.parquet"
     known_texts = read_texts(valid) if valid.is_file() else None
     if not known_texts or len(known_texts) < FEWEST:

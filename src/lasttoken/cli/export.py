@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lasttoken.cli import options as o
+from lasttoken.config.forms import FORMS, ROWS, Wanted
 from lasttoken.errors import ConfigError
 from lasttoken.wording import did_you_mean, rate
 
 if TYPE_CHECKING:
     from lasttoken.record.schema import Export
 
-TARGETS = ("hf", "peft", "onnx", "openvino")
-PRECISIONS = ("float32", "bfloat16", "int8", "int8-dynamic")
+TARGETS = tuple(FORMS)
+PRECISIONS = tuple(dict.fromkeys(precision for of in FORMS.values() for precision in of))
 
 
 def export(
@@ -41,7 +42,7 @@ def export(
             min=0, max=1, help="Share of validation rows that must get the run's decision; default: .995, of int8 .98"
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Validation rows to check on, at most")] = 1000,
+    rows: Annotated[int, typer.Option(min=1, help="Validation rows to check on, at most")] = ROWS,
     model: o.Base = None,
     as_json: o.Json = False,
 ) -> None:
@@ -54,16 +55,15 @@ def export(
         for one in given:
             if one not in known:
                 raise ConfigError([f"{option}: {one!r} is not among {', '.join(known)}{did_you_mean(one, known)}"])
+    wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision or ()), agreement, rows)
     from lasttoken.record.folder import check_free, check_run
 
     check_run(run)
     check_free(out)
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.export.export import Wanted
     from lasttoken.export.export import export as write
 
     with Screen() as screen:
-        wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision or ()), agreement, rows)
         facts = write(run, out, wanted, model=model, journal=screen.journal("export"))
     if as_json:
         typer.echo(json.dumps(facts.model_dump()))

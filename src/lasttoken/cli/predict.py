@@ -218,11 +218,14 @@ def label_many(
     from lasttoken.predict.job import PART, Job, run_job
     from lasttoken.predict.places import OutputFolder
     from lasttoken.predictor import Predictor
-    from lasttoken.record.folder import MANIFEST, digest
+    from lasttoken.record.folder import MANIFEST, digest, is_export
+    from lasttoken.runtime.exported import form_of
 
     settings = {"text": list(reads.columns.text), "template": reads.columns.template, "raw": raw, **vars(writes)}
     settings |= {"encoding": reads.encoding, "quoting": reads.quoting, "format": reads.format, "strict": strict}
     settings |= {name: loading[name] for name in ("merge", "precision")}
+    if is_export(run):
+        loading["backend"] = settings["backend"] = form_of(run, loading["backend"]).name
     made_by = {"run": digest(run / MANIFEST), "settings": settings}
     with Screen() as screen, o.naming_options({"text": reads.columns.text}):
         screen.progress("predict", "loading the model", 0, 0)

@@ -27,4 +27,4 @@ def push(
     with Screen() as screen:
         address = send(run, to, public=public, journal=screen.journal("push"))
     typer.echo(json.dumps({"address": address}) if as_json else address)
-    say(f"next: pipeline('text-classification', model='{to}') in transformers, or the card at {address}")
+    say(f"the card says how to load it: {address}")

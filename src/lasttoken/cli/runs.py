@@ -15,7 +15,7 @@ from lasttoken.wording import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lasttoken.watch.listing import Listed
+    from lasttoken.watch.summaries import RunSummary
 
 
 def runs(
@@ -27,11 +27,11 @@ def runs(
     from lasttoken.cli.screen import say
     from lasttoken.evaluation.metrics import METRICS
     from lasttoken.record.folder import plain
-    from lasttoken.watch.listing import comparable, listed
+    from lasttoken.watch.summaries import comparable, summaries
 
     if metric not in METRICS:
         raise ConfigError([f"--metric: {metric!r} is not among {', '.join(METRICS)}{did_you_mean(metric, METRICS)}"])
-    found, unread = listed(folder, metric)
+    found, unread = summaries(folder, metric)
     if as_json:
         typer.echo(
             json.dumps([plain({**vars(one), "score": one.score.model_dump()}) for one in found], allow_nan=False)
@@ -45,10 +45,10 @@ def runs(
         return
     beside = comparable(found)
     if len(beside) > 1:
-        say(f"next: {o.command('report', *beside[:8])} tests the differences of {len(beside)} on the same rows")
+        say(f"next: {o.command('report', *beside[:8])} tests the differences of {len(beside[:8])} on the same rows")
 
 
-def table(found: Sequence[Listed]) -> list[str]:
+def table(found: Sequence[RunSummary]) -> list[str]:
     """A line a run."""
     from lasttoken.cli.show import interval
     from lasttoken.evaluation.metrics import METRICS

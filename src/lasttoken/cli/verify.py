@@ -45,7 +45,10 @@ def verify(
             typer.echo(f"forms: {', '.join(found.forms)}: each answers")
         if found.rows:
             how = "bit for bit as before" if found.exact else f"probabilities within {found.largest:.2g}"
-            typer.echo(f"answers: {found.same:,} of {found.rows:,} stored rows decided as before, {how}")
+            same = ", ".join(
+                f"{count:,} ({name})" if found.forms else f"{count:,}" for name, count in found.same.items()
+            )
+            typer.echo(f"answers: {same} of {found.rows:,} stored rows decided as before, {how}")
         for name, (then, now) in found.versions.items():
             typer.echo(f"version: {name} {now} here, {then} when it was made")
     if not found.sound:

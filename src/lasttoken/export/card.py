@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
@@ -36,7 +35,7 @@ def card(facts: Export, measures: Metrics, made: Made, labels: LabelSpace, polic
         model_name=facts.run,
         eval_results=results,
         library_name=library(facts),
-        pipeline_tag="text-classification",
+        pipeline_tag="text-generation" if library(facts) == "lasttoken" else "text-classification",
         base_model=None if local else facts.model,
         tags=["lasttoken"],
     )
@@ -72,7 +71,13 @@ def beyond(facts: Export, policy: Policy, labels: LabelSpace) -> list[str]:
     found: list[str] = []
     if facts.reading is not None:
         long = {"head": "the first", "tail": "the last", "head_tail": "the first and last"}[facts.reading.keep]
-        found.append(f"Texts are read to {facts.reading.limit} tokens: {long} of longer ones.")
+        reading = facts.reading
+        found.append(f"Texts are read to {reading.limit} tokens: {long} of longer ones.")
+        if reading.keep == "head_tail":
+            found.append("The tokenizer cuts the end of a longer text alone; `lasttoken predict` keeps both ends.")
+        for word, part in (("before", reading.prefix), ("after", reading.suffix)):
+            if part:
+                found.append(f"Every text was read with {part!r} {word} it; put it there.")
     kind = policy.calibration.method
     if kind == "temperature":
         found.append(f"Probabilities are calibrated: the temperature {facts.temperature:.3g} is in the weights.")
@@ -90,8 +95,3 @@ def beyond(facts: Export, policy: Policy, labels: LabelSpace) -> list[str]:
     if policy.rule.costs is not None:
         found.append("The run decides by the costs of mistakes in policy.json, not by the highest probability.")
     return found
-
-
-def block(language: str, *lines: Any) -> str:
-    """A code block."""
-    return "\n".join([f"```{language}", *map(str, lines), "```"])

@@ -11,13 +11,11 @@ import numpy as np
 
 from lasttoken.errors import ExportRefused
 from lasttoken.evaluation.policy import Policy
-from lasttoken.evaluation.predictions import read_raw, read_texts
+from lasttoken.evaluation.predictions import check_finite, read_raw, read_texts
 from lasttoken.labels import LabelSpace
 from lasttoken.record.schema import Checked
 from lasttoken.wording import figure
 
-REQUIRED = {"int8": 0.98, "int8-dynamic": 0.98}  # share of equal decisions; of a float precision:
-FLOAT = 0.995
 TIMED = 128  # rows whose time is taken, at most
 ROUNDS = 3  # of which the median counts
 
@@ -25,22 +23,36 @@ Calibrated = Callable[[Sequence[str]], np.ndarray]  # texts -> calibrated probab
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows to check on, and what the run answered."""
+class Reference:
+    """What the run answers to its validation rows."""
 
     texts: list[str]
-    raw: np.ndarray  # (N, C), probabilities of the run before calibration
+    raw: np.ndarray  # (N, C), probabilities before calibration, stored when the run was made
+    policy: Policy
+    labels: LabelSpace
+    answers: Calibrated  # the run, answering now: for its speed
+
+    @property
+    def probs(self) -> np.ndarray:
+        """Calibrated, (N, C)."""
+        return self.policy.calibrated(self.raw)
+
+    def same(self, probs: np.ndarray) -> np.ndarray:
+        """Whether each row gets the run's decision with these calibrated probabilities, (N,) bool."""
+        equal = self.policy.rule(probs, self.labels.multi) == self.policy.rule(self.probs, self.labels.multi)
+        return equal.all(axis=1) if self.labels.multi else equal
 
 
-def validation_rows(run: Path, most: int) -> Rows:
-    """At most `most` validation rows of a run, with what it answered. Raises ExportRefused where it kept none."""
+def validation_rows(run: Path, most: int) -> tuple[list[str], np.ndarray]:
+    """(texts, stored probabilities before calibration (N, C)) of at most `most` validation rows of a run.
+
+    Raises ExportRefused where it kept none.
+    """
     path = run / "predictions" / "valid.parquet"
     texts = read_texts(path) if path.is_file() else None
     if not texts:
-        raise ExportRefused(
-            f"{run}: keeps no validation rows to check an export on; fit again with this version of lasttoken"
-        )
-    return Rows(texts[:most], read_raw(path)[:most])
+        raise ExportRefused(f"{run}: keeps no validation rows to check an export on; fit again with this version")
+    return texts[:most], read_raw(path)[:most]
 
 
 def test_texts(run: Path, most: int) -> list[str]:
@@ -49,36 +61,28 @@ def test_texts(run: Path, most: int) -> list[str]:
 
 
 def checked(
-    name: str,
-    theirs: Calibrated,
-    ours: Calibrated,
-    rows: Rows,
-    policy: Policy,
-    labels: LabelSpace,
-    *,
-    required: float,
+    name: str, theirs: Calibrated, used: Calibrated, ref: Reference, *, required: float, tie: bool = True
 ) -> Checked:
     """How a form compares with the run. Raises ExportRefused where fewer than `required` of its decisions agree.
 
-    One row may always differ: it is a tie but for rounding as often as not. Speeds are medians of several rounds of the
+    theirs: the form in its own runtime. used: the form as `predict` runs it, whose speed is taken. tie: whether one row may
+    differ whatever their number: it is a tie but for rounding as often as not. Speeds are medians of several rounds of the
     same rows, alternated.
     """
-    wanted, multi = policy.calibrated(rows.raw), labels.multi
-    found = theirs(rows.texts)
-    equal = policy.rule(found, multi) == policy.rule(wanted, multi)
-    same = equal.all(axis=1) if multi else equal
-    agreement, largest = float(same.mean()), float(np.abs(found - wanted).max())
-    if agreement < required and (~same).sum() > 1:
+    found, rows = theirs(ref.texts), len(ref.texts)
+    check_finite(found, [str(row) for row in range(rows)])
+    same = ref.same(found)
+    agreement, largest = float(same.mean()), float(np.abs(found - ref.probs).max())
+    if agreement < required and (~same).sum() > tie:
         raise ExportRefused(
-            f"{name}: {agreement:.1%} of {len(rows.texts)} validation rows get the decision that the run gives them "
-            f"(largest difference of a probability {figure(largest)}), and {required:g} are required; accept less with "
+            f"{name}: {agreement:.1%} of {rows} validation rows get the decision that the run gives them "
+            f"(largest difference of a probability {figure(largest)}), and {required:.1%} are required; accept less with "
             "--agreement, or choose another --precision"
         )
-    some = rows.texts[:TIMED]
-    times: list[tuple[float, float]] = [(clock(theirs, some), clock(ours, some)) for _ in range(ROUNDS)]
-    spent = np.median(np.array(times), axis=0)
+    some = ref.texts[:TIMED]
+    spent = np.median([(clock(used, some), clock(ref.answers, some)) for _ in range(ROUNDS)], axis=0)
     return Checked(
-        rows=len(rows.texts),
+        rows=rows,
         agreement=agreement,
         required=required,
         largest=largest,

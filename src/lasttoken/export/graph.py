@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Graph(nn.Module):
         super().__init__()
         self.trunk, self.layers = portable.trunk, portable.layers
         self.portable = [portable]  # not a module of its own
-        if hasattr(self.trunk.config, "use_cache"):
+        if getattr(self.trunk.config, "use_cache", None) is not None:
             self.trunk.config.use_cache = False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -61,8 +62,25 @@ def write_onnx(portable: Portable, path: Path) -> None:
                 [f"model: torch cannot trace {kind} into a graph ({first_line(error)}); export to hf"]
             ) from error
         assert program is not None
-        program.save(str(path), external_data=path.stat().st_size > 2**30 if path.exists() else large(portable))
+        program.save(str(path), external_data=large(portable))
+    graph = onnx.load(str(path), load_external_data=False)
+    forget_origin(graph)
+    onnx.save(graph, str(path))
     onnx.checker.check_model(str(path))
+
+
+def forget_origin(model: Any) -> None:
+    """Remove what torch notes of every node, in place: its lines of code, with their paths on this machine."""
+    del model.metadata_props[:]
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        for kind in ("input", "output", "value_info", "initializer"):
+            for value in getattr(graph, kind, ()):
+                if not isinstance(value, str):
+                    del value.metadata_props[:]
+                    value.doc_string = ""
 
 
 def large(portable: Portable) -> bool:

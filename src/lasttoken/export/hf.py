@@ -25,14 +25,15 @@ def write_classifier(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype
         cast("Any", copy.deepcopy(model)).to(dtype).save_pretrained(folder)
 
 
-def write_tokenizer(tokenizer: Any, reading: Reading, folder: Path, *, padding: int, split: bool) -> None:
+def write_tokenizer(tokenizer: Any, reading: Reading, folder: Path, *, padding: int | None, split: bool) -> None:
     """The tokenizer, which truncates and pads as the run reads texts.
 
-    split: special tokens that a text spells are read as text. Where transformers pools the last token that is not
-    padding, a text that ends with the padding token would move it.
+    padding: token id; None leaves it as it is. split: special tokens that a text spells are read as text. Where transformers
+    pools the last token that is not padding, a text that ends with the padding token would move it.
     """
     written = copy.deepcopy(tokenizer)
-    written.pad_token = written.convert_ids_to_tokens(padding)
+    if padding is not None:
+        written.pad_token = written.convert_ids_to_tokens(padding)
     written.save_pretrained(folder)
     path = folder / "tokenizer_config.json"  # save_pretrained leaves out what was not in it at loading
     given = {"model_max_length": reading.limit, "padding_side": "right", "split_special_tokens": split}

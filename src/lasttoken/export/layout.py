@@ -1,7 +1,7 @@
 """A classifier in transformers' own layout: `...ForSequenceClassification` of its architecture.
 
-A causal LM has one linear layer without a bias (`score`) on the last token that is not padding. An encoder has the first
-token, a dense layer with tanh or ReLU, then a linear layer. What they cannot express is refused, with what to set instead.
+A causal LM has one linear layer without a bias (`score`) on the last token that is not padding. BERT and RoBERTa have the
+first token, a dense layer with tanh, then a linear layer. What they cannot express is refused, with what to set instead.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from lasttoken.infer.portable import Portable
 from lasttoken.labels import LabelSpace
 from lasttoken.model.quiet import quiet
 
-SMALL = 2.0**-8  # tanh(x * SMALL) / SMALL is x within 1e-5 of x^3, and float16 still holds it
-FAR = 64.0  # ReLU(x + FAR) - FAR is x
+SMALL = 2.0**-8  # tanh(x * SMALL) / SMALL differs from x by x^3 / 200,000; x * SMALL is no subnormal of float16
 RIDGE = 1e-3  # of the mean square of the vectors, when a bias is brought into the weights
 
 
@@ -106,16 +105,14 @@ def set_head(model: Any, layer: nn.Linear) -> None:
         score.weight.copy_(layer.weight)
         return
     kind = model.config.model_type
-    if isinstance(final, nn.Linear) and pooler is not None and kind in ("bert",):
-        first, last, tanh = pooler, parts["classifier"], True
+    if isinstance(final, nn.Linear) and pooler is not None and kind == "bert":
+        first, last = pooler, parts["classifier"]
     elif (
         "classifier.dense" in parts
         and "classifier.out_proj" in parts
         and kind in ("roberta", "xlm-roberta", "camembert")
     ):
-        first, last, tanh = parts["classifier.dense"], parts["classifier.out_proj"], True
-    elif "pre_classifier" in parts and kind == "distilbert":
-        first, last, tanh = parts["pre_classifier"], parts["classifier"], False
+        first, last = parts["classifier.dense"], parts["classifier.out_proj"]
     else:
         raise ConfigError(
             [
@@ -123,10 +120,10 @@ def set_head(model: Any, layer: nn.Linear) -> None:
             ]
         )
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
-    first.weight.copy_(width * SMALL if tanh else width)
-    first.bias.fill_(0.0 if tanh else FAR)
-    last.weight.copy_(layer.weight / SMALL if tanh else layer.weight)
-    last.bias.copy_(bias if tanh else bias - FAR * layer.weight.sum(dim=1))
+    first.weight.copy_(width * SMALL)
+    first.bias.zero_()
+    last.weight.copy_(layer.weight / SMALL)
+    last.bias.copy_(bias)
 
 
 def padding_or_zero(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -140,15 +137,16 @@ def padding_or_zero(tokenizer: PreTrainedTokenizerBase) -> int:
 def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """A token id for padding that no text ends with: transformers pools the last token that is not this one.
 
-    The tokenizer's own, unless it ends every text too; then another special token.
+    The tokenizer's own, unless it ends every text too; then another special token, the unknown one last: it stands for what
+    the vocabulary lacks.
     """
     ends = set(np.ravel(tokenizer("a")["input_ids"])[-1:].tolist())  # with a special token at the end, it is that one
     named: tuple[Any, ...] = (
         tokenizer.pad_token_id,
-        tokenizer.unk_token_id,
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
-        *tokenizer.all_special_ids,
+        *(one for one in tokenizer.all_special_ids if one != tokenizer.unk_token_id),
+        tokenizer.unk_token_id,
     )
     for one in named:
         if one is not None and one not in ends:

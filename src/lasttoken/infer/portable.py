@@ -55,6 +55,7 @@ class Portable:
     layers: nn.Module  # pooled (B, H) -> logits (B, C)
     layer: int | None = None  # hidden states are the input of that block; None: the final ones
     query: Tensor | None = None  # (H,), of attention pooling
+    precision: str = "float32"  # of the base model's weights: float32 or bfloat16
 
     def pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Pooled hidden states (B, H) of rows that are padded on the right: ids and mask (B, L) int64."""
@@ -78,6 +79,7 @@ class PortableLM:
     tokenizer: PreTrainedTokenizerBase
     prompt: Prompt
     limit: int  # tokens of prompt, text and answer together
+    precision: str  # of the weights: float32 or bfloat16
 
 
 def padded_pool(states: Tensor, mask: Tensor, pooling: Pooling, query: Tensor | None = None) -> Tensor:
@@ -114,6 +116,7 @@ def portable(
         raise ConfigError(
             ["long.keep = windows: an exported model reads one window of a text; train with long.keep = head to export"]
         )
+    own = next(weight.dtype for weight in backbone.module.parameters() if weight.is_floating_point())
     reading = Reading(token_limit(config, backbone), long.keep, prefix, config.suffix)
     return Portable(
         plain_model(backbone.module),
@@ -123,4 +126,5 @@ def portable(
         copy.deepcopy(layers).cpu().float().eval().requires_grad_(False),
         layer,
         None if query is None else query.detach().cpu().float(),
+        "float32" if own == torch.float32 else "bfloat16",
     )

@@ -86,7 +86,7 @@ class EmbeddingModel:
         return portable(self.backbone, self.config, self.head.layers, pooling=pool.kind, query=pool.query)
 
     def save(self, folder: Path) -> None:
-        """method.json, head.safetensors, and adapter/ in PEFT's format."""
+        """method.json, head.safetensors, and the adapter in adapter/."""
         c = self.config.model_copy(update={"precision": self.backbone.precision})
         write_settings(folder, c, self.labels, base=describe_base(c.model, c.revision, c.trust_remote_code))
         save_head(self.head, folder)

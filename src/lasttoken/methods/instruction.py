@@ -140,11 +140,11 @@ class InstructionModel:
             what = "contextual = true" if self.prior is not None else "decode = generate"
             raise ConfigError([f"{what}: an exported model scores its labels; train without it to export"])
         limit = min(self.config.max_length, self.backbone.window)
-        dtype = self.backbone.compute
-        return PortableLM(plain_model(self.backbone.whole, dtype=dtype), self.backbone.tokenizer, self.prompt, limit)
+        model = plain_model(self.backbone.whole, dtype=self.backbone.compute)
+        return PortableLM(model, self.backbone.tokenizer, self.prompt, limit, self.backbone.precision)
 
     def save(self, folder: Path) -> None:
-        """method.json, and adapter/ in PEFT's format."""
+        """method.json, and the adapter in adapter/."""
         c = self.config.model_copy(update={"precision": self.backbone.precision})
         base = describe_base(c.model, c.revision, c.trust_remote_code)
         # the prompt itself, because a chat template may hold today's date
@@ -292,7 +292,7 @@ def stored_prompt(folder: Path, stored: Any, backbone: Backbone) -> Prompt:
         if ids.min() < 0 or ids.max() >= backbone.config.vocab_size:
             raise ValueError("tokens that the model does not have")
         return prompt
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise ArtifactError(f"{folder}: its prompt is damaged ({error}); fit again") from error
 
 

@@ -6,7 +6,9 @@ A key names the processor, the threads, and what a figure depends on besides.
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,13 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
+
+
+def threads() -> int:
+    """Number of threads that torch will use: OMP_NUM_THREADS, where it is set, else the cores of this process."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else cores
 
 
 def kept_rates(begin: str) -> dict[str, Rates]:

@@ -5,7 +5,6 @@ Rates are from NVIDIA's data sheets, for dense bfloat16 products; for the T4, wh
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lasttoken.errors import ConfigError
-from lasttoken.model.cpu_rates import cpu_name, kept_rates
+from lasttoken.model.cpu_rates import cpu_name, kept_rates, threads
 from lasttoken.model.host_memory import free_host_memory, host_memory
 from lasttoken.wording import closest
 
@@ -116,12 +115,6 @@ def this_cpu() -> Card:
         quick = info.exists() and "avx512_bf16" in info.read_text()
         itemsize, rate = (2, BFLOAT16 * float32_rate()) if quick else (4, float32_rate())
     return Card("cpu", "cpu", memory, (memory if free is None else free) - GROWTH, itemsize, rate)
-
-
-def threads() -> int:
-    """Number of threads that torch will use."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS") or cores)
 
 
 def float32_rate() -> float:

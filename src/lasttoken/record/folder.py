@@ -21,7 +21,7 @@ from lasttoken.errors import ArtifactError
 from lasttoken.paths import escaped
 from lasttoken.record.atomic import parts_of, writing_file, writing_folder
 from lasttoken.record.schema import FORMAT
-from lasttoken.wording import closest
+from lasttoken.wording import closest, first_line
 
 EXPORT = "export.json"  # by which an exported model is known
 MANIFEST = "manifest.json"
@@ -145,19 +145,27 @@ def verify_files(folder: Path) -> None:
         raise ArtifactError(
             f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken"
         )
-    whole = folder.resolve()
     for name, wanted in manifest["sha256"].items():
-        path = folder / name
         if name == "report.html":
             continue
-        if not path.resolve().is_relative_to(whole):
-            raise ArtifactError(
-                f"{path}: leads out of its folder; a run holds all of its files, restore it or fit again"
-            )
+        path = inside(folder, name)
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; restore it or fit again")
         if digest(path) != wanted:
             raise ArtifactError(f"{path}: damaged (its sha256 is not the one in {MANIFEST}); restore it or fit again")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a folder. Raises ArtifactError where its name, or a link, leads out of it or nowhere."""
+    path = folder / name
+    try:
+        within = path.resolve().is_relative_to(folder.resolve())
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, or with a NUL; a link to itself
+        raise ArtifactError(f"{folder}: damaged, a file in it is named {name[:60]!r} ({first_line(error)})") from error
+    if not within:
+        raise ArtifactError(f"{path}: leads out of its folder; a run holds all of its files, restore it or fit again")
+    return path
 
 
 def check_not_run(folder: Path) -> None:

@@ -279,6 +279,7 @@ class Export(Versioned):
     method: str
     model: str | None = None
     cpu: str  # that the checks ran on
+    versions: dict[str, str] = {}  # of libraries when it was made
     reading: ReadingFacts | None = None  # None of an answering model, whose prompt is in prompt.json
     temperature: float = 1.0  # what logits are divided by
     padding: int = 0  # token id

@@ -22,9 +22,9 @@ from lasttoken.journal import Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Said
 from lasttoken.record.artifact import read_settings
-from lasttoken.record.folder import EXPORT
+from lasttoken.record.folder import EXPORT, inside
 from lasttoken.record.schema import Export, Form
-from lasttoken.runtime.sessions import Session, cores, of_module, open_session
+from lasttoken.runtime.sessions import Session, of_module, open_session, workers_of
 from lasttoken.text.batch import by_length
 from lasttoken.text.tokenizer import Encoded
 from lasttoken.wording import did_you_mean
@@ -44,7 +44,8 @@ class ExportedModel:
     tokenizer: PreTrainedTokenizerBase
     session: Session
     temperature: float  # what the session's logits are divided by
-    padding: int  # token id
+    padding: int  # token id behind shorter texts: transformers finds their last token by it
+    workers: int  # batches side by side
 
     def predict_proba(self, texts: Sequence[str], progress: Progress = unheard) -> Said:
         """Probabilities (N, C) float64 before calibration, row order kept."""
@@ -62,7 +63,7 @@ class ExportedModel:
         def compute(rows: np.ndarray) -> np.ndarray:
             return self.session(*padded(encoded, rows, self.padding))
 
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             for rows, found in zip(batches, pool.map(compute, batches), strict=True):
                 logits[rows] = found
                 done += len(rows)
@@ -103,13 +104,12 @@ def padded(encoded: Encoded, rows: np.ndarray, filler: int) -> tuple[np.ndarray,
     return ids, mask
 
 
-def load(folder: Path, backend: str | None = None) -> Any:
+def read_export(folder: Path, backend: str | None = None) -> Any:
     """The exported model in `folder`. backend: the name of a form, or auto for the one that was fastest when it was checked.
 
     Raises ConfigError on an unknown form or without its package, ArtifactError where the folder is damaged.
     """
-    facts = read_fact(folder / EXPORT, Export)
-    form = chosen(facts, folder, backend)
+    facts, form = read_fact(folder / EXPORT, Export), form_of(folder, backend)
     if form.runtime == "lasttoken":
         from lasttoken.methods.instruction import of_export
 
@@ -119,20 +119,23 @@ def load(folder: Path, backend: str | None = None) -> Any:
     config, labels, _ = read_settings(folder)
     path = inside(folder, form.file)
     if form.runtime == "peft":
-        from lasttoken.runtime.adapter import read_adapter
+        from lasttoken.runtime.peft_model import read_adapter
 
         session = of_module(read_adapter(path, labels, facts.padding, config.quantize))
     else:
         session = open_session(form.runtime, path, form.precision)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path if form.runtime == "peft" else folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(path if path.is_dir() else path.parent))
     reading = Reading(**facts.reading.model_dump())
-    return ExportedModel(labels, reading, tokenizer, session, facts.temperature, facts.padding)
+    return ExportedModel(
+        labels, reading, tokenizer, session, facts.temperature, facts.padding, workers_of(form.runtime)
+    )
 
 
-def chosen(facts: Export, folder: Path, backend: str | None) -> Form:
-    """The form of that name; the fastest for auto."""
+def form_of(folder: Path, backend: str | None) -> Form:
+    """The form of that name; for auto, or None, the one that was fastest when it was checked. Raises ConfigError."""
+    facts = read_fact(folder / EXPORT, Export)
     forms = {form.name: form for form in facts.forms}
     if not forms:
         raise ArtifactError(f"{folder}: holds no model; export again")
@@ -145,11 +148,3 @@ def chosen(facts: Export, folder: Path, backend: str | None) -> Form:
             ]
         )
     return forms[backend]
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of a file of the folder. Raises ArtifactError where its name leads out of it."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"{folder / EXPORT}: {name!r} is outside of the folder; export again")
-    return path

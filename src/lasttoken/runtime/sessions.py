@@ -1,12 +1,12 @@
 """Running an exported model: (ids, mask) of padded rows -> logits, in ONNX Runtime, OpenVINO or transformers.
 
-A session may be called from several threads at once; each call computes on one CPU core, so that batches run side by side.
+A session may be called from several threads at once. A call of ONNX Runtime or OpenVINO computes on one core.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-import os
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lasttoken.errors import ArtifactError, ConfigError
+from lasttoken.model.cpu_rates import threads
 from lasttoken.wording import first_line
 
 if TYPE_CHECKING:
@@ -30,10 +31,9 @@ class Session(Protocol):
         ...
 
 
-def cores() -> int:
-    """CPU cores that this process may use: OMP_NUM_THREADS, where it is set."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+def workers_of(runtime: str) -> int:
+    """Batches that run side by side: one a core, of torch one alone, whose operations use all cores themselves."""
+    return threads() if runtime in ("onnx", "openvino") else 1
 
 
 def check_package(package: str, what: str) -> None:
@@ -49,7 +49,7 @@ def open_session(runtime: str, path: Path, precision: str) -> Session:
     check_package(PACKAGES[runtime], f"{path.name} is run by {runtime}, which")
     try:
         return SESSIONS[runtime](path, precision)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:  # each runtime has its own, below RuntimeError
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: {runtime} cannot read it ({first_line(error)}); export again") from error
 
 
@@ -57,10 +57,15 @@ def onnx_session(path: Path, precision: str) -> Session:
     """ONNX Runtime on the CPU."""
     import onnxruntime
 
+    told: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")  # errors below Exception alone
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (told.Fail, told.InvalidGraph, told.InvalidProtobuf, told.NoSuchFile, told.InvalidArgument) as error:
+        raise ValueError(str(error)) from error
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         found: Any = session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
@@ -74,7 +79,7 @@ def openvino_session(path: Path, precision: str) -> Session:
     import openvino
 
     hint = "bf16" if precision == "bfloat16" else "f32"
-    streams = cores()
+    streams = threads()
     settings = {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
     if precision == "int8-dynamic":  # activations in groups of 32, each with a scale of its own
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32

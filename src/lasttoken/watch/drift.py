@@ -61,12 +61,12 @@ class Sample:
     def confidence(self) -> np.ndarray:
         """(N,): the largest probability; with several labels the mean of what each decision has."""
         if self.decisions.ndim == 2:
-            return np.where(self.probs >= 0.5, self.probs, 1 - self.probs).mean(axis=1)
+            return np.where(self.decisions, self.probs, 1 - self.probs).mean(axis=1)
         return self.probs.max(axis=1)
 
 
 @dataclass(frozen=True)
-class Found:
+class DriftTest:
     """One test. effect: the largest distance of two distribution functions, of labels half the sum of differences, of the
     classifier its AUROC."""
 
@@ -85,7 +85,9 @@ class Found:
         return "worry" if self.effect >= LARGE[self.of] else "changed"
 
 
-def drift(known: Sample, new: Sample, vocabulary: Sequence[str], names: Sequence[str], *, seed: int = 0) -> list[Found]:
+def drift(
+    known: Sample, new: Sample, vocabulary: Sequence[str], names: Sequence[str], *, seed: int = 0
+) -> list[DriftTest]:
     """The five tests of `new` against `known`, most certain first. vocabulary: other texts of the known kind, whose words count
     as known. Needs FEWEST texts of each."""
     words = [[word.lower() for word in re.findall(r"\w+", text)] for text in (*known.texts, *new.texts)]
@@ -100,19 +102,19 @@ def drift(known: Sample, new: Sample, vocabulary: Sequence[str], names: Sequence
         two_sample_classifier(known.texts, new.texts, seed),
     ]
     corrected = holm([one.p for one in found])
-    tests = [Found(**{**vars(one), "p": float(p)}) for one, p in zip(found, corrected, strict=True)]
+    tests = [DriftTest(**{**vars(one), "p": float(p)}) for one, p in zip(found, corrected, strict=True)]
     return sorted(tests, key=lambda one: (one.p, -one.effect))
 
 
-def numbers(of: str, known: np.ndarray, new: np.ndarray, form: str) -> Found:
+def numbers(of: str, known: np.ndarray, new: np.ndarray, form: str) -> DriftTest:
     """The Kolmogorov-Smirnov test of a number of each text."""
     test: Any = ks_2samp(known, new)
     before, now = float(known.mean()), float(new.mean())
     told = f"{WORDS[of]}: {form.format(before)} on validation rows, {form.format(now)} now"
-    return Found(of, float(test.statistic), float(test.pvalue), before, now, told)
+    return DriftTest(of, float(test.statistic), float(test.pvalue), before, now, told)
 
 
-def label_shares(known: np.ndarray, new: np.ndarray, names: Sequence[str], seed: int) -> Found:
+def label_shares(known: np.ndarray, new: np.ndarray, names: Sequence[str], seed: int) -> DriftTest:
     """A permutation test of the shares of decided labels, (N, C) and (M, C): squared differences over pooled shares."""
     whole, n = np.concatenate([known, new]), len(known)
     pooled = np.maximum(whole.mean(axis=0), 1 / len(whole))
@@ -132,10 +134,10 @@ def label_shares(known: np.ndarray, new: np.ndarray, names: Sequence[str], seed:
         f"{new[:, most].mean():.1%} now"
     )
     nan = float("nan")
-    return Found("labels", float(np.abs(gap).sum() / 2), (1 + as_large) / (1 + DRAWS), nan, nan, told)
+    return DriftTest("labels", float(np.abs(gap).sum() / 2), (1 + as_large) / (1 + DRAWS), nan, nan, told)
 
 
-def two_sample_classifier(known: Sequence[str], new: Sequence[str], seed: int) -> Found:
+def two_sample_classifier(known: Sequence[str], new: Sequence[str], seed: int) -> DriftTest:
     """Logistic regression on TF-IDF, fitted on one half to tell the samples apart, its AUROC on the other half."""
     rng = generator(seed, "halves of the two samples")
     size = min(len(known), len(new), MOST)
@@ -148,18 +150,18 @@ def two_sample_classifier(known: Sequence[str], new: Sequence[str], seed: int) -
     try:
         features = TfidfVectorizer(sublinear_tf=True).fit(texts)
     except ValueError:  # no words at all
-        return Found("classifier", 0.5, 1.0, float("nan"), float("nan"), told + ".5 (the texts have no words)")
+        return DriftTest("classifier", 0.5, 1.0, float("nan"), float("nan"), told + ".5 (the texts have no words)")
     model = LogisticRegression(C=3.0, max_iter=300).fit(features.transform(texts), truth)
     scores = model.decision_function(features.transform(held))
     before, now = scores[: size - half], scores[size - half :]
     test = mannwhitneyu(now, before, alternative="greater")
     area = float(test.statistic / (len(now) * len(before)))
-    return Found(
+    return DriftTest(
         "classifier", area, float(test.pvalue), float("nan"), float("nan"), f"{told}{area:.3f} (.5 cannot tell)"
     )
 
 
-def verdict(found: Sequence[Found]) -> Level:
+def verdict(found: Sequence[DriftTest]) -> Level:
     """The most worrying level of the tests."""
     seen = {one.level for one in found}
     return "worry" if "worry" in seen else "changed" if "changed" in seen else "calm"

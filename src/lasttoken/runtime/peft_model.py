@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
+from lasttoken.errors import ArtifactError
 from lasttoken.labels import LabelSpace
-from lasttoken.model.adapter import quiet as silent
+from lasttoken.model.adapter import quiet as quiet_peft
 from lasttoken.model.quiet import quiet
+from lasttoken.wording import first_line
 
 
 def loading(labels: LabelSpace, padding: int, quantize: str) -> Mapping[str, Any]:
@@ -35,10 +37,15 @@ def loading(labels: LabelSpace, padding: int, quantize: str) -> Mapping[str, Any
 
 
 def read_adapter(folder: Path, labels: LabelSpace, padding: int, quantize: str) -> Any:
-    """The classifier, as PEFT loads it: base model, adapter and head."""
+    """The classifier, as PEFT loads it: base model, adapter and head. Raises ArtifactError."""
     from peft import AutoPeftModelForSequenceClassification
 
-    with quiet(), silent():
-        return AutoPeftModelForSequenceClassification.from_pretrained(
-            str(folder), dtype=torch.float32, **loading(labels, padding, quantize)
-        ).eval()
+    try:
+        with quiet(), quiet_peft():
+            return AutoPeftModelForSequenceClassification.from_pretrained(
+                str(folder), dtype=torch.float32, **loading(labels, padding, quantize)
+            ).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ArtifactError(
+            f"{folder}: PEFT cannot load it ({first_line(error)}); its base model has to be where adapter_config.json says"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from lasttoken.errors import ConfigError
 from lasttoken.labels import LabelSpace
 from lasttoken.model.adapter import CONFIG, OLDER, WEIGHTS
-from lasttoken.model.files import locate
 from lasttoken.record.artifact import read_tensors, write_tensors
 from lasttoken.record.folder import read_json, write_json
-from lasttoken.runtime.adapter import loading
+from lasttoken.runtime.peft_model import loading
 
 INSIDE = "base_model.model."  # in front of the names of PEFT's tensors
 
 
-def write_adapter(run: Path, layer: nn.Linear, base: str, folder: Path) -> None:
+def write_adapter(run: Path, layer: nn.Linear, base: str, revision: str | None, folder: Path) -> None:
     """adapter_config.json and adapter_model.safetensors of a classifier over the base model in `base`.
 
     Raises ConfigError where the run has no adapter, or its base model is part of another.
@@ -37,6 +35,7 @@ def write_adapter(run: Path, layer: nn.Linear, base: str, folder: Path) -> None:
         "task_type": "SEQ_CLS",
         "modules_to_save": ["score"],
         "base_model_name_or_path": base,
+        "revision": revision,
         "inference_mode": True,
         "auto_mapping": None,
     }
@@ -76,15 +75,10 @@ def snippet(labels: LabelSpace, padding: int, quantize: str) -> str:
             f"from transformers import AutoTokenizer{more}, pipeline",
             "",
             "model = AutoPeftModelForSequenceClassification.from_pretrained(",
-            "    FOLDER,",
+            '    f"{FOLDER}/peft",',
             *lines,
             ")",
-            'classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(FOLDER))',
+            'classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(f"{FOLDER}/peft"))',
             'print(classify("some text", truncation=True))',
         ]
     )
-
-
-def base_of(settings: Mapping[str, Any]) -> str:
-    """Where the run's base model is: a name of the Hub, or a folder."""
-    return locate(str(settings["base"]["name"]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lasttoken.errors import ArtifactError
+from lasttoken.evaluation.metrics import METRICS
 from lasttoken.evaluation.run_record import read_fact
 from lasttoken.record.folder import EXPORT, INTERRUPTED, MANIFEST, TRAINING
 from lasttoken.record.schema import Environment, Measure, Metrics
@@ -15,7 +17,7 @@ DEPTH = 4  # folders below the one that is named
 
 
 @dataclass(frozen=True)
-class Listed:
+class RunSummary:
     """One run."""
 
     folder: str
@@ -46,25 +48,26 @@ def left_out(run: Path, folder: Path) -> bool:
     return unfinished or (run / EXPORT).exists() or not (run / "metrics.json").is_file()
 
 
-def listed(folder: Path, metric: str) -> tuple[list[Listed], list[str]]:
+def summaries(folder: Path, metric: str) -> tuple[list[RunSummary], list[str]]:
     """(the runs below `folder`, best first; a sentence on each that cannot be read)."""
-    found, unread = list[Listed](), list[str]()
+    found, unread = list[RunSummary](), list[str]()
     for run in runs_below(folder):
         try:
             found.append(facts(run, metric))
         except ArtifactError as error:
             unread.append(str(error))
-    return sorted(found, key=lambda one: (one.score.estimate != one.score.estimate, -one.score.estimate)), unread
+    sign = -1 if METRICS[metric].higher_is_better else 1
+    return sorted(found, key=lambda one: (math.isnan(one.score.estimate), sign * one.score.estimate)), unread
 
 
-def facts(run: Path, metric: str) -> Listed:
+def facts(run: Path, metric: str) -> RunSummary:
     """What the files of a run say, without its model. Raises ArtifactError."""
     measures, made = read_fact(run / "metrics.json", Metrics), read_fact(run / "env.json", Environment)
     test = measures.splits.get("test")
     if test is None or metric not in test.metrics:
         known = ", ".join(test.metrics) if test else "none"
         raise ArtifactError(f"{run}: has no {metric} (it has {known}); choose another with --metric")
-    return Listed(
+    return RunSummary(
         str(run),
         measures.method,
         measures.model,
@@ -78,6 +81,6 @@ def facts(run: Path, metric: str) -> Listed:
     )
 
 
-def comparable(found: Sequence[Listed]) -> list[str]:
+def comparable(found: Sequence[RunSummary]) -> list[str]:
     """The folders that have the best run's rows, the best first."""
     return [one.folder for one in found if one.data == found[0].data and one.test == found[0].test] if found else []
