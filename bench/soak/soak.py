@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def main() -> None:
     import torch
     from machine import about
 
-    found = {"minutes": sum(p.seconds for p in parts) / 60, "parts": [asdict(p) for p in parts]}
+    found = {"seed": given.seed, "minutes": sum(p.seconds for p in parts) / 60, "parts": [asdict(p) for p in parts]}
     found |= about(torch.device("cpu"))
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if given.page:
@@ -137,7 +138,7 @@ class Soak:
         whole = head.encode() + body
         while not over.wait(0.02):
             part.faults += 1
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as at:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as at:
                 kind = part.faults % 5
                 if kind == 0:
                     at.sendall(whole[: self.draw.randrange(1, len(whole))])  # breaks off in the middle
@@ -175,7 +176,9 @@ class Soak:
         part.faults, part.did = told["kills"], f"8 epochs of 140 rows, {told['kills']} kills"
         for name in ("adapter/lora.safetensors", "head.safetensors", "policy.json"):
             pair = [self.work / run / name for run in ("undisturbed", "resumed")]
-            part.lost += digest(pair[0]) != digest(pair[1])
+            part.lost += digest(pair[0]) != digest(pair[1]) or digest(pair[0]) == "missing"
+        if told["code"]:
+            part.problems.append(f"the last command ended with {told['code']}")
         return part
 
     def killed(self, kills: int, longest: float, *words: object) -> dict[str, Any]:
@@ -189,6 +192,7 @@ class Soak:
         """No room for a part: a sentence, exit 2, nothing half-written; with room again the job goes on."""
         part, out = Part("disk full"), self.work / "full"
         words = ("predict", self.run, self.rows, "-o", f"{out}/", "--part", 300)
+        failed = 0
         for size in (500, 5_000, 12_000, 30_000):
             part.faults += 1
             limit = lambda size=size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
@@ -196,9 +200,12 @@ class Soak:
             if said.returncode not in (0, 2) or "Traceback" in said.stderr:
                 part.problems.append(f"{size} bytes: exit {said.returncode}, {said.stderr.strip().splitlines()[-1:]}")
             part.problems += [f"half-written: {path.name}" for path in out.rglob("*.part")]
+            failed += said.returncode == 2
         self.command(*words)
         part.lost = different(self.work / "whole", out)
-        part.did = f"6,000 rows, {part.faults} times out of room, then with room"
+        part.did = f"6,000 rows, {failed} of {part.faults} times out of room, then with room"
+        if not failed:
+            part.problems.append("the disk was never full")
         return part
 
     def jumping_clock(self) -> Part:
@@ -280,14 +287,11 @@ def digest(path: Path) -> str:
 
 
 def different(one: Path, other: Path) -> int:
-    """Rows that are not in both folders of parts, byte for byte."""
+    """Rows of the parts that are not in both folders, byte for byte."""
     parts = sorted({p.relative_to(f) for f in (one, other) for p in f.rglob("*.csv")})
     if not parts:
-        return -1
-    lines = [
-        [line for p in parts if (f / p).is_file() for line in (f / p).read_text().splitlines()] for f in (one, other)
-    ]
-    return sum((Counter(lines[0]) - Counter(lines[1])).values()) + sum((Counter(lines[1]) - Counter(lines[0])).values())
+        return 1
+    return sum(digest(one / part) != digest(other / part) for part in parts) * 300  # rows of a part
 
 
 def page(found: dict[str, Any]) -> str:
@@ -303,7 +307,7 @@ def page(found: dict[str, Any]) -> str:
                 "fails where an answer, a row or a run is lost, a damaged file is used, or an error is not a sentence.",
                 "",
                 f"Lost in {sum(p['faults'] for p in found['parts']):,} faults: {lost}. {found['minutes']:.0f} minutes on "
-                f"{found['machine']['cpu']}, seed 0.",
+                f"{found['machine']['cpu']}, seed {found['seed']}.",
                 "",
                 "| part | what was done | faults | lost |",
                 "|---|---|---|---|",

@@ -18,7 +18,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal, unheard
 from lasttoken.record.schema import Metrics
 from lasttoken.train.outcome import Step
-from lasttoken.wording import did_you_mean
+from lasttoken.wording import did_you_mean, first_line
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "trackio": "trackio"}
 PROJECT = "lasttoken"  # what runs are grouped under, where the tracker's own variable does not say
@@ -43,28 +43,45 @@ def tracking(name: str | None, run: Run, folder: Path, journal: Journal) -> Iter
     if name is None:
         yield unheard
         return
-    tracker = started(name, folder)
-    tracker.store_init_configuration(flat(run.model_dump(mode="json")))
+    try:
+        tracker = started(name, folder)
+        tracker.store_init_configuration(flat(run.model_dump(mode="json")))
+    except Exception as error:  # each tracker has errors of its own
+        raise ConfigError(
+            [f"--track {name}: it cannot be started ({first_line(error)}); mend that, or leave it out"]
+        ) from error
+    lost: list[str] = []
+
+    def send(values: Mapping[str, float], step: int) -> None:
+        """To the tracker, until it fails once: a training does not end for it."""
+        if lost:
+            return
+        try:
+            tracker.log(finite(values), step=step)
+        except Exception as error:
+            lost.append(first_line(error))
+            journal.note(f"{name} does not answer ({lost[0]}); training goes on without it")
 
     def log(step: Step) -> None:
         values = {"loss": step.loss, "learning_rate": step.lr, "grad_norm": step.grad_norm, "rows": step.rows}
         if step.score is not None:
             values["validation"] = step.score
-        tracker.log(finite({f"train/{key}": value for key, value in values.items()}), step=step.number)
+        send({f"train/{key}": value for key, value in values.items()}, step.number)
 
     def finish(measures: Metrics) -> None:
         scores = {f"test/{key}": one.estimate for key, one in measures.splits["test"].metrics.items()}
         cost = {
             f"cost/{key}": value for key, value in measures.cost.model_dump().items() if isinstance(value, float | int)
         }
-        tracker.log(finite(scores | cost), step=measures.end.update)
+        send(scores | cost, measures.end.update)
 
     before, journal.step = journal.step, log
     try:
         yield finish
     finally:
         journal.step = before
-        tracker.finish()
+        if not lost:
+            tracker.finish()
 
 
 def started(name: str, folder: Path) -> Any:

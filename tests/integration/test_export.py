@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
+from serving import serving
 
 from lasttoken.errors import ArtifactError
 from lasttoken.predictor import Predictor
@@ -78,12 +79,94 @@ def test_its_card_is_one_that_the_hub_reads(exported: Path) -> None:
         assert word in card.text
 
 
-def test_nothing_of_the_machine_or_of_the_rows_is_in_it(exported: Path, runs: dict[str, Path], table: Path) -> None:
+def test_nothing_of_the_machine_or_of_the_rows_is_in_it(
+    exported: Path, runs: dict[str, Path], table: Path, folder: Callable[..., Path]
+) -> None:
+    """Not in binary files either: torch notes the lines of its code in a graph, with their paths."""
+    places = (table.parent, folder("llama"), runs["embedding"], Path.home(), Path(__file__).parents[2])
     for path in exported.rglob("*"):
-        if path.suffix in (".json", ".toml", ".md"):
-            text = path.read_text(encoding="utf-8")
-            assert str(table.parent) not in text, path
+        if path.is_file():
+            found = [place for place in places if str(place).encode() + b"/" in path.read_bytes() + b"/"]
+            assert not found, path
     assert not list(exported.rglob("*.parquet"))
+    assert json.loads((exported / "export.json").read_text())["model"] == folder("llama").name
+
+
+def test_every_block_of_the_card_runs_and_answers_alike(exported: Path, runs: dict[str, Path]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 3
+    wanted = Predictor.load(runs["embedding"])(["some text"]).probs[0]
+    for code in blocks:
+        names: dict[str, Any] = {"FOLDER": str(exported)}
+        exec(code, names)
+        if "probs" in names:
+            assert names["probs"][0] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_all_forms_at_once_with_several_labels_and_thresholds(
+    rows: list[dict[str, str]],
+    write: Callable[..., Path],
+    folder: Callable[..., Path],
+    command: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """int8 and bfloat16 too; parts, verify and serve take the folder."""
+    labelled = [
+        {"text": r["text"], "label": f"{r['label']};{'long' if len(r['text']) > 60 else 'short'}"} for r in rows
+    ]
+    table = write(tmp_path / "rows.csv", labelled * 4)
+    options = (
+        "--method",
+        "embedding",
+        "--model",
+        folder("llama"),
+        "--exportable",
+        "--separator",
+        ";",
+        "--device",
+        "cpu",
+    )
+    settings = ("method.train.epochs=6", "method.train.lr=0.01", "method.max_length=48", "data.valid_share=0.3")
+    words = [word for setting in settings for word in ("--set", setting)]
+    said = command("train", table, *options, *words, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    targets = [word for target in ("hf", "peft", "onnx", "openvino") for word in ("--to", target)]
+    said = command("export", tmp_path / "run", *targets, "--agreement", "0.8", "-o", tmp_path / "out")
+    assert said.code == 0, said.err
+    names = [line.split()[0] for line in said.out.splitlines()]
+    graphs = ["openvino-float32", "openvino-bfloat16", "openvino-int8", "openvino-int8-dynamic"]
+    assert names == ["hf", "peft", "onnx-float32", "onnx-int8", *graphs]
+    run = Predictor.load(tmp_path / "run")
+    assert run.policy.calibration.method in ("none", "temperature")
+    assert run.policy.rule.thresholds is not None
+    texts = [row["text"] for row in rows[:30]]
+    wanted = run(texts)
+    for name in names:
+        found = Predictor.load(tmp_path / "out", backend=name)(texts)
+        close = 0.3 if "int8" in name else 0.05 if "bfloat16" in name else 1e-3
+        assert np.abs(found.probs - wanted.probs).max() < close, name
+        assert (found.decisions == wanted.decisions).all(axis=1).mean() > 0.7
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "A label is given from its own threshold on: {" in card
+    verified = command("verify", tmp_path / "out", "--run", tmp_path / "run", "--json")
+    assert verified.code == 0, verified.err
+    assert set(json.loads(verified.out)["same"]) == set(names)
+    other = command("verify", tmp_path / "out", "--run", tmp_path / "out")
+    assert "not the run that" in other.err
+    parts = tmp_path / "parts"
+    assert command("predict", tmp_path / "out", table, "-o", f"{parts}/", "--backend", "onnx-float32").code == 0
+    again = command("predict", tmp_path / "out", table, "-o", f"{parts}/", "--backend", "hf")
+    assert again.code == 2
+    assert "backend" in again.err
+
+
+def test_a_server_takes_it(exported: Path) -> None:
+    with serving(exported, "--backend", "openvino-float32") as server:
+        status, answer, _ = server.ask("/predict", {"texts": ["Compute the mean."]})
+    assert status == 200
+    wanted = Predictor.load(exported)(["Compute the mean."])
+    assert answer["answers"][0]["label"] == wanted.labels[0]
 
 
 def test_peft_reads_the_adapter_with_its_head(
@@ -237,8 +320,11 @@ def test_an_exportable_run_is_one(
     options = ("--method", "encoder", "--model", folder("bert"), "--exportable", "--device", "cpu")
     told = refused("train", table, *options, "--set", "method.pooling=mean", "--out", tmp_path / "no")
     assert told == "--exportable: method.pooling: the layout reads the first token, here it is mean"
+    told = refused("train", table, *options, "--set", "decision.calibration=isotonic", "--out", tmp_path / "no")
+    assert told == "--exportable: decision.calibration: the layout has one temperature, here it is isotonic"
     epochs = ("--set", "method.train.epochs=1", "--set", "method.max_length=48")
     assert command("train", table, *options, *epochs, "--out", tmp_path / "run").code == 0
+    assert not (tmp_path / "run" / "encoder" / "config.json").exists()  # nothing that transformers would load wrongly
     said = command("export", tmp_path / "run", "--to", "hf", "-o", tmp_path / "out")
     assert said.code == 0, said.err
     wanted, found = (Predictor.load(tmp_path / name)(TEXTS[:2]).probs for name in ("run", "out"))

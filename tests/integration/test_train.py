@@ -26,7 +26,7 @@ EVERY_RUN = {
 }  # fmt: skip
 ADAPTER = {"adapter/lora.json", "adapter/lora.safetensors"}
 ENCODER = {
-    f"encoder/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    f"encoder/{name}" for name in ("encoder.json", "encoder.safetensors", "tokenizer.json", "tokenizer_config.json")
 }
 OWN = {
     "linear": {"head.safetensors", "vocabulary.json"},

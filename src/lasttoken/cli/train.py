@@ -12,7 +12,7 @@ import typer
 
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
-from lasttoken.config.exportable import exportable_settings, layout_problems
+from lasttoken.config.exportable import exportable_problems, exportable_settings
 from lasttoken.errors import ConfigError, Stopped
 
 
@@ -79,7 +79,7 @@ def train(
         checkpointing=checkpointing,
         precision=precision,
     )
-    if exportable and (problems := layout_problems(config.method) if method != "instruction" else []):
+    if exportable and (problems := exportable_problems(config)):
         raise ConfigError([f"--exportable: {problem}" for problem in problems])
     if not resume:
         check_no_checkpoints(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lasttoken.config.run import Run
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ConfigError
 
@@ -20,6 +21,23 @@ def exportable_settings(method: str) -> list[str]:
             [f"--exportable: {method} has no layout of transformers; leave it out (lasttoken export --to onnx)"]
         )
     return [f"method.pooling={POOLED[method]}", f"decision.calibration={AUTO}"]
+
+
+def exportable_problems(run: Run) -> list[str]:
+    """What keeps a run with --exportable from being exported to hf, of all that is known before it is trained."""
+    values: dict[str, Any] = run.method.model_dump()
+    if values["method"] == "instruction":
+        wrong = {"method.decode": values["decode"] == "generate", "method.contextual": values["contextual"]}
+        found = [
+            f"{name}: an exported model scores its labels; leave it out" for name, is_set in wrong.items() if is_set
+        ]
+    else:
+        found = layout_problems(run.method)
+        if run.decision.calibration not in ("off", "temperature", AUTO):
+            found.append(f"decision.calibration: the layout has one temperature, here it is {run.decision.calibration}")
+    if (values.get("lora") or {}).get("dora"):
+        found.append("method.lora.dora: such an adapter cannot be merged here; leave it out")
+    return found
 
 
 def layout_problems(config: Settings) -> list[str]:

@@ -43,7 +43,7 @@ def write_answers(making: Making, plain: PortableLM) -> None:
     agreement = float(making.source.reference.same(first_token_probs(plain, making.source.reference.texts)).mean())
     making.journal.note(f"by the first token of the answer alone {agreement:.1%} of rows get the run's decision")
     if agreement >= making.wanted.required(plain.precision):
-        making.how.append(one_token_use(plain, tokens))
+        making.how["vllm"] = one_token_use(plain, tokens)
 
 
 @torch.inference_mode()

@@ -104,7 +104,10 @@ def write_rest(making: Making, facts: Export) -> None:
     write_policy(source.predictor.policy, part)
     write_text(part / CONFIG, to_toml(without_folders(read_run(run / CONFIG))))
     made, measures = read_fact(run / "env.json", Environment), read_fact(run / "metrics.json", Metrics)
-    write_text(part / "README.md", card(facts, measures, made, source.labels, source.predictor.policy, making.how))
+    write_text(
+        part / "README.md",
+        card(facts, measures, made, source.labels, source.predictor.policy, list(making.how.values())),
+    )
     write_json(part / EXPORT, facts.model_dump())
 
 

@@ -107,7 +107,11 @@ def write_graphs(making: Making, plain: Portable, temperature: float, targets: S
             used = source_of(making, plain, session, folder, temperature, target)
             form = (f"{target}-{precision}", target, precision, f"{target}/{path.name}")
             making.keep(
-                form, used, used, files=[], how=use.graph(target, path.name, plain.reading, making.source.labels)
+                form,
+                used,
+                used,
+                files=[],
+                how=use.graph(target, precision, path.name, plain.reading, making.source.labels),
             )
     remove_others(making)
 

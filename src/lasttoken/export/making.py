@@ -52,7 +52,7 @@ class Making:
     part: Path
     journal: Journal
     forms: list[Form] = field(default_factory=list)
-    how: list[str] = field(default_factory=list)  # blocks of code for the card
+    how: dict[str, str] = field(default_factory=dict)  # runtime -> code for the card that loads its first form
 
     def keep(
         self, form: tuple[str, str, str, str], theirs: Calibrated, used: Calibrated, *, files: Sequence[Path], how: str
@@ -74,8 +74,7 @@ class Making:
             self.journal.note(f"left out: {error}")
             return
         self.forms.append(Form(name=name, runtime=runtime, precision=precision, file=file, check=found))
-        if how not in self.how:
-            self.how.append(how)
+        self.how.setdefault(runtime, how)
 
     def model(
         self, session: Session, plain: Portable, folder: Path, temperature: float, *, workers: int

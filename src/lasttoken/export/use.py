@@ -28,13 +28,13 @@ RUNTIMES = {  # target -> (import, open, ask)
     ),
     "openvino": (
         "import openvino",
-        'run = openvino.Core().compile_model(f"{FOLDER}/PLACE", "CPU")',
+        'run = openvino.Core().compile_model(f"{FOLDER}/PLACE", "CPU", {"INFERENCE_PRECISION_HINT": "PRECISION"})',
         "logits = run(given)[0]",
     ),
 }
 
 
-def graph(target: str, file: str, reading: Reading, labels: LabelSpace) -> str:
+def graph(target: str, precision: str, file: str, reading: Reading, labels: LabelSpace) -> str:
     """Code that runs a graph in its own runtime. file: its name in the target's folder."""
     imported, opened, asked = RUNTIMES[target]
     text = f'{reading.prefix!r} + "some text"' if reading.prefix else '"some text"'
@@ -46,7 +46,9 @@ def graph(target: str, file: str, reading: Reading, labels: LabelSpace) -> str:
         imported,
         "from transformers import AutoTokenizer",
         "",
-        opened.replace("PLACE", f"{target}/{file}"),
+        opened.replace("PLACE", f"{target}/{file}").replace(
+            '"PRECISION"', '"bf16"' if precision == "bfloat16" else '"f32"'
+        ),
         f'tokenizer = AutoTokenizer.from_pretrained(f"{{FOLDER}}/{target}")',
         f'found = tokenizer([{text}], truncation=True, max_length={reading.limit}, return_tensors="np")',
         'given = {name: found[name].astype("int64") for name in ("input_ids", "attention_mask")}',

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from lasttoken.record.artifact import read_settings, write_settings
 from lasttoken.seed import derive
 from lasttoken.text.tokenizer import Encoded
 from lasttoken.train.state import TrainState
+
+NAMES = {"config.json": "encoder.json", "model.safetensors": "encoder.safetensors"}  # transformers' and ours
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +80,18 @@ class EncoderModel:
         return portable(self.backbone, self.config, self.head.layers, pooling=pool.kind, query=pool.query)
 
     def save(self, folder: Path) -> None:
-        """method.json, head.safetensors, and encoder/ with weights, config and tokenizer, as transformers writes them."""
+        """method.json, head.safetensors, and encoder/ with weights, config and tokenizer.
+
+        Weights and config have names of our own: under those of transformers, it would load the encoder as a classifier with a
+        head drawn at random. `lasttoken export --to hf` writes what it may load.
+        """
         write_settings(folder, self.config.model_copy(update={"precision": self.backbone.precision}), self.labels)
         save_head(self.head, folder)
         with quiet():
-            self.backbone.whole.save_pretrained(folder / "encoder")
+            self.backbone.whole.save_pretrained(folder / "encoder", max_shard_size="1TB")
         self.backbone.tokenizer.save_pretrained(folder / "encoder")
+        for theirs, ours in NAMES.items():
+            (folder / "encoder" / theirs).rename(folder / "encoder" / ours)
 
 
 def fit(
@@ -110,10 +120,24 @@ def load(folder: Path, *, device: str, precision: str | None = None) -> EncoderM
     config, labels, _ = read_settings(folder)
     place = choose_device(device)
     config = in_precision(config, precision, place)
-    backbone, head = build(config, str(folder / "encoder"), labels, place, seed=0)
+    with readable(folder / "encoder") as encoder:
+        backbone, head = build(config, str(encoder), labels, place, seed=0)
     tell_if_slower(backbone, precision)
     load_head(head, folder)
     return EncoderModel(config, labels, backbone, head)
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[Path]:
+    """A folder of links, by the names that transformers knows, to what `save` wrote; the folder itself of runs of before."""
+    if not (folder / NAMES["config.json"]).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        theirs = {ours: name for name, ours in NAMES.items()}
+        for path in folder.iterdir():
+            (Path(place) / theirs.get(path.name, path.name)).symlink_to(path.absolute())
+        yield Path(place)
 
 
 def build(config: Encoder, model: str, labels: LabelSpace, device: torch.device, seed: int) -> tuple[Backbone, Head]:
