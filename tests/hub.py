@@ -23,6 +23,7 @@ class Hub:
         self.folder, self.token = folder, token
         self.repositories: dict[str, dict[str, Any]] = {}
         self.objects: dict[str, bytes] = {}  # by sha256
+        self.asked: list[str] = []  # visibility of every request to make a repository
         self.address = ""
 
 
@@ -80,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(data)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
             known = name in self.hub.repositories
+            self.hub.asked.append(asked.get("visibility", ""))
             self.hub.repositories.setdefault(name, asked)
             url = f"{self.hub.address}/{name}"
             return self.answer({"url": url, "name": name, "id": "1"}, 409 if known else 200)

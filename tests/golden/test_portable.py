@@ -90,17 +90,21 @@ def test_the_pad_token_need_not_be_the_text_s_end(precision: str, folder: Callab
     assert np.abs(found[0] - found[2]).max() > 1e-4
 
 
-def test_an_answering_model_keeps_its_prompt(folder: Callable[..., Path]) -> None:
+def test_an_answering_model_keeps_its_prompt(precision: str, folder: Callable[..., Path]) -> None:
     config = Instruction(model=str(folder("llama")), lora=LORA, train=QUICK)
     model = catalog.fit(config, dataset(20), dataset(9, seed=1), device="cpu").classifier
     plain = model.portable()
     assert isinstance(plain, PortableLM)
-    row = np.concatenate([plain.prompt.header, [20, 21], plain.prompt.footer]).astype(np.int64)
+    ids = plain.tokenizer("guitar song", add_special_tokens=False)["input_ids"]
+    scores = []
     with torch.inference_mode():
-        logits = plain.model(input_ids=torch.from_numpy(row)[None]).logits
-        own = model.backbone.whole.base_model if model.adapter is None else model.adapter  # type: ignore[attr-defined]
-    assert logits.shape == (1, len(row), len(plain.tokenizer))
-    assert own is not None
+        for answer in plain.prompt.answers:  # log p(answer and its end | prompt), a pass a label
+            row = torch.tensor([[*plain.prompt.header.tolist(), *ids, *plain.prompt.footer, *answer]])
+            found = plain.model(input_ids=row).logits[0].float().log_softmax(dim=-1)
+            start = row.shape[1] - len(answer)
+            scores.append(sum(found[start + k - 1, token] for k, token in enumerate(answer)))
+    wanted = model.predict_proba(["guitar song"]).probs[0]
+    assert torch.stack(scores).softmax(dim=0).numpy() == pytest.approx(wanted, abs=CLOSE[precision])
 
 
 @pytest.mark.parametrize(

@@ -343,3 +343,10 @@ def test_a_model_that_answers_in_words_keeps_its_prompt(
     wanted, found = (Predictor.load(tmp_path / name)(TEXTS[:3]).probs for name in ("run", "out"))
     assert np.abs(found - wanted).max() < 1e-4
     assert command("export", tmp_path / "run", "--to", "onnx", "-o", tmp_path / "no").code == 2
+
+
+def test_an_encoder_that_the_layout_cannot_hold_is_refused_before_it_is_trained(
+    table: Path, folder: Callable[..., Path], refused: Callable[..., str]
+) -> None:
+    told = refused("train", table, "--method", "encoder", "--model", folder("modernbert"), "--exportable", "--out", "no")
+    assert "is of type modernbert, and hf takes bert, roberta, xlm-roberta, camembert (minilm is one)" in told

@@ -32,7 +32,7 @@ def test_a_run_arrives_as_an_export_that_predicts(
             said = process("push", runs["embedding"], "--to", "me/docs", *public, env=env)
             assert said.returncode == 0, said.stderr.decode()
             assert said.stdout.decode().strip() == f"{hub.address}/me/docs"
-        assert hub.repositories["me/docs"]["visibility"] == "private"
+        assert hub.asked == ["private", "public"]  # the Hub keeps what a repository is
     there = tmp_path / "hub" / "me" / "docs"
     assert not (there / "old.safetensors").exists()  # what an earlier export left there would be loaded with this one
     assert {path.suffix for path in there.rglob("*") if path.is_file()} == {".json", ".md", ".toml", ".safetensors"}

@@ -125,6 +125,39 @@ def test_a_training_is_shown_in_tensorboard(
     assert events.Scalars("test/macro_f1")[0].value == pytest.approx(scores["macro_f1"]["estimate"], rel=1e-6)
 
 
+def test_a_tracker_that_fails_does_not_end_the_training(
+    table: Path,
+    command: Callable[..., Any],
+    folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lasttoken import track
+
+    class Broken:
+        def store_init_configuration(self, values: object) -> None:
+            pass
+
+        def log(self, values: object, step: int) -> None:
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr(track.importlib.util, "find_spec", lambda name: object())
+    options = ("--method", "embedding", "--model", folder("llama"), "--device", "cpu", "--track", "wandb")
+    epochs = ("--set", "method.train.epochs=1", "--set", "method.max_length=32")
+    with monkeypatch.context() as patch:
+        patch.setattr(track, "started", lambda name, place: Broken())
+        said = command("train", table, *options, *epochs, "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert said.err.count("wandb does not answer (no route); training goes on without it") == 1
+
+    def refusing(name: str, place: Path) -> None:
+        raise RuntimeError("not logged in")
+
+    monkeypatch.setattr(track, "started", refusing)
+    said = command("train", table, *options, *epochs, "--out", tmp_path / "other")
+    assert (said.code, "--track wandb: it cannot be started (not logged in)" in said.err) == (2, True)
+
+
 def test_a_tracker_that_is_not_there_is_named(
     table: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

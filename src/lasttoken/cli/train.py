@@ -12,7 +12,7 @@ import typer
 
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
-from lasttoken.config.exportable import exportable_problems, exportable_settings
+from lasttoken.config.exportable import exportable_problems, exportable_settings, refuse_encoder
 from lasttoken.errors import ConfigError, Stopped
 
 
@@ -102,6 +102,11 @@ def train(
     from lasttoken.studies.timed import as_kept, gone_on, limited, of_rows, within
     from lasttoken.track import tracking
 
+    if exportable and method == "encoder":
+        from lasttoken.model.load import load_config
+
+        encoder = str(getattr(config.method, "model", ""))
+        refuse_encoder(encoder, load_config(encoder).model_type)
     limit = limited(time, began)
     first = leads(config.device)
     with claimed(folder, here=first), stopping() as stop, Screen(loud=first) as screen:

@@ -10,6 +10,7 @@ from lasttoken.errors import ConfigError
 
 POOLED = {"embedding": "last", "encoder": "first"}  # token that the layout reads
 AUTO = "auto_temperature"
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")  # types whose classifier in transformers can hold ours
 
 
 def exportable_settings(method: str) -> list[str]:
@@ -21,6 +22,17 @@ def exportable_settings(method: str) -> list[str]:
             [f"--exportable: {method} has no layout of transformers; leave it out (lasttoken export --to onnx)"]
         )
     return [f"method.pooling={POOLED[method]}", f"decision.calibration={AUTO}"]
+
+
+def refuse_encoder(model: str, kind: str) -> None:
+    """Raises ConfigError on an encoder of a type whose classifier in transformers cannot hold ours."""
+    if kind not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise ConfigError(
+            [
+                f"--exportable: {model} is of type {kind}, and hf takes {known} (minilm is one); name one with --model, or leave it out"
+            ]
+        )
 
 
 def exportable_problems(run: Run) -> list[str]:

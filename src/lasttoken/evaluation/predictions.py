@@ -162,8 +162,13 @@ def read_raw(path: Path) -> np.ndarray:
 
 
 def arrays(column: pa.ChunkedArray, width: int) -> np.ndarray:
-    """A column of lists of one width as (N, width)."""
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), width)
+    """A column of lists of one width as (N, width). Raises ArtifactError where they are not."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(flat) != len(column) * width:
+        raise ArtifactError(
+            f"probabilities are not lists of {width}: not a predictions file of lasttoken; run the fit again"
+        )
+    return flat.reshape(len(column), width).astype(np.float64)
 
 
 def read_texts(path: Path) -> list[str] | None:

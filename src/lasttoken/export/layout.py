@@ -110,7 +110,7 @@ def set_head(model: Any, layer: nn.Linear) -> None:
     elif (
         "classifier.dense" in parts
         and "classifier.out_proj" in parts
-        and kind in ("roberta", "xlm-roberta", "camembert")
+        and kind in ENCODERS[1:]
     ):
         first, last = parts["classifier.dense"], parts["classifier.out_proj"]
     else:
