@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from lasttoken.config.exportable import layout_problems
+from lasttoken.config.exportable import ENCODERS, layout_problems
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.policy import Policy
@@ -107,11 +107,7 @@ def set_head(model: Any, layer: nn.Linear) -> None:
     kind = model.config.model_type
     if isinstance(final, nn.Linear) and pooler is not None and kind == "bert":
         first, last = pooler, parts["classifier"]
-    elif (
-        "classifier.dense" in parts
-        and "classifier.out_proj" in parts
-        and kind in ENCODERS[1:]
-    ):
+    elif "classifier.dense" in parts and "classifier.out_proj" in parts and kind in ENCODERS[1:]:
         first, last = parts["classifier.dense"], parts["classifier.out_proj"]
     else:
         raise ConfigError(
