@@ -133,6 +133,7 @@ def exported(folder: Path, backend: str | None, given: list[str]) -> Classifier:
     """The model that `lasttoken export` wrote. given: options that only a run has. Raises ConfigError where there are any."""
     if given:
         raise ConfigError([f"{given[0]}: {folder} is an export, whose form says how it computes; leave it out"])
-    from lasttoken.runtime.exported import read_export
+    with quieted("bitsandbytes"):
+        from lasttoken.runtime.exported import read_export
 
-    return read_export(folder, backend)
+        return read_export(folder, backend)

@@ -50,6 +50,8 @@ def tracking(name: str | None, run: Run, folder: Path, journal: Journal) -> Iter
         raise ConfigError(
             [f"--track {name}: it cannot be started ({first_line(error)}); mend that, or leave it out"]
         ) from error
+    if name == "tensorboard":
+        journal.note(f"tensorboard --logdir {tensorboard_folder(folder)} shows it as it trains")
     lost: list[str] = []
 
     def send(values: Mapping[str, float], step: int) -> None:
@@ -90,7 +92,7 @@ def started(name: str, folder: Path) -> Any:
 
     PartialState()  # accelerate's trackers ask it which process they are in
     if name == "tensorboard":
-        tracker: Any = tracking.TensorBoardTracker(folder.name, logging_dir=folder.absolute().parent / "tensorboard")
+        tracker: Any = tracking.TensorBoardTracker(folder.name, logging_dir=tensorboard_folder(folder))
     elif name == "mlflow":
         tracker = tracking.MLflowTracker(experiment_name=PROJECT, run_name=folder.name)
     elif name == "wandb":
@@ -99,6 +101,11 @@ def started(name: str, folder: Path) -> Any:
         tracker = tracking.TrackioTracker(PROJECT, name=folder.name)
     tracker.start()
     return tracker
+
+
+def tensorboard_folder(folder: Path) -> Path:
+    """Where TensorBoard's files of a run are: beside it."""
+    return folder.absolute().parent / "tensorboard"
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, str | float | int | bool]:

@@ -228,7 +228,7 @@ def test_a_head_with_a_bias_is_refitted(runs: dict[str, Path], command: Callable
 @pytest.mark.parametrize(
     ("run", "options", "told"),
     [
-        ("linear", ("--to", "hf"), "method: linear has no layout of transformers"),
+        ("linear", ("--to", "hf"), "linear: TF-IDF is no neural network to export"),
         ("linear", ("--to", "onnx"), "linear: TF-IDF is no neural network to export"),
         ("probe", ("--to", "hf"), "method: probe has no layout of transformers"),
         ("embedding", ("--to", "onxx"), "--to: 'onxx' is not among hf, peft, onnx, openvino; did you mean 'onnx'?"),
@@ -262,7 +262,7 @@ def test_settings_that_the_layout_lacks_are_told_at_once(
         "method.pooling: the layout reads the last token, here it is mean",
         "method.suffix: the layout reads the text alone",
         "method.long.keep: a tokenizer cuts one end of a text, here it is head_tail",
-        "train with --exportable, or export to onnx or openvino, which can",
+        "train with --exportable, or leave hf and peft out: --to onnx or openvino can",
     ]
 
 
@@ -271,7 +271,9 @@ def test_an_export_is_not_exported_nor_read_as_a_run(
 ) -> None:
     told = refused("export", exported, "--to", "hf", "-o", tmp_path / "out")
     assert told == f"{exported} is an export already; name the run that it was made from"
-    assert "which has auto, hf, onnx-float32" in refused("predict", exported, "--text-is", "x", "--backend", "onnx")
+    assert "which has auto, hf, onnx-float32" in refused(
+        "predict", exported, "--text-is", "x", "--backend", "onnx-int8"
+    )
     assert "is an export, whose form says how it computes" in refused(
         "predict", exported, "--text-is", "x", "--precision", "bfloat16"
     )
@@ -319,9 +321,15 @@ def test_an_exportable_run_is_one(
     """With the settings that --exportable chooses; against others of the user's own it is refused before any work."""
     options = ("--method", "encoder", "--model", folder("bert"), "--exportable", "--device", "cpu")
     told = refused("train", table, *options, "--set", "method.pooling=mean", "--out", tmp_path / "no")
-    assert told == "--exportable: method.pooling: the layout reads the first token, here it is mean"
+    assert (
+        told
+        == "--exportable: method.pooling: the layout reads the first token, here it is mean; leave one of the two out"
+    )
     told = refused("train", table, *options, "--set", "decision.calibration=isotonic", "--out", tmp_path / "no")
-    assert told == "--exportable: decision.calibration: the layout has one temperature, here it is isotonic"
+    assert (
+        told
+        == "--exportable: decision.calibration: the layout has one temperature, here it is isotonic; leave one of the two out"
+    )
     epochs = ("--set", "method.train.epochs=1", "--set", "method.max_length=48")
     assert command("train", table, *options, *epochs, "--out", tmp_path / "run").code == 0
     assert not (tmp_path / "run" / "encoder" / "config.json").exists()  # nothing that transformers would load wrongly
@@ -348,5 +356,7 @@ def test_a_model_that_answers_in_words_keeps_its_prompt(
 def test_an_encoder_that_the_layout_cannot_hold_is_refused_before_it_is_trained(
     table: Path, folder: Callable[..., Path], refused: Callable[..., str]
 ) -> None:
-    told = refused("train", table, "--method", "encoder", "--model", folder("modernbert"), "--exportable", "--out", "no")
+    told = refused(
+        "train", table, "--method", "encoder", "--model", folder("modernbert"), "--exportable", "--out", "no"
+    )
     assert "is of type modernbert, and hf takes bert, roberta, xlm-roberta, camembert (minilm is one)" in told

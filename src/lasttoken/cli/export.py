@@ -25,7 +25,7 @@ def export(
     to: Annotated[
         list[str],
         typer.Option(
-            "--to", metavar="|".join(TARGETS), help="Layout or runtime; may be repeated, for one folder with several"
+            "--to", metavar="|".join(TARGETS), help="Layout or runtime; several with commas, for one folder with all"
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", callback=o.path, help="Folder to write; must not exist")],
@@ -33,7 +33,7 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="|".join(PRECISIONS),
-            help="Precision to make; may be repeated. Default: hf as the base model's weights, the others all they have",
+            help="Precision to make; several with commas. Default: hf as the base model's weights, the others all they have",
         ),
     ] = None,
     agreement: Annotated[
@@ -51,11 +51,13 @@ def export(
     Each form answers the run's validation rows in its own runtime; one that decides otherwise is refused.
     `lasttoken predict` and `serve` take the folder in the place of a run, with its calibration and thresholds.
     """
-    for option, given, known in (("--to", to, TARGETS), ("--precision", precision or [], PRECISIONS)):
+    to = [one for given in to for one in given.split(",")]
+    precision = [one for given in precision or [] for one in given.split(",")]
+    for option, given, known in (("--to", to, TARGETS), ("--precision", precision, PRECISIONS)):
         for one in given:
             if one not in known:
                 raise ConfigError([f"{option}: {one!r} is not among {', '.join(known)}{did_you_mean(one, known)}"])
-    wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision or ()), agreement, rows)
+    wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision), agreement, rows)
     from lasttoken.record.folder import check_free, check_run
 
     check_run(run)
@@ -74,11 +76,16 @@ def export(
 
 def table(facts: Export) -> list[str]:
     """A line a form: its agreement with the run, and its speed beside the run's."""
-    width = max(len(form.name) for form in facts.forms)
-    fastest = max(facts.forms, key=lambda form: form.check.rows_per_second)
+    from lasttoken.runtime.exported import quickest
+
+    names = {
+        form.name: form.name if form.precision in form.name else f"{form.name} ({form.precision})"
+        for form in facts.forms
+    }
+    width, chosen = max(map(len, names.values())), quickest(facts.forms)
     return [
-        f"{form.name:{width}}  {form.check.agreement:.1%} of {form.check.rows:,} validation rows decided as by the run, "
+        f"{names[form.name]:{width}}  {form.check.agreement:.1%} of {form.check.rows:,} validation rows decided as by the run, "
         f"probabilities within {form.check.largest:.2g}; {rate(form.check.rows_per_second)} rows/s, "
-        f"the run {rate(form.check.ours)}{' (fastest)' * (form is fastest and len(facts.forms) > 1)}"
+        f"the run {rate(form.check.ours)}{' (used by predict and serve)' * (form is chosen and len(facts.forms) > 1)}"
         for form in facts.forms
     ]

@@ -80,7 +80,7 @@ def train(
         precision=precision,
     )
     if exportable and (problems := exportable_problems(config)):
-        raise ConfigError([f"--exportable: {problem}" for problem in problems])
+        raise ConfigError([f"--exportable: {problem}; leave one of the two out" for problem in problems])
     if not resume:
         check_no_checkpoints(folder)
     if not (resume and folder.exists()):

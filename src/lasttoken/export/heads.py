@@ -76,6 +76,8 @@ def write_layouts(making: Making, plain: Portable, temperature: float) -> None:
         settings, folder = source.stored["config"], making.part / "peft"
         folder.mkdir()
         peft_layout.write_adapter(source.folder, layer, source.base, source.stored["base"].get("commit"), folder)
+        if Path(source.base).exists():
+            making.journal.note(f"peft: the base model is {source.base}; on another machine change adapter_config.json")
         quantize = settings.get("quantize", "none")
         model = read_adapter(folder, labels, padding, quantize)
         how = use.block("python", peft_layout.snippet(labels, padding, quantize))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from lasttoken.config.exportable import ENCODERS, layout_problems
+from lasttoken.config.exportable import ENCODERS, POOLED, layout_problems
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ConfigError
 from lasttoken.evaluation.policy import Policy
@@ -33,7 +33,13 @@ def refuse(config: Settings, policy: Policy) -> None:
     if policy.calibration.method not in ("none", "temperature"):
         found.append(f"decision.calibration: the layout has one temperature, here it is {policy.calibration.method}")
     if found:
-        raise ConfigError([*found, "train with --exportable, or export to onnx or openvino, which can"])
+        able = config.model_dump()["method"] in POOLED
+        remedy = (
+            "train with --exportable, or leave hf and peft out: --to onnx or openvino can"
+            if able
+            else "--to onnx or openvino can"
+        )
+        raise ConfigError([*found, remedy])
 
 
 def temperature_of(policy: Policy) -> float:

@@ -71,7 +71,7 @@ class Making:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             if self.wanted.precisions:
                 raise
-            self.journal.note(f"left out: {error}")
+            self.journal.note(f"left out: {str(error).partition(';')[0]}")
             return
         self.forms.append(Form(name=name, runtime=runtime, precision=precision, file=file, check=found))
         self.how.setdefault(runtime, how)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lasttoken.train.state import TrainState
 
 VOCABULARY = "vocabulary.json"
+NOTHING = "linear: TF-IDF is no neural network to export; `lasttoken predict` and `serve` run it without torch"
 FEW_ROWS = 1000  # of one label each, up to which n-grams of a single text help (bench/quality/few_rows.py)
 UNTUNED_ROWS = 500  # up to which a tenth held out is too few rows to choose thresholds
 
@@ -70,9 +71,7 @@ class LinearModel:
 
     def portable(self) -> NoReturn:
         """Raises ConfigError."""
-        raise ConfigError(
-            ["linear: TF-IDF is no neural network to export; `lasttoken predict` and `serve` need no torch for it"]
-        )
+        raise ConfigError([NOTHING])
 
     def save(self, folder: Path) -> None:
         """method.json, the vocabulary, and weights with document frequencies as tensors."""
