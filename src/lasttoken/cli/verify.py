@@ -38,12 +38,8 @@ def verify(
         screen.progress("verify", f"reading {folder}", 0, 0)
         found = verified(folder, device=device, model=model, run=run)
     if as_json:
-        typer.echo(
-            json.dumps(
-                vars(found)
-                | {"sound": found.sound if found.rows else None, "exact": found.exact if found.rows else None}
-            )
-        )
+        judged = {"sound": found.sound, "exact": found.exact} if found.rows else {"sound": None, "exact": None}
+        typer.echo(json.dumps(vars(found) | judged))
     else:
         typer.echo(f"files: {counted(found.files, 'file', 'files')} as they were written")
         if found.forms:
