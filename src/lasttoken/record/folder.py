@@ -137,10 +137,11 @@ def verify(folder: Path) -> None:
 
 def verify_files(folder: Path) -> None:
     """Raises ArtifactError, naming the file, where a folder that `seal` wrote is damaged, or of a newer format."""
+    again = "export again" if is_export(folder) else "fit again"
     manifest = read_json(folder / MANIFEST)
     kinds = {"format": int, "sha256": dict}
     if not isinstance(manifest, dict) or any(not isinstance(manifest.get(key), kind) for key, kind in kinds.items()):
-        raise ArtifactError(f"{folder / MANIFEST}: damaged; fit again")
+        raise ArtifactError(f"{folder / MANIFEST}: damaged; {again}")
     if manifest["format"] > FORMAT:
         raise ArtifactError(
             f"{folder}: written in format {manifest['format']}, this version reads up to {FORMAT}; update lasttoken"
@@ -150,9 +151,9 @@ def verify_files(folder: Path) -> None:
             continue
         path = inside(folder, name)
         if not path.is_file():
-            raise ArtifactError(f"{path}: missing; restore it or fit again")
+            raise ArtifactError(f"{path}: missing; restore it or {again}")
         if digest(path) != wanted:
-            raise ArtifactError(f"{path}: damaged (its sha256 is not the one in {MANIFEST}); restore it or fit again")
+            raise ArtifactError(f"{path}: damaged (its sha256 is not the one in {MANIFEST}); restore it or {again}")
 
 
 def inside(folder: Path, name: str) -> Path:
