@@ -366,7 +366,7 @@ def test_settings_of_rows_with_several_labels_are_refused_for_one() -> None:
     with pytest.raises(DataError, match=r"decision\.at_least_one: each row has one label; leave it out"):
         LinearClassifier(min_count=1, decision_at_least_one=True).fit(TEXTS, NAMES)
     never = LinearClassifier(min_count=1, decision_calibration="platt")
-    with pytest.raises(DataError, match="calibration 'platt' is none of auto, off, temperature"):
+    with pytest.raises(DataError, match="calibration 'platt' is none of auto, auto_temperature, off, temperature"):
         never.fit(TEXTS, NAMES)
     assert not hasattr(never, "classifier_")  # told before training
 

@@ -26,6 +26,7 @@ class Footprint:
     frozen_blocks: int = 0  # at the bottom, without adapter; their output is computed once and kept on disk
     layer: int | None = None  # the last hidden state that is read; blocks above are not loaded. None: all are
     head: Literal["none", "linear", "mlp"] = "none"
+    head_bias: bool = True  # of a linear head
     head_first: bool = False  # the head is fitted alone before training
     windows: tuple[float, int] | None = None  # of long texts: the share that overlaps, and how many at most
     prompt: str | None = None  # around every text; empty: the default of text/prompt.py; None: there is none

@@ -120,6 +120,7 @@ class Embedding(Settings):
             merge=self.merge == "auto",
             frozen_blocks=self.trunk,
             head=self.head,
+            head_bias=self.head_bias,
             head_first=self.head_start == "probe",
             windows=self.long.windows(),
             max_length=self.max_length,

@@ -67,7 +67,7 @@ def without_bias(layer: nn.Linear, vectors: Tensor) -> nn.Linear:
     """
     if layer.bias is None:
         return layer
-    width, square = vectors.shape[1], vectors.double()
+    width, square = vectors.shape[1], vectors.cpu().double()
     normal = square.T @ square + RIDGE * square.square().sum() / width * torch.eye(width, dtype=torch.float64)
     ones = torch.linalg.solve(normal, square.sum(dim=0)).float()  # (H,)
     plain = nn.Linear(width, layer.out_features, bias=False)

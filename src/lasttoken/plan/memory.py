@@ -59,7 +59,8 @@ class Fit:
         # numbers that do not train, and those that do, which are float32
         outside = shape.outside + shape.head * (plan.prompt is not None)
         self.frozen = 0 if self.whole else outside + self.depth * shape.block
-        head = (shape.width + 1) * {"none": 0, "linear": classes, "mlp": shape.width + classes}[plan.head]
+        bias = plan.head_bias or plan.head == "mlp"
+        head = (shape.width + bias) * {"none": 0, "linear": classes, "mlp": shape.width + classes}[plan.head]
         adapters = self.learning * sum(plan.rank * (x.inputs + x.outputs) for x in self.adapted)
         self.trained = head + (shape.parameters if self.whole else adapters)
         packed = self.depth * shape.matrices if plan.quantize == "nf4" else 0

@@ -204,14 +204,14 @@ def test_a_head_of_few_rows_begins_as_the_names_rows(bias: bool) -> None:
 
     def vectors(data: Dataset) -> torch.Tensor:
         noise = torch.from_numpy(rng.normal(size=(len(data), 30))).float()
-        return names[torch.from_numpy(data.targets)] + 2 * noise + 3  # all have something in common
+        return names[torch.from_numpy(data.targets)] + 2 * noise + 30  # all have something in common
 
     few = rows.take(np.array([int(np.flatnonzero(rows.targets == label)[0]) for label in range(3)]))
     train_vectors, valid_vectors = vectors(few), vectors(rows)
     found = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias, names=names)
     alone = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias)
     assert (found.share > 0, alone.share) == (True, 0)
-    assert found.loss < 0.8 * alone.loss
+    assert found.loss < (0.8 if bias else 0.95) * alone.loss  # without a bias three rows say little of the rest
     total, count = class_loss(logits_of(valid_vectors, found.weight, found.bias), torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
 

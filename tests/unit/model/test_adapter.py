@@ -17,5 +17,5 @@ def test_counts() -> None:
 
 
 def test_a_missing_adapter_is_named(load_fresh, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"nowhere: the adapter does not load into"):
+    with pytest.raises(ArtifactError, match=r"nowhere/lora\.json: missing"):
         load_adapter(load_fresh("llama"), tmp_path / "nowhere")
