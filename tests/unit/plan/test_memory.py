@@ -20,7 +20,7 @@ from lasttoken.plan.model_shape import ModelShape
 LARGE = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192}
 LARGE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 300}
 MATRICES = 16 * 2048 * (2 * 256 + 2 * 128 + 3 * 8192)  # q and o, k and v, gate, up and down
-HEAD = 3 * 2048 + 3
+HEAD = 3 * 2048  # without a bias
 
 
 def fit_of(config: Any, card: str | Card = "80GB") -> Fit:
@@ -47,12 +47,12 @@ def test_adapters_and_head() -> None:
     assert some.trained == 16 * 8 * (2048 + 256 + 2048 + 128) + HEAD
     assert fit_of(Embedding(lora=Lora(r=8), trunk=8)).trained == adapters // 2 + HEAD
     assert fit_of(Probe()).trained == 0
-    assert fit_of(Embedding(lora=Lora(r=0), head="mlp")).trained == 2048 * 2048 + 2048 + HEAD
+    assert fit_of(Embedding(lora=Lora(r=0), head="mlp")).trained == 2048 * 2048 + 2048 + HEAD + 3
 
 
 def test_an_encoder_trains_all_of_itself() -> None:
     fit = fit_of(Encoder())
-    assert (fit.frozen, fit.trained) == (0, fit.shape.parameters + HEAD)
+    assert (fit.frozen, fit.trained) == (0, fit.shape.parameters + HEAD + 3)
     assert fit.loaded == 4 * fit.trained
 
 
