@@ -303,7 +303,7 @@ def page(found: dict[str, Any]) -> str:
             [
                 "# What was tried against it",
                 "",
-                "`make soak` runs ten minutes of load with faults, on loopback and this machine's disk, and writes this page. It",
+                "`make soak` runs load with faults for about ten minutes, on loopback and this machine's disk, and writes this page. It",
                 "fails where an answer, a row or a run is lost, a damaged file is used, or an error is not a sentence.",
                 "",
                 f"Lost in {sum(p['faults'] for p in found['parts']):,} faults: {lost}. {found['minutes']:.0f} minutes on "
