@@ -303,8 +303,8 @@ def page(found: dict[str, Any]) -> str:
             [
                 "# What was tried against it",
                 "",
-                "`make soak` runs load with faults for about ten minutes, on loopback and this machine's disk, and writes this page. It",
-                "fails where an answer, a row or a run is lost, a damaged file is used, or an error is not a sentence.",
+                "`make soak` runs load with faults for about ten minutes, on loopback and this machine's disk, and writes",
+                "this page. It fails where an answer, a row or a run is lost, a damaged file is used, or an error is not a sentence.",
                 "",
                 f"Lost in {sum(p['faults'] for p in found['parts']):,} faults: {lost}. {found['minutes']:.0f} minutes on "
                 f"{found['machine']['cpu']}, seed {found['seed']}.",
