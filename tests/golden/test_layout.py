@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny import dataset, make_tokenizer
 from torch import nn
 from transformers import AutoTokenizer
@@ -61,6 +63,8 @@ def written(model: Classifier, folder: Path, temperature: float = 1.0) -> Any:
 def test_a_causal_lm_with_a_head(
     name: str, multi: bool, precision: str, folder: Callable[..., Path], tmp_path: Path
 ) -> None:
+    if name == "gemma2" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip("this transformers leaves the soft cap of attention scores out where it chooses sdpa by itself")
     model = fitted(folder, name, multi=multi)
     texts = [*dataset(9, seed=3).texts, "guitar"]
     found = hf.piped(written(model, tmp_path), texts, model.labels)

@@ -45,7 +45,8 @@ def plain_model(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> PreT
 
 def built(kind: Any, config: Any, dtype: torch.dtype) -> Any:
     """A model of that class with attention that every runtime knows; weights are not drawn."""
-    for attention in ("sdpa", "eager"):
+    capped = bool(getattr(config, "attn_logit_softcapping", None))  # which sdpa leaves out in older transformers
+    for attention in ("eager",) if capped else ("sdpa", "eager"):
         try:
             return kind._from_config(copy.deepcopy(config), attn_implementation=attention, dtype=dtype)
         except ValueError:  # a model without sdpa
