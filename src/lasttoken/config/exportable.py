@@ -18,9 +18,8 @@ def exportable_settings(method: str) -> list[str]:
     if method == "instruction":
         return []
     if method not in POOLED:
-        raise ConfigError(
-            [f"--exportable: {method} has no layout of transformers; leave it out (lasttoken export --to onnx)"]
-        )
+        able = "; `lasttoken export --to onnx` takes it without" if method == "probe" else ""
+        raise ConfigError([f"--exportable: {method} has no layout of transformers; leave it out{able}"])
     return [f"method.pooling={POOLED[method]}", f"decision.calibration={AUTO}"]
 
 
