@@ -3,8 +3,8 @@
     python bench/serving/job.py [--method linear --rows 1000000] [--out bench/serving/results]
     python bench/serving/job.py --method embedding --model tiny --rows 100000
 
-JSON lines of some 12 words go in and come out, in a process of its own; the classifier alone predicts the same texts,
-4,096 at a time, from memory. Memory is the process's largest.
+JSON lines of some 12 words go in and come out, by one worker and by as many as the command takes by itself; the classifier
+alone predicts the same texts, 4,096 at a time, from memory, in one process. Memory is the largest of any one process.
 """
 
 from __future__ import annotations
@@ -44,9 +44,12 @@ def main() -> None:
     found |= {"method": given.method, "model": given.model, "rows": given.rows, **about(torch.device("cpu"))}
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"job-{given.method}.json").write_text(json.dumps(found, indent=1) + "\n")
+    shown = ", ".join(
+        f"{name} {rate:,.0f} rows/s ({found['ratio'][name]:.2f})" for name, rate in found["rows a second"].items()
+    )
     print(
-        f"{given.method}, {given.rows:,} rows: {found['rows a second']:,.0f} rows/s, {found['ratio']:.2f} times the classifier "
-        f"alone ({found['alone']:,.0f}); largest memory {found['peak bytes'] / 1e9:.2f} GB"
+        f"{given.method}, {given.rows:,} rows: {shown}, beside the classifier alone ({found['alone']:,.0f}); "
+        f"largest memory {found['peak bytes'] / 1e9:.2f} GB"
     )
 
 
@@ -70,13 +73,16 @@ def measured(run: Path, rows: int, work: Path) -> dict[str, Any]:
     some = texts(rows, random.Random(1))
     with (work / "in.jsonl").open("w") as file:
         file.writelines(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(some))
-    words = ["predict", str(run), str(work / "in.jsonl"), "-o", str(work / "out"), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lasttoken.cli.main", *words], check=True, capture_output=True, text=True
-    )
+    rates, parts = {}, 0
+    for name, options in {"one worker": ["--workers", "1"], "as it comes": []}.items():
+        words = ["predict", str(run), str(work / "in.jsonl"), "-o", str(work / name), "--json", *options]
+        done = subprocess.run(
+            [sys.executable, "-m", "lasttoken.cli.main", *words], check=True, capture_output=True, text=True
+        )
+        told = json.loads(done.stdout)
+        assert told["rows"] == rows
+        rates[name], parts = rows / told["seconds"], told["parts"]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    told = json.loads(done.stdout)
-    assert told["rows"] == rows
     from lasttoken.predictor import Predictor
 
     predictor = Predictor.load(run)
@@ -85,8 +91,8 @@ def measured(run: Path, rows: int, work: Path) -> dict[str, Any]:
     for start in range(0, rows, 4096):
         predictor(some[start : start + 4096])
     alone = rows / (time.perf_counter() - began)
-    rate = rows / told["seconds"]
-    return {"rows a second": rate, "alone": alone, "ratio": rate / alone, "peak bytes": peak, "parts": told["parts"]}
+    ratios = {name: rate / alone for name, rate in rates.items()}
+    return {"rows a second": rates, "alone": alone, "ratio": ratios, "peak bytes": peak, "parts": parts}
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def answering(work: Path) -> dict[str, Callable[[Sequence[str]], np.ndarray]]:
 
     from lasttoken.predictor import Predictor
     from lasttoken.runtime.exported import ExportedModel
-    from lasttoken.runtime.sessions import of_module
+    from lasttoken.runtime.sessions import of_module, workers_of
 
     facts = json.loads((work / "out" / "export.json").read_text())
     found: dict[str, Any] = {"ours, as trained": Predictor.load(work / "run", device="cpu").classifier}
@@ -106,9 +106,8 @@ def answering(work: Path) -> dict[str, Callable[[Sequence[str]], np.ndarray]]:
     like = next(one for one in found.values() if isinstance(one, ExportedModel))
     for dtype in (torch.float32, torch.bfloat16):
         module = AutoModelForSequenceClassification.from_pretrained(work / "out", dtype=dtype).eval()
-        peer = ExportedModel(
-            like.labels, like.reading, like.tokenizer, of_module(module), like.temperature, like.padding
-        )
+        given = (like.labels, like.reading, like.tokenizer, of_module(module), like.temperature, like.padding)
+        peer = ExportedModel(*given, workers_of("transformers"))
         found[f"transformers, {str(dtype).removeprefix('torch.')}"] = peer
     return {name: (lambda texts, one=one: one.predict_proba(texts).probs) for name, one in found.items()}
 

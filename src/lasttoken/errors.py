@@ -14,6 +14,9 @@ class ConfigError(UserError):
         self.problems = problems
         super().__init__("\n".join(problems))
 
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:  # so that another process can raise it
+        return type(self), (self.problems,)
+
 
 class DataError(UserError):
     """A data file, a row or a label is not what it should be."""
@@ -49,3 +52,6 @@ class MissingColumn(DataError):
     def __init__(self, told: str, column: str, found: Sequence[str]):
         super().__init__(told)
         self.column, self.found = column, tuple(found)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, Sequence[str]]]:  # so that another process can raise it
+        return type(self), (str(self), self.column, self.found)

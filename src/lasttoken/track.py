@@ -45,7 +45,7 @@ def tracking(name: str | None, run: Run, folder: Path, journal: Journal) -> Iter
         return
     try:
         tracker = started(name, folder)
-        tracker.store_init_configuration(flat(run.model_dump(mode="json")))
+        store_settings(tracker, name, dict(flat(run.model_dump(mode="json"))))
     except Exception as error:  # each tracker has errors of its own
         raise ConfigError(
             [f"--track {name}: it cannot be started ({first_line(error)}); mend that, or leave it out"]
@@ -101,6 +101,14 @@ def started(name: str, folder: Path) -> Any:
         tracker = tracking.TrackioTracker(PROJECT, name=folder.name)
     tracker.start()
     return tracker
+
+
+def store_settings(tracker: Any, name: str, settings: dict[str, Any]) -> None:
+    """Send the settings; to TensorBoard as a text, since its hyperparameters become a run beside the run."""
+    if name == "tensorboard":
+        tracker.writer.add_text("settings", "\n".join(f"    {key} = {value}" for key, value in settings.items()))
+    else:
+        tracker.store_init_configuration(settings)
 
 
 def tensorboard_folder(folder: Path) -> Path:

@@ -104,7 +104,7 @@ def test_killed_thirty_times_it_is_the_undisturbed_job(
 def test_what_is_for_parts_is_refused_without(refused: Callable[..., str], runs: dict[str, Path], table: Path) -> None:
     run = runs["linear"]
     assert refused("predict", run, table, "--strict", "-o", "a.csv") == (
-        "--strict and --part are for parts; name a folder to write to: -o labelled/"
+        "--strict, --part, --engine and --workers are for parts; name a folder to write to: -o labelled/"
     )
     assert (
         refused("predict", run, table.parent)

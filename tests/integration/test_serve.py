@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import browser
 import pytest
@@ -51,7 +52,7 @@ def test_the_first_run_answers_where_none_is_named_and_others_by_name(server: Se
     assert server.ask("/predict", {"texts": TEXTS})[1]["model"] == "words"
     status, found, _ = server.ask("/predict", {"texts": TEXTS, "model": "embeding"})
     assert (status, found["error"]) == (
-        422,
+        404,
         "model: no run 'embeding' is served; did you mean 'embedding'?; GET /labels tells which",
     )
 
@@ -84,7 +85,7 @@ def test_tei(server: Serving) -> None:
 
 
 def test_an_openai_client_asks_as_of_vllm(server: Serving) -> None:
-    from openai import OpenAI
+    from openai import NotFoundError, OpenAI
 
     client = OpenAI(base_url=server.address + "/v1", api_key="none", max_retries=0)
     found: Any = client.post("/classify", body={"model": "embedding", "input": TEXTS}, cast_to=object)
@@ -94,6 +95,11 @@ def test_an_openai_client_asks_as_of_vllm(server: Serving) -> None:
         pytest.approx(list(each["probs"].values()), abs=1e-6) for each in own
     ]
     assert found["usage"]["prompt_tokens"] > 10
+    assert [model.id for model in client.models.list()] == ["words", "embedding"]
+    with pytest.raises(NotFoundError, match=r"no run 'embeding' is served; did you mean 'embedding'\?") as stopped:
+        client.post("/classify", body={"model": "embeding", "input": TEXTS}, cast_to=object)
+    assert stopped.value.body == {"message": ANY, "type": "Validation", "param": None, "code": 404}
+    assert server.ask("/classify", {"text": "a"})[1]["error"]["code"] == 422
     assert server.ask("/classify", {"input": TEXTS[0]})[1]["data"][0]["num_classes"] == 4
 
 
@@ -261,6 +267,18 @@ def test_ctrl_c_ends_it_too(runs: dict[str, Path]) -> None:
     with serving(runs["linear"]) as server:
         assert server.ask("/predict", {"texts": TEXTS})[0] == 200
         assert server.end(signal.SIGINT) == 0
+
+
+def test_requests_are_answered_while_it_drains(runs: dict[str, Path]) -> None:
+    """Whoever sends requests sees at /readyz that the server is leaving, before it takes no more."""
+    with serving(runs["linear"], "--drain", "2") as server:
+        server.process.send_signal(signal.SIGTERM)
+        ends = time.monotonic() + 10
+        while server.ask("/readyz")[0] == 200:
+            assert time.monotonic() < ends
+        assert server.ask("/predict", {"texts": TEXTS})[0] == 200
+        assert server.ask("/healthz")[0] == 200
+        assert server.process.wait(30) == 0
 
 
 def test_a_token_is_asked_for(runs: dict[str, Path]) -> None:

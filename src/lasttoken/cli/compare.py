@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +14,14 @@ import typer
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
+from lasttoken.wording import did_you_mean
 
 if TYPE_CHECKING:
     from lasttoken.config.run import Run
     from lasttoken.studies.many import Study
 
 
+ENGINES = ("local", "ray")
 QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
 
 
@@ -72,11 +76,25 @@ def compare(
     checkpoint_every: o.CheckpointEvery = 60.0,
     time: o.Time = None,
     track: o.Track = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="Where runs are fitted: local, or ray for a cluster (RAY_ADDRESS)")
+    ] = "local",
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-run",
+            min=0,
+            max=1,
+            help="On a cluster: share of a GPU for each run, such as 0.5 for two runs a GPU  [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Fit several methods on the same splits and report which is best, and whether the difference is significant."""
     began = monotonic()
     o.check_tracked(track)
+    check_engine(engine, gpus_per_run, gpus, time)
     o.check_there(source, data.get("valid"), data.get("test"))
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.packages import default_model
@@ -129,13 +147,14 @@ def compare(
         raise typer.Exit(launch.start(gpus or 1, first.device))
     from lasttoken.cli.screen import Screen
     from lasttoken.cli.stopping import stopping
+    from lasttoken.studies.cells import Watcher, one_by_one
     from lasttoken.studies.kept import Keeping
-    from lasttoken.studies.many import Watcher, grid, load_repeats, run_cells
+    from lasttoken.studies.many import grid, load_repeats, run_cells
     from lasttoken.studies.one import leads
     from lasttoken.studies.timed import limited
 
     limit = limited(time, began)
-    with stopping() as stop, Screen(loud=leads(first.device)) as screen:
+    with stopping() as stop, Screen(loud=leads(first.device)) as screen, ExitStack() as held:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
         for sentence in [*o.stand_in(model, [] if written else [run.method for run in configs.values()]), *told]:
@@ -144,6 +163,18 @@ def compare(
         splits = load_repeats(whole, first.seed, seeds, screen.journal("data"))
         optional = frozenset() if methods or encoder or written else frozenset({"encoder"})
         cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds, optional=optional)
+        watcher = Watcher(screen.journal, screen.note, track)
+        if engine == "ray":
+            from lasttoken.cluster import joined, room
+            from lasttoken.studies.on_ray import on_cluster
+
+            held.enter_context(joined())
+            share = 0.0 if first.device == "cpu" else 1.0 if gpus_per_run is None else gpus_per_run
+            where = room(None, gpus=share, cpus=None)
+            fits = partial(on_cluster, room=where, watcher=watcher, every=checkpoint_every)
+        else:
+            keeping = Keeping(resume=True, every=checkpoint_every, stop=stop)
+            fits = partial(one_by_one, limit=limit, watcher=watcher, keeping=keeping)
         done = run_cells(
             cells,
             splits,
@@ -151,14 +182,30 @@ def compare(
             metric=metric,
             goal=goal,
             limit=limit,
-            watcher=Watcher(screen.journal, screen.note, track),
-            keeping=Keeping(resume=True, every=checkpoint_every, stop=stop),
+            watcher=watcher,
+            fits=fits,
         )
     if leads(first.device):
         if written is not None:
             scores = {run["name"]: score_of(run, done.comparison) for run in done.runs}
             write_text(folder / "reproduced.md", beside(written, scores) + "\n")
         show(done, metric=metric, as_json=as_json)
+
+
+def check_engine(engine: str, gpus_per_run: float | None, gpus: int | None, time: str | None) -> None:
+    """Raises ConfigError where options of a cluster and of this machine are mixed, or Ray is not installed."""
+    if engine not in ENGINES:
+        raise ConfigError([f"--engine: {engine!r} is not among {', '.join(ENGINES)}{did_you_mean(engine, ENGINES)}"])
+    if engine == "local" and gpus_per_run is not None:
+        raise ConfigError(["--gpus-per-run: runs share out the GPUs of a cluster; add --engine ray"])
+    if engine == "ray":
+        if gpus is not None or time is not None:
+            raise ConfigError(
+                ["--engine ray: each run is one process without a time limit; leave out --gpus and --time"]
+            )
+        from lasttoken.cluster import check_ray
+
+        check_ray()
 
 
 def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:

@@ -58,7 +58,8 @@ def demo(
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.packages import MINILM, SMOLLM2, default_model, installed_minilm
     from lasttoken.record.folder import check_free
-    from lasttoken.studies.many import Watcher, grid, run_cells
+    from lasttoken.studies.cells import Watcher
+    from lasttoken.studies.many import grid, run_cells
     from lasttoken.studies.timed import limited
 
     limit = limited(time, monotonic())

@@ -59,7 +59,7 @@ def drift(
     known_texts = read_texts(valid) if valid.is_file() else None
     if not known_texts or len(known_texts) < FEWEST:
         raise ArtifactError(f"{run}: keeps fewer than {FEWEST} validation rows to compare with; fit again with more")
-    with Screen() as screen, o.naming_options({"text": data.text}):
+    with Screen() as screen, o.naming_options({"text": data.text, "label": data.label}):
         screen.progress("drift", f"reading {source}", 0, 0)
         found = read_rows(
             source,

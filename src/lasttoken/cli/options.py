@@ -199,8 +199,9 @@ def naming_options(data: Mapping[str, Any], options: Sequence[str] = ("text",)) 
         for name in COLUMNS:
             given = columns_given(whole, name)
             if name in options and error.column in given:
-                others = {other: columns_given(whole, other) for other in options if other != name}
-                raise DataError(f"{error}{option_for(name, given, error, others)}") from error
+                others = {other: columns_given(whole, other) for other in COLUMNS if other != name}
+                unsure = name == "text" and "label" in options and not {*others["label"]} & {*error.found}
+                raise DataError(f"{error}{option_for(name, given, error, others, unsure=unsure)}") from error
         raise
 
 
@@ -209,18 +210,19 @@ def columns_given(data: Mapping[str, Any], name: str) -> Sequence[str]:
     return data[name] if name in LISTS else (data[name],)
 
 
-def option_for(name: str, given: Sequence[str], error: MissingColumn, others: Mapping[str, Sequence[str]]) -> str:
+def option_for(
+    name: str, given: Sequence[str], error: MissingColumn, others: Mapping[str, Sequence[str]], *, unsure: bool
+) -> str:
     """The end of an error message with the corrected option: `; name the text column: --text message`.
 
-    others: columns that other options of the command name. Without a similar name the last free column is suggested, but not
-    as the text while the label is unknown: the last column is often the label.
+    others: columns that other settings name, which are not proposed. Without a similar name the last free column is, but not
+    where one is `unsure`: the last column is often a label that is not named.
     """
     whole = next(
         (c for c in error.found if "," in c and error.column in (parts := listed(c)) and {*parts} <= {*given}), ""
     )
     taken = {*given}.union(*others.values())
     free = [column for column in error.found if column not in taken]
-    unsure = name == "text" and "label" in others and not {*others["label"]} & {*error.found}
     last = "COLUMN" if unsure and len(free) > 1 else next(reversed(free), "")
     meant = whole or closest(error.column, free) or last
     if not meant:

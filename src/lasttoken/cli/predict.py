@@ -7,7 +7,8 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +21,6 @@ from lasttoken.wording import counted, did_you_mean
 
 if TYPE_CHECKING:
     from lasttoken.predict.file import Input, Output
-    from lasttoken.predict.places import InputFile
 
 EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refused"}  # --empty: in the summary
 
@@ -90,166 +90,134 @@ def predict(
     part: Annotated[
         int | None, typer.Option("--part", min=1, help="Parts: rows of each  [default: 20000]", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="Parts: local, or ray for a cluster (RAY_ADDRESS)  [default: local]", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Parts: processes that predict; default: one for each GPU; of linear, one for each core",
+        ),
+    ] = None,
     device: o.Device = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a summary as JSON; on stderr, if the rows go to standard output")
     ] = False,
 ) -> None:
     """Label a file, a pipe or one text; all columns are kept and the prediction is added."""
-    from lasttoken.record.folder import check_run
+    from lasttoken.cli.screen import say
+    from lasttoken.record.folder import check_run, cut_short
 
     check_run(run)
+    if cut_short(run):
+        say(f"note: the training of {run} was interrupted; its command goes on with it")
     if (source is None) == (text_is is None):
         raise ConfigError(["name one thing to label: a file, - for standard input, or a text with --text-is"])
     if empty not in EMPTY:
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
     from lasttoken.config.parse import read_run
-    from lasttoken.data.load import columns_of
-    from lasttoken.predict.places import inputs_of, is_address, is_many
+    from lasttoken.predict.file import Output
+    from lasttoken.predict.places import is_address, is_many
 
     source = source if source is None or is_address(source) else o.path(source)
     out = out if is_address(out) else out if out == "-" else o.path(out)
+    how = {"device": device, "trust_remote_code": trust_remote_code, "model": model, "merge": merge}
+    how |= {"precision": precision, "backend": backend, "raw": raw}
+    data = read_run(run / "config.toml").data.model_copy(update={} if quoting is None else {"quoting": quoting})
+    data = data if text is None else data.model_copy(update={"text": o.listed(text), "template": None})
+    writes = Output(out_format, probs, separator or data.separator or ";", empty, overwrite)
+    asked = Asked(run, how, data, format, encoding, writes, as_json)
     if is_many(source, out):
-        assert source is not None
         if overwrite:
             raise ConfigError(
                 ["--overwrite: a folder of parts is gone on with, not replaced; name another, or delete it"]
             )
-        from lasttoken.predict.file import Input, Output
+        from lasttoken.cli.parts import label_many
 
-        columns = {} if text is None else {"text": o.listed(text), "template": None}
-        data = read_run(run / "config.toml").data.model_copy(update=columns)
-        reads = Input(columns_of(data, labels=False), format, encoding, quoting or data.quoting)
-        writes = Output(out_format, probs, separator or data.separator or ";", empty)
-        loading = {"trust_remote_code": trust_remote_code, "model": model, "merge": merge, "precision": precision}
-        loading["backend"] = backend
-        label_many(
-            run,
-            inputs_of(source, out),
-            out,
-            reads,
-            writes,
-            loading | {"device": device},
-            raw=raw,
-            strict=strict,
-            part=part,
-            as_json=as_json,
-        )
+        assert source is not None
+        label_many(asked, source, out, strict=strict, part=part, engine=engine or "local", workers=workers)
         return
-    if strict or part is not None:
-        raise ConfigError(["--strict and --part are for parts; name a folder to write to: -o labelled/"])
+    if strict or any(given is not None for given in (part, engine, workers)):
+        raise ConfigError(
+            ["--strict, --part, --engine and --workers are for parts; name a folder to write to: -o labelled/"]
+        )
+    label_file(asked, source, text_is, out)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says, beside what is labelled and where it goes."""
+
+    run: Path
+    how: dict[str, Any]  # options of `load`
+    data: Data  # the run's, or as the command line has it
+    format: str | None
+    encoding: str
+    writes: Output
+    as_json: bool
+
+    def reads(self, data: Data, format: str | None) -> Input:
+        """How rows are read."""
+        from lasttoken.data.load import columns_of
+        from lasttoken.predict.file import Input
+
+        return Input(columns_of(data, labels=False), format, self.encoding, data.quoting)
+
+
+def label_file(asked: Asked, source: str | None, text_is: str | None, out: str) -> None:
+    """Label one file, a pipe or one text."""
     o.check_there(source)
     if out != "-":
         from lasttoken.data.write import check_target
 
-        check_target(Path(out), overwrite)  # before the model is loaded
+        check_target(Path(out), asked.writes.overwrite)  # before the model is loaded
     from lasttoken.data.read import check_header
 
-    data = read_run(run / "config.toml").data
-    if text is not None:
-        data = data.model_copy(update={"text": o.listed(text), "template": None})
-    place: str | Lines = source or "-"
+    place, data, format = source or "-", asked.data, asked.format
     if text_is is not None:
         place, data = lone_texts(iter([text_is]), "--text-is", data)
     elif source == "-" and format is None:
-        place, data = piped(encoding, data)
-    format = "jsonl" if isinstance(place, Lines) else format
-    columns, quoting = columns_of(data, labels=False), quoting or data.quoting
+        place, data = piped(asked.encoding, data)
+    reads = asked.reads(data, "jsonl" if isinstance(place, Lines) else format)
+    naming = {"text": data.text, "label": data.label}
     if isinstance(place, str) and place != "-":
-        with o.naming_options({"text": data.text}):
-            check_header(place, columns, encoding=encoding, format=format, quoting=quoting)
+        with o.naming_options(naming):
+            check_header(place, reads.columns, encoding=reads.encoding, format=reads.format, quoting=reads.quoting)
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.evaluation.policy import Policy
-    from lasttoken.predict.file import Input, Output, predict_file
-    from lasttoken.predictor import Predictor
+    from lasttoken.predict.file import predict_file
+    from lasttoken.predict.worker import load
 
-    with Screen() as screen, o.naming_options({"text": data.text}):
+    with Screen() as screen, o.naming_options(naming):
         screen.progress("predict", "loading the model", 0, 0)
-        predictor = Predictor.load(
-            run,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            model=model,
-            merge=merge,
-            precision=precision,
-            backend=backend,
-        )
-        predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
+        predictor = load(asked.run, **asked.how)
         screen.progress("predict", "rows", 0, 0)
         summary = predict_file(
             predictor,
             place if isinstance(place, str) else cast("IO[str]", place),
             out,
-            reads=Input(columns, format, encoding, quoting),
-            writes=Output(out_format, probs, separator or data.separator or ";", empty, overwrite),
+            reads=reads,
+            writes=asked.writes,
             progress=lambda done: screen.progress("predict", "rows", done, 0),
         )
-    if as_json:
+    if asked.as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None
         typer.echo(json.dumps(vars(summary)), file=target)
     for sentence in summary.told:
         say(sentence)
     if summary.truncated:
         say(summary.truncated)
+    empty = EMPTY[asked.writes.empty]
     say(
         f"{counted(summary.rows, 'row', 'rows')} labelled in {summary.seconds:.1f} s"
-        + (f", {summary.empty} of them without a letter, digit or emoji ({EMPTY[empty]})" if summary.empty else "")
+        + (f", {summary.empty} of them without a letter, digit or emoji ({empty})" if summary.empty else "")
         + (f", {summary.abstained} of them left to a person" if summary.abstained else "")
         + (f", {summary.without} of them given no label" if summary.without else "")
     )
-
-
-def label_many(
-    run: Path,
-    files: Sequence[InputFile],
-    out: str,
-    reads: Input,
-    writes: Output,
-    loading: dict[str, Any],
-    *,
-    raw: bool,
-    strict: bool,
-    part: int | None,
-    as_json: bool,
-) -> None:
-    """Label many rows in parts, and go on where an earlier command ended."""
-    from lasttoken.cli.screen import Screen, say
-    from lasttoken.evaluation.policy import Policy
-    from lasttoken.predict.job import PART, Job, run_job
-    from lasttoken.predict.places import OutputFolder
-    from lasttoken.predictor import Predictor
-    from lasttoken.record.folder import MANIFEST, digest, is_export
-    from lasttoken.runtime.exported import form_of
-
-    settings = {"text": list(reads.columns.text), "template": reads.columns.template, "raw": raw, **vars(writes)}
-    settings |= {"encoding": reads.encoding, "quoting": reads.quoting, "format": reads.format, "strict": strict}
-    settings |= {name: loading[name] for name in ("merge", "precision")}
-    if is_export(run):
-        loading["backend"] = settings["backend"] = form_of(run, loading["backend"]).name
-    made_by = {"run": digest(run / MANIFEST), "settings": settings}
-    with Screen() as screen, o.naming_options({"text": reads.columns.text}):
-        screen.progress("predict", "loading the model", 0, 0)
-        predictor = Predictor.load(run, **loading)
-        predictor = Predictor(predictor.classifier, Policy()) if raw else predictor
-        job = Job(predictor, files, OutputFolder(out.rstrip("/")), reads, writes, made_by, strict, part or PART)
-        done = run_job(job, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
-    if as_json:
-        typer.echo(json.dumps(vars(done)))
-    for sentence in done.told:
-        say(sentence)
-    say(
-        f"{counted(done.rows, 'row', 'rows')} of {counted(done.files, 'file', 'files')} labelled in "
-        f"{counted(done.parts, 'part', 'parts')}, {done.seconds:.1f} s"
-        + (f"; {done.kept} of the parts were there before" if done.kept else "")
-    )
-    if done.bad:
-        say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/errors/ says why")
-    if done.unread:
-        say(
-            f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read to the end: "
-            + "; ".join(done.unread)
-        )
-        raise typer.Exit(2)
 
 
 class Lines(io.TextIOBase):

@@ -41,6 +41,12 @@ def serve(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds until an answer has to be there")
     ] = 60.0,
+    drain: Annotated[
+        float,
+        typer.Option(
+            "--drain", min=0, help="Seconds after SIGTERM in which requests are answered while /readyz says 503"
+        ),
+    ] = 0.0,
     tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of a batch")] = 4096,
     model: o.Base = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -79,7 +85,7 @@ def serve(
     from lasttoken.serve.running import Address, listening, run_server
     from lasttoken.serve.served import has_adapter, served, sharing
 
-    limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout)
+    limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout, drain=drain)
     with listening(Address(host, port)) as at, Screen() as screen:  # bound before minutes of loading
         metrics, ready, groups = Metrics(), [], [] if merge == "auto" else sharing(folders)
         shared, together = Shared() if groups else None, [name for group in groups for name in group]

@@ -42,6 +42,9 @@ def verify(
         typer.echo(json.dumps(vars(found) | judged))
     else:
         typer.echo(f"files: {counted(found.files, 'file', 'files')} as they were written")
+        if found.added:
+            shown = ", ".join(found.added[:5]) + (", ..." if len(found.added) > 5 else "")
+            typer.echo(f"added: {shown}: not of this run, and read by nothing")
         if found.forms:
             typer.echo(f"forms: {', '.join(found.forms)}: each answers")
         if found.rows:

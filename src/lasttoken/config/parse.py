@@ -147,8 +147,10 @@ def differing(config: Settings) -> dict[str, Any]:
 
 
 def settings_line(config: Run) -> str:
-    """The settings of the method that differ from its defaults, in one line; config.toml has all of them."""
-    changed = ", ".join(f"{name}={value}" for name, value in flat(differing(config.method))).replace("\n", "\\n")
+    """The settings of method and decision that differ from their defaults, in one line; config.toml has all of them."""
+    decision = {f"decision.{name}": value for name, value in flat(differing(config.decision))}
+    values = dict(flat(differing(config.method))) | decision
+    changed = ", ".join(f"{name}={value}" for name, value in values.items()).replace("\n", "\\n")
     return f"settings: {changed}; all others are defaults" if changed else "settings: all defaults"
 
 

@@ -209,8 +209,12 @@ def parquet_table(
     whole: bool = False,
     groups: Sequence[int] | None = None,
     start: int = 0,
+    skip: int = 0,
 ) -> Table:
-    """The records of a Parquet file. groups: the row groups to read, None for all; start: number of their first row."""
+    """The records of a Parquet file.
+
+    groups: the row groups to read, None for all; start: number of their first row; skip: rows of them to leave out first.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -226,7 +230,7 @@ def parquet_table(
         stream.close()
         raise
     if whole:  # cells keep the types of the schema
-        records = parquet_records(file, name, schema.names, groups, start)
+        records = parquet_records(file, name, schema.names, groups, start=start, skip=skip)
         records = ((number, dict(zip(schema.names, cells, strict=True))) for number, cells in records)
         return Table(name, "row", records, schema=schema)
     decoders = [class_decoder(feature) for feature in features_of(schema, wanted)]
@@ -269,15 +273,19 @@ def parquet_records(
     name: str,
     wanted: Sequence[str],
     groups: Sequence[int] | None = None,
+    *,
     start: int = 0,
+    skip: int = 0,
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Records of an open Parquet file, one batch in memory at a time."""
+    """Records of an open Parquet file, one batch in memory at a time. start, skip: as of `parquet_table`."""
     import pyarrow as pa
 
     number = start
     try:
         columns = list(dict.fromkeys(wanted))
         for batch in file.iter_batches(batch_size=8192, row_groups=groups, columns=columns):
+            left_out = min(len(batch), start + skip - number) if number < start + skip else 0
+            number, batch = number + left_out, batch.slice(left_out)
             for cells in zip(*(batch.column(column).to_pylist() for column in wanted), strict=True):
                 yield number, cells
                 number += 1

@@ -19,7 +19,7 @@ from lasttoken.explain.explanation import explain, words_of
 from lasttoken.serve import dialects, schemas
 from lasttoken.serve.batcher import Share
 from lasttoken.serve.gate import App, Gate
-from lasttoken.serve.limits import Limits, Refusal, draining, failed, invalid, too_large, too_late
+from lasttoken.serve.limits import Limits, Refusal, draining, failed, invalid, too_large, too_late, unknown
 from lasttoken.serve.metrics import Metrics, counted
 from lasttoken.serve.served import Served
 from lasttoken.wording import counted as counted_words
@@ -29,10 +29,20 @@ PAGE_RULES = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
 TICK = 0.02  # seconds between looks at threads that are ending
-PATHS = ("/", "/predict", "/classify", "/v1/classify", "/explain", "/labels", "/info")  # told apart in /metrics
+PATHS = (
+    "/",
+    "/predict",
+    "/classify",
+    "/v1/classify",
+    "/v1/models",
+    "/explain",
+    "/labels",
+    "/info",
+)  # told apart in /metrics
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem} for status in (400, 401, 408, 413, 422, 424, 429, 503, 504)
+    status: {"model": schemas.Problem} for status in (400, 401, 404, 408, 413, 422, 424, 429, 503, 504)
 }
+VLLM_PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.VllmProblem} for status in PROBLEMS}
 
 
 class Server:
@@ -45,18 +55,20 @@ class Server:
         *,
         explains: bool,
         stopping: Callable[[], bool],
+        leaving: Callable[[], bool],
         hurried: Callable[[], bool],
     ):
-        """stopping: whether the server is to end. hurried: whether it is to end at once."""
+        """leaving: whether new requests should go elsewhere. stopping: whether they are refused. hurried: whether to end at once."""
         self.runs: Mapping[str, Served] = {run.name: run for run in runs}
-        self.limits, self.explains, self.stopping, self.hurried = limits, explains, stopping, hurried
+        self.limits, self.explains = limits, explains
+        self.stopping, self.leaving, self.hurried = stopping, leaving, hurried
 
     def run(self, name: str | None) -> Served:
         """The run of that name, the first for None. Raises Refusal."""
         if name is None:
             return next(iter(self.runs.values()))
         if name not in self.runs:
-            raise invalid(f"model: no run {name!r} is served{did_you_mean(name, self.runs)}; GET /labels tells which")
+            raise unknown(f"model: no run {name!r} is served{did_you_mean(name, self.runs)}; GET /labels tells which")
         return self.runs[name]
 
     async def answers(self, run: Served, texts: Sequence[str]) -> Share:
@@ -175,8 +187,9 @@ def add_predictions(api: FastAPI, server: Server) -> None:
     own_or_tei = schemas.Answers | scores | list[scores]
     api.add_api_route("/predict", predict, response_model=own_or_tei, summary="Label texts", **many)
     api.add_api_route("/", tei, response_model=scores | list[scores], summary="Label texts, as TEI", **many)
+    as_vllm = many | {"responses": VLLM_PROBLEMS, "response_model": schemas.VllmAnswers}
     for path in ("/classify", "/v1/classify"):
-        api.add_api_route(path, classify, response_model=schemas.VllmAnswers, summary="Label texts, as vLLM", **many)
+        api.add_api_route(path, classify, summary="Label texts, as vLLM", **as_vllm)
     many = many | {"responses": PROBLEMS | {403: {"model": schemas.Problem}}}
     api.add_api_route("/explain", explained, response_model=schemas.Explained, summary="What words add", **many)
 
@@ -188,12 +201,15 @@ def add_state(api: FastAPI, server: Server, metrics: Metrics) -> None:
         return JSONResponse({"status": "ok"})
 
     async def ready() -> Response:
-        if server.stopping():
+        if server.leaving():
             raise draining()
         return JSONResponse({"status": "ready"})
 
     async def labels() -> Response:
         return JSONResponse({"explains": server.explains, "models": [described(run) for run in server.runs.values()]})
+
+    async def models() -> Response:
+        return JSONResponse(dialects.vllm_models(server.runs.values()))
 
     async def info() -> Response:
         return JSONResponse(tei_info(server))
@@ -211,13 +227,15 @@ def add_state(api: FastAPI, server: Server, metrics: Metrics) -> None:
         "/ping": (alive, "The process lives, as TEI"),
         "/readyz": (ready, "Requests are taken"),
         "/labels": (labels, "Runs, their labels and thresholds"),
+        "/v1/models": (models, "The runs, as vLLM"),
         "/info": (info, "The first run, as TEI"),
         "/metrics": (measured, "Counts and times, for Prometheus"),
         "/": (page, "A page to try texts on"),
     }
     for path, (function, summary) in routes.items():
         more: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Problem}} if path == "/readyz" else {}
-        api.add_api_route(path, function, methods=["GET"], response_model=None, summary=summary, responses=more)
+        kind = schemas.VllmModels if path == "/v1/models" else None
+        api.add_api_route(path, function, methods=["GET"], response_model=kind, summary=summary, responses=more)
 
 
 def described(run: Served) -> dict[str, Any]:
@@ -259,13 +277,13 @@ def tei_info(server: Server) -> dict[str, Any]:
     }
 
 
-async def refusal_response(_: Request, refusal: Exception) -> Response:
-    """A refusal, in TEI's form."""
+async def refusal_response(request: Request, refusal: Exception) -> Response:
+    """A refusal, in the form of the dialect."""
     assert isinstance(refusal, Refusal)
-    return JSONResponse(refusal.content, refusal.status, refusal.headers)
+    return JSONResponse(refusal.content(request.url.path), refusal.status, refusal.headers)
 
 
-async def validation_response(_: Request, error: Exception) -> Response:
+async def validation_response(request: Request, error: Exception) -> Response:
     """What is wrong with a body, in one sentence."""
     assert isinstance(error, RequestValidationError)
     told = []
@@ -281,12 +299,12 @@ async def validation_response(_: Request, error: Exception) -> Response:
         place = ".".join(map(str, inside))
         told.append(f"{place}: {one['msg']}")
     more = f" (and {counted_words(len(told) - 3, 'more mistake', 'more mistakes')})" if len(told) > 3 else ""
-    return await refusal_response(_, invalid("; ".join(told[:3]) + more))
+    return await refusal_response(request, invalid("; ".join(told[:3]) + more))
 
 
-async def http_response(_: Request, error: Exception) -> Response:
+async def http_response(request: Request, error: Exception) -> Response:
     """Starlette's errors (no such path, no such method, no JSON) in the same form."""
     assert isinstance(error, HTTPException)
     kind = "Validation" if error.status_code < 500 else "Backend"
-    content = {"error": str(error.detail), "error_type": kind}
+    content = Refusal(error.status_code, kind, str(error.detail)).content(request.url.path)
     return JSONResponse(content, error.status_code, dict(error.headers or {}))

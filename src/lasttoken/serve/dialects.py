@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,12 @@ def vllm(served: Served, share: Share, activation: bool) -> dict[str, Any]:
         "data": data,
         "usage": {"prompt_tokens": read, "total_tokens": read, "completion_tokens": 0, "prompt_tokens_details": None},
     }
+
+
+def vllm_models(runs: Iterable[Served]) -> dict[str, Any]:
+    """`schemas.VllmModels`."""
+    models = [{"id": run.name, "object": "model", "created": 0, "owned_by": "lasttoken"} for run in runs]
+    return {"object": "list", "data": models}
 
 
 def logits(share: Share, row: int) -> np.ndarray:

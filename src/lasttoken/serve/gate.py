@@ -74,7 +74,7 @@ class Gate:
             head = dict(scope["headers"])
             if head.get(b"connection", b"").lower() == b"close" and b"content-length" in head:
                 await self.drain(receive)
-            await answer(send, refusal, hang_up=refusal.status == 408 or b"transfer-encoding" in head)
+            await answer(send, refusal, scope["path"], hang_up=refusal.status == 408 or b"transfer-encoding" in head)
 
     async def pause(self) -> None:
         """Hold a refusal back where there are too many: who asks again at once would else take the model's time."""
@@ -158,9 +158,9 @@ class Gate:
             gone.cancel()
 
 
-async def answer(send: Send, refusal: Refusal, *, hang_up: bool = False) -> None:
-    """Send a refusal. hang_up: and close the connection."""
-    content = json.dumps(refusal.content).encode()
+async def answer(send: Send, refusal: Refusal, path: str, *, hang_up: bool = False) -> None:
+    """Send a refusal. path: that was asked for. hang_up: and close the connection."""
+    content = json.dumps(refusal.content(path)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(content)), **refusal.headers}
     if hang_up:  # the rest of the body is not waited for
         headers["connection"] = "close"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+VLLM = ("/classify", "/v1/")  # paths, or what they begin with, whose errors have OpenAI's form
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Limits:
     upload: float = 10.0  # seconds that a body may take to arrive
     timeout: float = 60.0  # seconds until an answer has to be there
     words: int = 300  # of a text to be explained
+    drain: float = 0.0  # seconds after SIGTERM in which requests are still taken while /readyz says no
 
 
 class Refusal(Exception):
@@ -26,9 +30,10 @@ class Refusal(Exception):
         super().__init__(sentence)
         self.status, self.kind, self.sentence, self.retry = status, kind, sentence, retry
 
-    @property
-    def content(self) -> dict[str, str]:
-        """The body, in TEI's form."""
+    def content(self, path: str) -> dict[str, Any]:
+        """The body: in OpenAI's form for its clients, else in TEI's."""
+        if path.startswith(VLLM):
+            return {"error": {"message": self.sentence, "type": self.kind, "param": None, "code": self.status}}
         return {"error": self.sentence, "error_type": self.kind}
 
     @property
@@ -47,6 +52,10 @@ def draining() -> Refusal:
 
 def invalid(sentence: str) -> Refusal:
     return Refusal(422, "Validation", sentence)
+
+
+def unknown(sentence: str) -> Refusal:
+    return Refusal(404, "Validation", sentence)
 
 
 def too_large(sentence: str) -> Refusal:

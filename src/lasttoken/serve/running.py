@@ -6,9 +6,11 @@ import errno
 import gc
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 
@@ -21,6 +23,25 @@ from lasttoken.serve.served import Served
 
 CONNECTIONS = 2048  # open at a time, beyond the requests that are answered; uvicorn answers others with 503
 IDLE = 30  # seconds that a connection is kept without a request
+
+
+class Draining(uvicorn.Server):
+    """A server that takes requests for a while after SIGTERM, so that whoever sends them can see that it is leaving."""
+
+    def __init__(self, config: uvicorn.Config, seconds: float):
+        super().__init__(config)
+        self.seconds, self.leaving = seconds, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in `seconds` on the first SIGTERM; at once on another, and on Ctrl-C."""
+        if sig == signal.SIGTERM and self.seconds and not self.leaving:
+            self.leaving = True
+            end = threading.Timer(self.seconds, super().handle_exit, (sig, frame))
+            end.daemon = True
+            end.start()
+        else:
+            self.leaving = True
+            super().handle_exit(sig, frame)
 
 
 @dataclass(frozen=True)
@@ -64,10 +85,13 @@ def run_server(
     def hurried() -> bool:
         return server.force_exit
 
+    def leaving() -> bool:
+        return server.leaving or server.should_exit
+
     def early(*_: object) -> None:  # before uvicorn has handlers of its own
         server.should_exit = True
 
-    service = Server(runs, limits, explains=explains, stopping=stopping, hurried=hurried)
+    service = Server(runs, limits, explains=explains, stopping=stopping, leaving=leaving, hurried=hurried)
     app = make_app(service, metrics, token=token)
     config = uvicorn.Config(
         app,
@@ -82,7 +106,7 @@ def run_server(
         timeout_graceful_shutdown=int(limits.timeout) + 1,
         lifespan="on",
     )
-    server = uvicorn.Server(config)
+    server = Draining(config, limits.drain)
     before = {kind: signal.signal(kind, early) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         gc.collect()

@@ -126,7 +126,38 @@ class Explained(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """Why there is no answer, as TEI says it."""
 
     error: str
     error_type: str
+
+
+class VllmFault(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: None
+    code: int
+
+
+class VllmProblem(BaseModel):
+    """Why there is no answer, as vLLM and OpenAI say it."""
+
+    error: VllmFault
+
+
+class VllmModel(BaseModel):
+    """A run that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class VllmModels(BaseModel):
+    """The runs that are served."""
+
+    object: Literal["list"]
+    data: list[VllmModel]

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from lasttoken.config.methods import MethodConfig
-from lasttoken.config.parse import settings_line
 from lasttoken.config.run import Run
 from lasttoken.config.settings import Data, Decision, Settings
 from lasttoken.data.dataset import Splits
@@ -27,39 +26,16 @@ from lasttoken.errors import ArtifactError, ConfigError, UserError
 from lasttoken.evaluation.metrics import HEADLINE, named
 from lasttoken.journal import Journal, told, unheard
 from lasttoken.paths import local
-from lasttoken.record.atomic import claimed
-from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, checkpoints_of, runs_in
+from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
 from lasttoken.report.compose import Written, write_report
 from lasttoken.report.page import check_page
-from lasttoken.studies.kept import Keeping, check_same
-from lasttoken.studies.one import finished, in_step, leads, run_method
-from lasttoken.studies.timed import Limit, as_kept, gone_on, limited, within
-from lasttoken.track import tracking
+from lasttoken.studies.cells import Cell, Ended, Task, Watcher, one_by_one
+from lasttoken.studies.kept import check_same
+from lasttoken.studies.one import leads
+from lasttoken.studies.timed import Limit, as_kept, limited
 
+Fits = Callable[[Sequence[Task]], Iterator[tuple[int, Ended | UserError]]]
 FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a study: a named method at one training size and one seed."""
-
-    name: str
-    run: Run
-    optional: bool = False  # skipped, without counting as failed, if its model is not on this machine
-
-    def folder(self, first_seed: int) -> str:
-        """The run folder's name: embedding; embedding-200 with 200 training rows; embedding-seed1 of a later seed."""
-        rows, seed = self.run.data.train_rows, self.run.seed
-        return self.name + (f"-{rows}" if rows else "") + (f"-seed{seed}" if seed != first_seed else "")
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """Who is told of a study."""
-
-    journal: Callable[[str], Journal]  # of a run, by its name
-    note: Callable[[str], None]  # takes sentences on the whole
-    track: str | None = None  # name of an experiment tracker
 
 
 @dataclass(frozen=True)
@@ -174,13 +150,13 @@ def run_cells(
     watcher: Watcher,
     goal: float | None = None,
     limit: Limit | None = None,
-    keeping: Keeping | None = None,
+    fits: Fits | None = None,
 ) -> Study:
     """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
 
     splits: those of every run, or a dict by the run's seed. A method that cannot run is reported and left out. limit:
-    for all runs; each gets an equal share of the time left. keeping: checkpoints of the trainings. Raises the last
-    UserError if no method could run.
+    for all runs; each gets an equal share of the time left. fits: fits them; None:
+    one by one in this process, without checkpoints. Raises the last UserError if no method could run.
     """
     tell, journal_of = watcher.note, watcher.journal
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
@@ -196,60 +172,37 @@ def run_cells(
     check_kept(cells, kept, parts, out)
     if limit is None and (advice := few_rows(by_seed[first_seed], cells, out)):  # folds and a limit exclude each other
         tell(advice)
-    folders, failed, last, missing = [], [], None, set[str]()
-    for number, cell in enumerate(cells):
-        config, name = cell.run, cell.folder(first_seed)
-        model = getattr(config.method, "model", "")
+    tasks, missing = list[Task](), set[str]()
+    for cell, known in zip(cells, kept, strict=True):
+        model = getattr(cell.run.method, "model", "")
         if cell.optional and not at_hand(model):
             if cell.name not in missing:
                 tell(f"{cell.name}: left out, {model} is not on this machine; --encoder NAME selects it, or another")
             missing.add(cell.name)
             continue
-        journal = journal_of(name)
-        try:
-            with claimed(out / name, here=leads(config.device)):
-                known = kept[number]
-                outcome = finished(known, parts[known.data.train_rows, known.seed], out / name)
-                in_step(config.device)
-                if outcome is None:
-                    fits = sum(not (out / later.folder(first_seed)).exists() for later in cells[number:])
-                    whole = by_seed[config.seed] if limit else parts[config.data.train_rows, config.seed]
-                    first = out / cell.folder(config.seed)  # the same cell of the first seed
-                    made = gone_on(config, whole, out / name, limit) if keeping else None
-                    made = made or within(config, whole, limit, fits=fits, journal=journal, like=first)
-                    tell(f"{name}: {settings_line(made.run)}")  # kept in config.toml
-                    track = watcher.track if leads(config.device) else None
-                    with tracking(track, made.run, out / name, journal) as tracked:
-                        outcome = run_method(
-                            made.run,
-                            made.splits,
-                            out / name,
-                            name=cell.name,
-                            journal=journal,
-                            until=made.until,
-                            keeping=keeping,
-                        )
-                        tracked(outcome.measures)
-                else:
-                    journal.note(f"kept from before, {out / name}")
-                    shutil.rmtree(checkpoints_of(out / name), ignore_errors=True)
-        except UserError as error:
-            last = error.with_traceback(None)  # its frames would keep the model in memory
-            last.__cause__ = last.__context__ = None
-            failed.append(f"{name} left out: {error}")
-            journal.note(f"left out: {error}")
+        mine, before = (parts[run.data.train_rows, run.seed] for run in (cell.run, known))
+        tasks.append(Task(cell, out / cell.folder(first_seed), mine, by_seed[cell.run.seed], known, before))
+    folders, failed, last = dict[int, Path](), dict[int, str](), None
+    local = partial(one_by_one, limit=limit, watcher=watcher)
+    for number, ended in (fits or local)(tasks):
+        name = tasks[number].folder.name
+        if isinstance(ended, UserError):
+            last = ended
+            failed[number] = f"{name} left out: {ended}"
+            journal_of(name).note(f"left out: {ended}")
             continue
-        end = outcome.measures.end
-        if end.how == "interrupted":
-            tell(cut_short_sentence(name, outcome.folder))
+        if ended.how == "interrupted":
+            tell(cut_short_sentence(name, ended.folder))
             raise KeyboardInterrupt
-        if end.how == "diverged":
-            failed.append(f"{name} was cut short: {end.told or 'its training diverged; the best weights were kept'}")
-        folders.append(outcome.folder)
-        del outcome  # frees the model: the next run needs the memory
+        if ended.how == "diverged":
+            failed[number] = (
+                f"{name} was cut short: {ended.told or 'its training diverged; the best weights were kept'}"
+            )
+        folders[number] = ended.folder
     if not folders and last is not None:
         raise last
-    others = {path for path in runs_in(out) if path != out} - set(folders)
+    shown = [folders[number] for number in sorted(folders)]
+    others = {path for path in runs_in(out) if path != out} - set(shown)
     if others:
         tell(
             f"{out} holds {len(others)} more runs, which are not in this report: "
@@ -258,8 +211,10 @@ def run_cells(
     page, written = out / "report.html", Written([], [], {})
     if leads(cells[0].run.device):
         journal_of("report").progress("comparing the runs", 0, 0)
-        written = write_report(folders, page, metric=metric, goal=goal)
-    return Study(written.shown, written.comparison, failed, written.folders, page)
+        written = write_report(shown, page, metric=metric, goal=goal)
+    return Study(
+        written.shown, written.comparison, [failed[number] for number in sorted(failed)], written.folders, page
+    )
 
 
 def cut_short_sentence(name: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from lasttoken.evaluation.policy import Policy
 from lasttoken.evaluation.predictions import check_finite, read_predictions, read_raw, read_texts
 from lasttoken.evaluation.run_record import read_fact
 from lasttoken.predictor import Predictor
-from lasttoken.record.folder import EXPORT, MANIFEST, digest, is_export, read_json, verify
+from lasttoken.record.folder import EXPORT, MANIFEST, digest, files, is_export, read_json, verify
 from lasttoken.record.schema import Environment, Export
 
 SHARE = 0.995  # of a run's stored rows that are decided as before
@@ -27,6 +27,7 @@ class Verified:
     """What was looked at. Damaged files raise before."""
 
     files: int  # whose digests are those of the manifest
+    added: list[str]  # files that the manifest does not name
     rows: int = 0  # stored validation rows that were answered again, by each form
     same: dict[str, int] = field(
         default_factory=dict
@@ -56,7 +57,8 @@ def verified(folder: Path, *, device: str = "auto", model: str | None = None, ru
     ArtifactError, naming the file, where one is missing, damaged or a link, ConfigError on options for the other kind.
     """
     verify(folder)
-    found = Verified(len(read_json(folder / MANIFEST)["sha256"]))
+    named = read_json(folder / MANIFEST)["sha256"]
+    found = Verified(len(named), [file for file in files(folder) if file not in named and file != "report.html"])
     if not is_export(folder):
         if run is not None:
             raise ConfigError([f"--run: {folder} is a run itself; leave it out"])

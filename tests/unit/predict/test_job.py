@@ -21,10 +21,13 @@ from lasttoken.data.read import Columns
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Said
-from lasttoken.predict import job as job_module
+from lasttoken.predict import parts as parts_module
+from lasttoken.predict.engines import Engine, Here
 from lasttoken.predict.file import Input, Output
-from lasttoken.predict.job import Job, JobSummary, bounds, run_job
+from lasttoken.predict.job import Job, JobSummary
+from lasttoken.predict.parts import bounds
 from lasttoken.predict.places import InputFile, OutputFolder, inputs_of, is_many
+from lasttoken.predict.run import run_job
 from lasttoken.predictor import Predictor
 
 
@@ -43,15 +46,20 @@ class Length:
 
 
 def run(
-    source: str | Path, out: str | Path, *, model: Length | None = None, part: int = 4, **options: Any
+    source: str | Path,
+    out: str | Path,
+    *,
+    model: Length | None = None,
+    part: int = 4,
+    engine: Engine | None = None,
+    **options: Any,
 ) -> JobSummary:
     reads = Input(Columns(text=("text",)), options.pop("format", None))
     made_by = {"run": "digest", "settings": {"empty": options.get("empty", "blank")}}
     writes = Output(options.pop("out_format", None), options.pop("probs", False), empty=options.pop("empty", "blank"))
     files = inputs_of(str(source), str(out))
-    return run_job(
-        Job(Predictor(model or Length()), files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)  # type: ignore[arg-type]
-    )
+    job = Job(files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)
+    return run_job(job, engine or Here(lambda: Predictor(model or Length())))  # type: ignore[arg-type]
 
 
 def table(path: Path, rows: int) -> Path:
@@ -93,9 +101,11 @@ def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:
 def test_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     source, out = table(tmp_path / "a.csv", 10), tmp_path / "out"
     run(source, out)
-    with pytest.raises(ArtifactError, match=r"holds a job that differs in part; give its command again"):
+    with pytest.raises(
+        ArtifactError, match=r"holds a job that differs in part \(4 there, 5 here\); give its command again"
+    ):
         run(source, out, part=5)
-    with pytest.raises(ArtifactError, match=r"differs in settings.empty"):
+    with pytest.raises(ArtifactError, match=r"differs in settings.empty \(blank there, label here\)"):
         run(source, out, empty="label")
     table(source, 11)
     with pytest.raises(ArtifactError, match=r"differs in inputs"):
@@ -209,8 +219,8 @@ def test_parquet_goes_by_row_groups_and_skips_those_that_are_there(
     assert pd.concat(map(pd.read_parquet, parts))["n"].tolist() == list(range(23))
     parts[2].unlink()
     read = list[Any]()
-    real = job_module.parquet_table
-    monkeypatch.setattr(job_module, "parquet_table", lambda *a, **k: read.append(list(k["groups"])) or real(*a, **k))
+    real = parts_module.parquet_table
+    monkeypatch.setattr(parts_module, "parquet_table", lambda *a, **k: read.append(list(k["groups"])) or real(*a, **k))
     assert run(tmp_path / "a.parquet", tmp_path / "out").kept == 6
     assert read == [[3]]
 

@@ -13,7 +13,7 @@ from tiny import dataset
 from lasttoken.config.methods import Linear
 from lasttoken.data.dataset import Splits
 from lasttoken.errors import ConfigError
-from lasttoken.studies import many
+from lasttoken.studies import cells, many
 
 
 class Model:
@@ -23,7 +23,7 @@ class Model:
 def test_a_method_that_failed_does_not_keep_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception keeps the frames of its traceback, and these the model; its cause does, too."""
     models: list[weakref.ref[Model]] = []
-    run = many.run_method
+    run = cells.run_method
 
     def failing(*args: Any, **options: Any) -> Any:
         if options["name"] != "first":
@@ -37,7 +37,7 @@ def test_a_method_that_failed_does_not_keep_its_model(tmp_path: Path, monkeypatc
         except MemoryError as error:
             raise ConfigError(["the device ran out of memory"]) from error
 
-    monkeypatch.setattr(many, "run_method", failing)
+    monkeypatch.setattr(cells, "run_method", failing)
     rows = dataset(60)
     splits = Splits(rows, dataset(20, seed=1), dataset(20, seed=2), "made here")
     done = many.study(splits, {"first": Linear(), "second": Linear()}, tmp_path)

@@ -20,7 +20,8 @@ from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ConfigError
 from lasttoken.journal import Journal
 from lasttoken.plan.within import Speed
-from lasttoken.studies.many import Watcher, grid, run_cells
+from lasttoken.studies.cells import Watcher
+from lasttoken.studies.many import grid, run_cells
 from lasttoken.studies.one import Until, run_method
 from lasttoken.studies.timed import Limit, as_kept, limited, measure, spread, within
 

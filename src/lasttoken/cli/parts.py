@@ -1,0 +1,76 @@
+"""`lasttoken predict` of many rows: a job of parts, its workers, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+from lasttoken.cli import options as o
+from lasttoken.cli.screen import Screen, say
+from lasttoken.wording import counted
+
+if TYPE_CHECKING:
+    from lasttoken.cli.predict import Asked
+    from lasttoken.predict.job import JobSummary
+
+
+def label_many(
+    asked: Asked, source: str, out: str, *, strict: bool, part: int | None, engine: str, workers: int | None
+) -> None:
+    """Label many rows in parts, and go on where an earlier command ended; exit 2 where a file could not be read."""
+    from lasttoken.predict.job import PART, Job
+    from lasttoken.predict.places import OutputFolder, inputs_of
+    from lasttoken.predict.placing import engine_of
+    from lasttoken.predict.run import run_job
+    from lasttoken.record.folder import MANIFEST, digest, is_export
+
+    how, run, reads = dict(asked.how), asked.run, asked.reads(asked.data, asked.format)
+    settings = {
+        "text": list(reads.columns.text),
+        "template": reads.columns.template,
+        "raw": how["raw"],
+        **vars(asked.writes),
+        "encoding": reads.encoding,
+        "quoting": reads.quoting,
+        "format": reads.format,
+        "strict": strict,
+        "merge": how["merge"],
+        "precision": how["precision"],
+    }
+    if is_export(run):
+        from lasttoken.runtime.exported import form_of
+
+        how["backend"] = settings["backend"] = form_of(run, how["backend"]).name
+    made_by = {"run": digest(run / MANIFEST), "settings": settings}
+    files, folder = inputs_of(source, out), OutputFolder(out.rstrip("/"))
+    job = Job(files, folder, reads, asked.writes, made_by, strict, part or PART)
+    with (
+        Screen() as screen,
+        o.naming_options({"text": asked.data.text, "label": asked.data.label}),
+        engine_of(run, how, engine, workers, lambda what: screen.progress("predict", what, 0, 0)) as placed,
+    ):
+        done = run_job(job, placed, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
+    tell(done, out, as_json=asked.as_json)
+
+
+def tell(done: JobSummary, out: str, *, as_json: bool) -> None:
+    """What a job came to; exit 2 where a file could not be read."""
+    if as_json:
+        typer.echo(json.dumps(vars(done)))
+    for sentence in done.told:
+        say(sentence)
+    say(
+        f"{counted(done.rows, 'row', 'rows')} of {counted(done.files, 'file', 'files')} labelled in "
+        f"{counted(done.parts, 'part', 'parts')}, {done.seconds:.1f} s"
+        + (f"; {done.kept} of the parts were there before" if done.kept else "")
+    )
+    if done.bad:
+        say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/errors/ says why")
+    if done.unread:
+        say(
+            f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read to the end: "
+            + "; ".join(done.unread)
+        )
+        raise typer.Exit(2)
