@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,36 @@ def missing() -> Predictor:
 
 
 def where(folder: Path) -> Predictor:
-    """A predictor; what the environment says of this worker is noted in a folder."""
+    """A predictor, once two workers have noted in a folder what their environment says."""
     (folder / str(os.getpid())).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    ends = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < ends:
+        time.sleep(0.01)
     return by_length()
+
+
+class Slow(Length):
+    """Takes a minute for every text."""
+
+    def predict_encoded(self, texts: Sequence[str]) -> Said:
+        """Sleep first."""
+        time.sleep(60 * len(texts))
+        return super().predict_encoded(texts)
+
+
+def slow() -> Predictor:
+    """A predictor that is still at work."""
+    return Predictor(Slow())  # type: ignore[arg-type]
+
+
+class Wrong(Length):
+    """Has a mistake of its own."""
+
+    def predict_encoded(self, texts: Sequence[str]) -> Said:
+        """Raise what no user can mend."""
+        raise ZeroDivisionError("a mistake of the program")
+
+
+def wrong() -> Predictor:
+    """A predictor with a mistake."""
+    return Predictor(Wrong())  # type: ignore[arg-type]

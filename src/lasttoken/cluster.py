@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from lasttoken.errors import ConfigError
-from lasttoken.wording import counted
+from lasttoken.wording import counted, did_you_mean, first_line
 
+ENGINES = ("local", "ray")  # values of --engine
 ADDRESS = "RAY_ADDRESS"  # environment variable of Ray: the cluster to join
+TRIES = 4  # times that a piece of work is begun, if the process that does it is ended
 
 
 @dataclass(frozen=True)
@@ -27,29 +31,34 @@ class Room:
     gpus: float
 
 
-def check_ray() -> None:
-    """Raises ConfigError where Ray is not installed."""
-    if find_spec("ray") is None:
+def check_engine(name: str) -> None:
+    """Raises ConfigError where there is no such engine, or Ray is not installed."""
+    if name not in ENGINES:
+        raise ConfigError([f"--engine: {name!r} is not among {', '.join(ENGINES)}{did_you_mean(name, ENGINES)}"])
+    if name == "ray" and find_spec("ray") is None:
         raise ConfigError(["--engine ray needs the package ray: pip install 'lasttoken[ray]'"])
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Within the block this process is connected to the cluster. Raises ConfigError where that is not possible."""
-    check_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray's makers are told of every cluster
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send usage statistics to its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU keep CUDA_VISIBLE_DEVICES
-    if not os.environ.get(ADDRESS) and "ray" not in sys.modules:  # it reads these once
+    address = os.environ.get(ADDRESS) or "local"
+    if address == "local" and "ray" not in sys.modules:  # it reads these once
         # Ray listens on every address of the machine: let nobody in without the token
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        where = os.environ.get(ADDRESS) or "this machine"
-        raise ConfigError([f"--engine ray: no cluster at {where} ({str(error).strip().splitlines()[0]})"]) from error
+        remedy = "start one with `ray start --head`, or mend RAY_ADDRESS" if address != "local" else "see /tmp/ray"
+        raise ConfigError([f"--engine ray: no cluster at {address} ({first_line(error)}); {remedy}"]) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray sets one of its own
     try:
         yield
     finally:
@@ -59,34 +68,37 @@ def joined() -> Iterator[None]:
 def room(workers: int | None, *, gpus: float, cpus: int | None) -> Room:
     """Room for so many workers on the cluster that was joined; None: for as many as there can be.
 
-    gpus: of each; on a cluster without GPUs none. cpus: of each one without a GPU; None: all of the smallest machine's.
-    Raises ConfigError where not one fits.
+    gpus: share of a GPU for each, from 0 to 1; on a cluster without GPUs 0. cpus: for each one without a GPU; None: those of
+    the smallest machine, shared out among its workers. Raises ConfigError where they do not fit.
     """
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if gpus and any(node.get("GPU") for node in alive):
+    return fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, gpus=gpus, cpus=cpus)
+
+
+def fitting(machines: list[dict[str, float]], workers: int | None, *, gpus: float, cpus: int | None) -> Room:
+    """As `room`. machines: what each has, by Ray's names: CPU, GPU."""
+    machines = [machine for machine in machines if machine.get("CPU")]
+    gpus = gpus if any(machine.get("GPU") for machine in machines) else 0.0
+    if gpus:
         share = 1.0
+        each = int(1 / gpus + 1e-9)  # workers on a GPU
+        room = [min(int(machine.get("GPU", 0.0)) * each, int(machine["CPU"])) for machine in machines]
     else:
-        gpus, least = 0.0, min((node["CPU"] for node in alive if node.get("CPU")), default=0.0)
-        each = 1 if workers is None else -(-workers // max(1, len(alive)))  # workers on a machine, shared out evenly
-        share = float(cpus or max(1.0, least // each))
-    most = sum(fit(node, share, gpus) for node in alive)
-    if most < 1:
-        wanted = [f"{gpus:g} GPU free"] if gpus else []
-        wanted += [f"{counted(int(share), 'CPU', 'CPUs')} free"]
+        least = int(min((machine["CPU"] for machine in machines), default=0.0))
+        on_one = 1 if workers is None else -(-workers // max(1, len(machines)))
+        share = float(cpus or max(1, least // on_one))
+        room = [int(machine["CPU"] / share + 1e-9) for machine in machines]
+    most = sum(room)
+    if most < (workers or 1):
+        needed = f"{gpus:g} GPUs and 1 CPU" if gpus else counted(int(share), "CPU", "CPUs")
         raise ConfigError(
             [
-                f"--engine ray: none of {counted(len(alive), 'machine', 'machines')} has {' and '.join(wanted)} for a worker"
+                f"--engine ray: {counted(workers or 1, 'worker', 'workers')} of {needed} do not fit into the cluster's "
+                f"{counted(len(machines), 'machine', 'machines')}, {most} do; add machines, or give fewer --workers"
             ]
         )
-    return Room(min(workers or most, most), share, gpus)
-
-
-def fit(node: dict[str, float], cpus: float, gpus: float) -> int:
-    """Workers of these needs that a machine has room for."""
-    by_cpus = node.get("CPU", 0.0) // cpus
-    return int(min(by_cpus, node.get("GPU", 0.0) // gpus) if gpus else by_cpus)
+    return Room(workers or most, share, gpus)
 
 
 def enter(folder: str) -> None:

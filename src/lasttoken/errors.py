@@ -30,6 +30,10 @@ class ArtifactError(UserError):
     """A saved run is missing, damaged, or from a format this version does not read."""
 
 
+class Claimed(ArtifactError):
+    """Another process is writing what is to be written."""
+
+
 class ExportRefused(UserError):
     """An exported model answers otherwise than its run, or there is nothing to check it on."""
 

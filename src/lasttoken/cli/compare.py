@@ -14,14 +14,12 @@ import typer
 from lasttoken.cli import launch
 from lasttoken.cli import options as o
 from lasttoken.errors import ConfigError
-from lasttoken.wording import did_you_mean
 
 if TYPE_CHECKING:
     from lasttoken.config.run import Run
     from lasttoken.studies.many import Study
 
 
-ENGINES = ("local", "ray")
 QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
 
 
@@ -94,7 +92,7 @@ def compare(
     """Fit several methods on the same splits and report which is best, and whether the difference is significant."""
     began = monotonic()
     o.check_tracked(track)
-    check_engine(engine, gpus_per_run, gpus, time)
+    check_where(engine, gpus_per_run, gpus, time)
     o.check_there(source, data.get("valid"), data.get("test"))
     from lasttoken.evaluation.metrics import HEADLINE
     from lasttoken.packages import default_model
@@ -171,10 +169,10 @@ def compare(
             held.enter_context(joined())
             share = 0.0 if first.device == "cpu" else 1.0 if gpus_per_run is None else gpus_per_run
             where = room(None, gpus=share, cpus=None)
-            fits = partial(on_cluster, room=where, watcher=watcher, every=checkpoint_every)
+            fit_all = partial(on_cluster, room=where, watcher=watcher, every=checkpoint_every)
         else:
             keeping = Keeping(resume=True, every=checkpoint_every, stop=stop)
-            fits = partial(one_by_one, limit=limit, watcher=watcher, keeping=keeping)
+            fit_all = partial(one_by_one, limit=limit, watcher=watcher, keeping=keeping)
         done = run_cells(
             cells,
             splits,
@@ -183,7 +181,7 @@ def compare(
             goal=goal,
             limit=limit,
             watcher=watcher,
-            fits=fits,
+            fit_all=fit_all,
         )
     if leads(first.device):
         if written is not None:
@@ -192,20 +190,17 @@ def compare(
         show(done, metric=metric, as_json=as_json)
 
 
-def check_engine(engine: str, gpus_per_run: float | None, gpus: int | None, time: str | None) -> None:
+def check_where(engine: str, gpus_per_run: float | None, gpus: int | None, time: str | None) -> None:
     """Raises ConfigError where options of a cluster and of this machine are mixed, or Ray is not installed."""
-    if engine not in ENGINES:
-        raise ConfigError([f"--engine: {engine!r} is not among {', '.join(ENGINES)}{did_you_mean(engine, ENGINES)}"])
+    from lasttoken.cluster import check_engine
+
+    check_engine(engine)
     if engine == "local" and gpus_per_run is not None:
         raise ConfigError(["--gpus-per-run: runs share out the GPUs of a cluster; add --engine ray"])
-    if engine == "ray":
-        if gpus is not None or time is not None:
-            raise ConfigError(
-                ["--engine ray: each run is one process without a time limit; leave out --gpus and --time"]
-            )
-        from lasttoken.cluster import check_ray
-
-        check_ray()
+    if gpus_per_run == 0:
+        raise ConfigError(["--gpus-per-run 0: --device cpu fits runs without a GPU"])
+    if engine == "ray" and (gpus is not None or time is not None):
+        raise ConfigError(["--engine ray: each run is one process without a time limit; leave out --gpus and --time"])
 
 
 def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:

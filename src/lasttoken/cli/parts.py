@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,38 +22,38 @@ def label_many(
     asked: Asked, source: str, out: str, *, strict: bool, part: int | None, engine: str, workers: int | None
 ) -> None:
     """Label many rows in parts, and go on where an earlier command ended; exit 2 where a file could not be read."""
+    from lasttoken.cluster import check_engine
+    from lasttoken.predict.driver import run_job
     from lasttoken.predict.job import PART, Job
     from lasttoken.predict.places import OutputFolder, inputs_of
     from lasttoken.predict.placing import engine_of
-    from lasttoken.predict.run import run_job
     from lasttoken.record.folder import MANIFEST, digest, is_export
 
-    how, run, reads = dict(asked.how), asked.run, asked.reads(asked.data, asked.format)
+    check_engine(engine)
+    loading, reads = asked.loading, asked.reads(asked.data, asked.format)
     settings = {
         "text": list(reads.columns.text),
         "template": reads.columns.template,
-        "raw": how["raw"],
+        "raw": loading.raw,
         **vars(asked.writes),
         "encoding": reads.encoding,
         "quoting": reads.quoting,
         "format": reads.format,
         "strict": strict,
-        "merge": how["merge"],
-        "precision": how["precision"],
+        "merge": loading.merge,
+        "precision": loading.precision,
     }
-    if is_export(run):
+    if is_export(loading.run):
         from lasttoken.runtime.exported import form_of
 
-        how["backend"] = settings["backend"] = form_of(run, how["backend"]).name
-    made_by = {"run": digest(run / MANIFEST), "settings": settings}
+        settings["backend"] = form_of(loading.run, loading.backend).name
+        loading = replace(loading, backend=settings["backend"])
+    made_by = {"run": digest(loading.run / MANIFEST), "settings": settings}
     files, folder = inputs_of(source, out), OutputFolder(out.rstrip("/"))
     job = Job(files, folder, reads, asked.writes, made_by, strict, part or PART)
-    with (
-        Screen() as screen,
-        o.naming_options({"text": asked.data.text, "label": asked.data.label}),
-        engine_of(run, how, engine, workers, lambda what: screen.progress("predict", what, 0, 0)) as placed,
-    ):
-        done = run_job(job, placed, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
+    with Screen() as screen, o.naming_options({"text": asked.data.text, "label": asked.data.label}):
+        engines = partial(engine_of, loading, engine, workers, lambda what: screen.progress("predict", what, 0, 0))
+        done = run_job(job, engines, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
     tell(done, out, as_json=asked.as_json)
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, cast
+from typing import IO, TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from lasttoken.wording import counted, did_you_mean
 
 if TYPE_CHECKING:
     from lasttoken.predict.file import Input, Output
+    from lasttoken.predict.worker import Loading
 
 EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refused"}  # --empty: in the summary
 
@@ -123,15 +124,15 @@ def predict(
     from lasttoken.config.parse import read_run
     from lasttoken.predict.file import Output
     from lasttoken.predict.places import is_address, is_many
+    from lasttoken.predict.worker import Loading
 
     source = source if source is None or is_address(source) else o.path(source)
     out = out if is_address(out) else out if out == "-" else o.path(out)
-    how = {"device": device, "trust_remote_code": trust_remote_code, "model": model, "merge": merge}
-    how |= {"precision": precision, "backend": backend, "raw": raw}
+    loading = Loading(run, device, trust_remote_code, model, merge, precision, backend, raw)
     data = read_run(run / "config.toml").data.model_copy(update={} if quoting is None else {"quoting": quoting})
     data = data if text is None else data.model_copy(update={"text": o.listed(text), "template": None})
     writes = Output(out_format, probs, separator or data.separator or ";", empty, overwrite)
-    asked = Asked(run, how, data, format, encoding, writes, as_json)
+    asked = Asked(loading, data, format, encoding, writes, as_json)
     if is_many(source, out):
         if overwrite:
             raise ConfigError(
@@ -153,8 +154,7 @@ def predict(
 class Asked:
     """What the command line says, beside what is labelled and where it goes."""
 
-    run: Path
-    how: dict[str, Any]  # options of `load`
+    loading: Loading
     data: Data  # the run's, or as the command line has it
     format: str | None
     encoding: str
@@ -190,11 +190,10 @@ def label_file(asked: Asked, source: str | None, text_is: str | None, out: str) 
             check_header(place, reads.columns, encoding=reads.encoding, format=reads.format, quoting=reads.quoting)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.predict.file import predict_file
-    from lasttoken.predict.worker import load
 
     with Screen() as screen, o.naming_options(naming):
         screen.progress("predict", "loading the model", 0, 0)
-        predictor = load(asked.run, **asked.how)
+        predictor = asked.loading()
         screen.progress("predict", "rows", 0, 0)
         summary = predict_file(
             predictor,

@@ -20,9 +20,11 @@ from typing import Protocol
 from lasttoken.errors import ArtifactError, UserError
 from lasttoken.predict.job import Job
 from lasttoken.predict.parts import Unit
-from lasttoken.predict.worker import Done, Load, Worker
+from lasttoken.predict.worker import Done, GetPredictor, Worker
 
-Place = Mapping[str, str]  # environment variables of a worker, set before it imports anything: its GPU, its threads
+Place = Mapping[str, str]  # environment variables of a worker, set before torch is imported: its GPU, its threads
+Taken = tuple[tuple[int, int], Iterable[Done]]  # (number of the file, order of its part) of a unit; its committed parts
+MORE = 2  # units that are read ahead of the workers
 
 
 class Engine(Protocol):
@@ -39,11 +41,8 @@ class Engine(Protocol):
         """Have a unit done."""
         ...
 
-    def take(self) -> tuple[int, Iterable[Done]]:
-        """(number of the file, its committed parts) of a unit that is done; waits for one.
-
-        Going through the parts raises the DataError that ended the unit.
-        """
+    def take(self) -> Taken:
+        """A unit that is done; waits for one. Going through its parts raises the DataError that it ended with."""
         ...
 
     def close(self) -> None:
@@ -56,24 +55,24 @@ class Here:
 
     width, ahead = 1, 0
 
-    def __init__(self, load: Load):
-        self.load = load
+    def __init__(self, predictor: GetPredictor):
+        self.predictor = predictor
         self.worker: Worker | None = None
         self.unit: Unit | None = None
 
     def start(self, job: Job, about: bytes | None) -> None:
         """Load the predictor."""
-        self.worker = self.worker or Worker(job, about, self.load())
+        self.worker = self.worker or Worker(job, about, self.predictor())
 
     def submit(self, unit: Unit) -> None:
         """Keep the unit."""
         self.unit = unit
 
-    def take(self) -> tuple[int, Iterable[Done]]:
+    def take(self) -> Taken:
         """Do the unit, part by part as they are asked for."""
         assert self.worker is not None
         assert self.unit is not None
-        return self.unit.number, self.worker.work(self.unit)
+        return (self.unit.number, self.unit.order), self.worker.work(self.unit)
 
     def close(self) -> None:
         """Nothing is left to end."""
@@ -83,36 +82,46 @@ class Here:
 class Reply:
     """What a unit came to in another process."""
 
-    number: int  # of the file in the job
-    done: list[Done]  # before the error, if there is one
+    unit: tuple[int, int]  # number of the file, order of the part
+    done: list[Done]
     error: UserError | None = None
 
     def answers(self) -> Iterable[Done]:
         """The parts, then the error. Raises it."""
         yield from self.done
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise self.error
 
 
-def reply(worker: Worker, unit: Unit) -> Reply:
-    """Do all of a unit."""
-    done = list[Done]()
-    try:
-        done.extend(worker.work(unit))
-    except UserError as error:
-        return Reply(unit.number, done, error)
-    return Reply(unit.number, done)
+class Remote:
+    """A worker in another process. The predictor is loaded with the first unit, so that an error is told as any other."""
+
+    def __init__(self, predictor: GetPredictor, job: Job, about: bytes | None):
+        self.predictor, self.job, self.about = predictor, job, about
+        self.worker: Worker | None = None
+
+    def finished(self, unit: Unit) -> Reply:
+        """Do all of a unit."""
+        done, name = list[Done](), (unit.number, unit.order)
+        try:
+            if self.worker is None:
+                self.worker = Worker(self.job, self.about, self.predictor())
+            done.extend(self.worker.work(unit))
+        except UserError as error:
+            return Reply(name, done, error.with_traceback(None))
+        return Reply(name, done)
 
 
 class Processes:
     """Workers in processes of this machine, each with an environment of its own. They end with this process, however it ends."""
 
-    def __init__(self, load: Load, places: Sequence[Place]):
-        """load: is sent to every process."""
-        self.load, self.places = load, places
-        self.width, self.ahead = len(places), 2 * len(places)
+    def __init__(self, predictor: GetPredictor, places: Sequence[Place]):
+        """predictor: is sent to every process."""
+        self.predictor, self.places = predictor, places
+        self.width, self.ahead = len(places), len(places) + MORE
         self.pool: ProcessPoolExecutor | None = None
         self.life: Connection | None = None
+        self.job: Job | None = None
         self.waiting = set[Future[Reply]]()
 
     def start(self, job: Job, about: bytes | None) -> None:
@@ -124,8 +133,8 @@ class Processes:
         for place in self.places:
             places.put(place)
         end, self.life = context.Pipe(duplex=False)
-        given = (places, end, self.load, job, about)
-        self.pool = ProcessPoolExecutor(self.width, context, initializer=begin, initargs=given)
+        given = (places, end, Remote(self.predictor, job, about))
+        self.pool, self.job = ProcessPoolExecutor(self.width, context, initializer=begin, initargs=given), job
 
     def submit(self, unit: Unit) -> None:
         """Send the unit to whoever is free first."""
@@ -135,49 +144,51 @@ class Processes:
         except BrokenProcessPool as error:
             raise ended() from error
 
-    def take(self) -> tuple[int, Iterable[Done]]:
+    def take(self) -> Taken:
         """What is done first. Raises ArtifactError where a process was ended."""
         done = wait(self.waiting, return_when=FIRST_COMPLETED).done.pop()
-        self.waiting.remove(done)
         try:
             found = done.result()
         except BrokenProcessPool as error:
+            if error.__cause__ is not None:  # a reply that cannot be read: a mistake of this program
+                raise
             raise ended() from error
-        return found.number, found.answers()
+        self.waiting.remove(done)
+        return found.unit, found.answers()
 
     def close(self) -> None:
         """End the processes: what they were at is done again by the same command."""
-        if self.pool is None or self.life is None:
+        if self.pool is None or self.life is None or self.job is None:
             return
-        if self.waiting:
+        hurried = bool(self.waiting)
+        if hurried:
             self.life.close()
         self.pool.shutdown(cancel_futures=True)
         self.life.close()
+        if hurried:
+            self.job.out.sweep()
 
 
 def ended() -> ArtifactError:
     """The error where a process is gone."""
     return ArtifactError(
-        "a worker process was ended, for want of memory perhaps; what was committed is kept, and the same command goes on "
+        "a worker process was ended, probably out of memory; what was committed is kept, and the same command goes on "
         "(--workers 1 needs least memory)"
     )
 
 
-at_work: list[Worker] = []  # in a worker process: its worker, once it has a unit to do
-to_be: list[tuple[Load, Job, bytes | None]] = []  # what that is made of
+_remote: Remote | None = None  # the worker of this process, where it is one: a pool's initializer can hand over nothing
 
 
-def begin(places: SimpleQueue[Place], life: Connection, load: Load, job: Job, about: bytes | None) -> None:
-    """Begin a worker process: take an environment, and end when the other end of `life` is closed.
-
-    The model is loaded with the first unit, since an error here would be reported as a broken pool.
-    """
+def begin(places: SimpleQueue[Place], life: Connection, remote: Remote) -> None:
+    """Begin a worker process: take an environment, and end when the other end of `life` is closed."""
+    global _remote
     os.environ.update(places.get())
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C goes to all processes of a terminal; the first one closes `life`
     threading.Thread(target=outlived, args=(life,), daemon=True).start()
-    to_be.append((load, job, about))
+    _remote = remote
 
 
 def outlived(life: Connection) -> None:
@@ -188,10 +199,5 @@ def outlived(life: Connection) -> None:
 
 def finished(unit: Unit) -> Reply:
     """Do all of a unit, in a worker process."""
-    if not at_work:
-        load, job, about = to_be[0]
-        try:
-            at_work.append(Worker(job, about, load()))
-        except UserError as error:
-            return Reply(unit.number, [], error)
-    return reply(at_work[0], unit)
+    assert _remote is not None
+    return _remote.finished(unit)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lasttoken.config.parse import flat
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, DataError
 from lasttoken.predict.file import Input, Output
 from lasttoken.predict.places import InputFile, OutputFolder
 from lasttoken.record.folder import json_bytes
@@ -17,6 +17,10 @@ PART = 20_000  # rows of a part
 FORMAT = 1  # of job.json
 SHORT = 30  # characters of a value that is shown
 JOB, DONE, ERRORS = "job.json", "done.json", "errors"
+
+
+class WholeFile(DataError):
+    """A mistake that holds for a whole file, not for one of its parts."""
 
 
 @dataclass(frozen=True, eq=False)

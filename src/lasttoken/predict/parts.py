@@ -1,7 +1,7 @@
 """The parts of a job that are not committed yet, as units of work for one worker each.
 
 A part is a pure function of its file: PART rows of text in the order in which the parser finds them, with the columns of
-the first, or a slice of a run of row groups of Parquet. Text is parsed here, since where a row begins only a parser
+the first, or a slice of consecutive row groups of Parquet. Text is parsed here, since where a row begins only a parser
 knows; a worker gets its rows. Of Parquet it gets the numbers of row groups, and reads them itself.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lasttoken.data.lines import decoded_lines
+from lasttoken.data.lines import decoded_lines, unreadable
 from lasttoken.data.records import Bad
 from lasttoken.data.tables import Table, known_formats, parquet_table, text_table
-from lasttoken.data.write import Row
+from lasttoken.data.write import Row, header_of
 from lasttoken.errors import DataError
 from lasttoken.predict.job import Job
 from lasttoken.predict.places import InputFile, format_name
@@ -38,12 +38,13 @@ class Part:
     """A part whose rows are read."""
 
     number: int  # of the file in the job
+    order: int  # of the part in its file
     file: InputFile
     name: str  # of the output file
     table: Table  # what the file is called and holds; it has no records left
     records: Records
+    columns: Sequence[str]  # of the input, as its first rows name them
     bad: list[dict[str, Any]] = field(default_factory=list)  # file, row and error of rows that cannot be read
-    header_from: Records = ()  # records that settle the columns of the output
 
     def parts(self, job: Job) -> Iterator[Part]:
         """Itself."""
@@ -52,31 +53,29 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Parts that are made of a run of row groups of a Parquet file, which whoever predicts them reads."""
+    """Parts of consecutive row groups of a Parquet file; the worker reads them itself."""
 
     number: int  # of the file in the job
     file: InputFile
     groups: range
     start: int  # number of the first row of these groups in the file
+    order: int  # of the first wanted part in the file
     names: Sequence[str | None]  # of each `job.part` rows in turn; None: not wanted
 
     def parts(self, job: Job) -> Iterator[Part]:
-        """The parts, read one after another."""
-        first = next(i for i, name in enumerate(self.names) if name is not None)
-        with self.file.raw() as stream:
-            table = parquet_table(
-                stream,
-                self.file.name,
-                job.reads.columns.text,
-                whole=True,
-                groups=self.groups,
-                start=self.start,
-                skip=first * job.part,
-            )
-            for name in self.names[first:]:
-                records = list(itertools.islice(table.records, job.part))
-                if name is not None:
-                    yield Part(self.number, self.file, name, bare(table), records, header_from=records[:1])
+        """The parts, read one after another. Raises DataError where the file cannot be read."""
+        first, columns = next(i for i, name in enumerate(self.names) if name is not None), job.reads.columns.text
+        where = {"groups": self.groups, "start": self.start, "skip": first * job.part}
+        try:
+            with self.file.raw() as stream:
+                table = parquet_table(stream, self.file.name, columns, whole=True, **where)
+                for order, name in enumerate(self.names[first:], self.order):
+                    records = list(itertools.islice(table.records, job.part))
+                    if name is not None:
+                        header = header_of(table, records[:1])
+                        yield Part(self.number, order, self.file, name, bare(table), records, header)
+        except OSError as error:
+            raise DataError(unreadable(self.file.name, error)) from error
 
 
 Unit = Part | Groups
@@ -85,7 +84,7 @@ Unit = Part | Groups
 def units_of(job: Job, number: int, there: set[str], *, width: int, told: list[str]) -> Iterator[Unit | Kept]:
     """What is to be done of the job's file of this number, in order, and what is done.
 
-    there: files that are committed. width: workers that share a long run of row groups. told: gets warnings about the file.
+    there: files that are committed. width: workers that share long row groups. told: gets warnings about the file.
     Raises DataError where the file cannot be read.
     """
     file = job.files[number]
@@ -114,25 +113,27 @@ def text_units(
 ) -> Iterator[Part | Kept]:
     """Every `job.part` rows of a text file, which is parsed from its beginning."""
     file = job.files[number]
-    bad, first, columns = list[dict[str, Any]](), list[tuple[int, Row]](), job.reads.columns.text
+    bad, header, columns = list[dict[str, Any]](), list[str](), job.reads.columns.text
     with file.opened() as stream:
         lines = decoded_lines(stream, file.name, job.reads.encoding)
         note = None if job.strict else noted(bad, file, max(job.part, CHUNK))
         table = text_table(lines, file.name, columns, format, quoting=job.reads.quoting, whole=True, bad=note)
-        for part in itertools.count():
-            records = list(itertools.islice(table.records, job.part))
-            if not records and not bad:
-                told += table.told
-                return
-            first = first or records[:CHUNK]
-            if not first:
-                raise DataError(f"{file.name}: no row can be read; the first: {bad[0]['error']}")
-            name = named(part)
-            if name in there:
-                yield Kept(name, len(records) + len(bad))
-            else:
-                yield Part(number, file, name, bare(table), records, list(bad), first)
-            bad.clear()
+        try:
+            for part in itertools.count():
+                records = list(itertools.islice(table.records, job.part))
+                if not records and not bad:
+                    return
+                header = header or header_of(table, records[:CHUNK])
+                if not header:
+                    raise DataError(f"{file.name}: no row can be read; the first: {bad[0]['error']}")
+                name = named(part)
+                if name in there:
+                    yield Kept(name, len(records) + len(bad))
+                else:
+                    yield Part(number, part, file, name, bare(table), records, header, list(bad))
+                bad.clear()
+        finally:
+            told += table.told
 
 
 def bare(table: Table) -> Table:
@@ -143,7 +144,7 @@ def bare(table: Table) -> Table:
 def parquet_units(
     job: Job, number: int, named: Callable[[int], str], there: set[str], width: int
 ) -> Iterator[Groups | Kept]:
-    """The missing slices of `job.part` rows of each run of row groups, for `width` workers at most."""
+    """The missing slices of `job.part` rows of consecutive row groups, for `width` workers at most."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,12 +168,12 @@ def parquet_units(
         for at in range(0, len(missing), share):
             mine = {*missing[at : at + share]}
             wanted = [name if i in mine else None for i, name in enumerate(names[: max(mine) + 1])]
-            yield Groups(number, file, groups, start, wanted)
+            yield Groups(number, file, groups, start, part + min(mine), wanted)
         begin, part, start = last + 1, part + len(names), start + rows
 
 
 def bounds(sizes: Sequence[int], least: int) -> Iterator[int]:
-    """The last row group of each run: a run ends once it has `least` rows."""
+    """The last row group of each stretch that is cut into parts: it ends once it has `least` rows."""
     rows = 0
     for group, size in enumerate(sizes):
         rows += size

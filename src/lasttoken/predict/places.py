@@ -15,7 +15,7 @@ from typing import IO, Any
 from lasttoken.data.lines import PACKED, unpacked, unreadable
 from lasttoken.data.tables import FORMATS, READ, check_file
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.record.atomic import writing_file
+from lasttoken.record.atomic import sweep_folder, writing_file
 
 MARKS = ("ETag", "etag", "md5Hash", "oid", "LastModified", "last_modified", "updated", "created")  # of stores
 SAMPLE = 1 << 20  # bytes of the first and the last part of a file that its digest covers
@@ -184,6 +184,11 @@ class OutputFolder:
             raise ArtifactError(f"{self.name}: is a file; name a folder for the parts")
         found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         return {name for name in found if not name.rpartition("/")[2].startswith(".")}
+
+    def sweep(self) -> None:
+        """Remove what workers that were ended had not committed yet; stores keep nothing of that kind."""
+        if not is_address(self.name):
+            sweep_folder(Path(self.name))
 
     def read(self, file: str) -> bytes:
         """The bytes of a file."""

@@ -10,9 +10,8 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lasttoken.data.write import Row, header_of, writer
+from lasttoken.data.write import Row, writer
 from lasttoken.errors import DataError
 from lasttoken.evaluation.policy import Policy
 from lasttoken.predict.file import (
@@ -25,18 +24,39 @@ from lasttoken.predict.file import (
     has_word,
     texts_of,
 )
-from lasttoken.predict.job import JOB, Job, errors_of
+from lasttoken.predict.job import JOB, Job, WholeFile, errors_of
 from lasttoken.predict.parts import CHUNK, Part, Records, Unit
 from lasttoken.predictor import Predictor
 from lasttoken.record.folder import json_bytes
 
-Load = Callable[[], Predictor]  # reads the predictor where it is to be used
+GetPredictor = Callable[[], Predictor]  # called where the predictor is used; it can be sent to another process
 
 
-def load(folder: Path, *, raw: bool = False, **how: Any) -> Predictor:
-    """The predictor of a run or an export. how: as for `Predictor.load`. raw: without calibration and thresholds."""
-    predictor = Predictor.load(folder, **how)
-    return Predictor(predictor.classifier, Policy()) if raw else predictor
+@dataclass(frozen=True)
+class Loading:
+    """How a predictor is read: a GetPredictor. The options are those of `Predictor.load`."""
+
+    run: Path
+    device: str = "auto"
+    trust_remote_code: bool = False
+    model: str | None = None
+    merge: str | None = None
+    precision: str | None = None
+    backend: str | None = None
+    raw: bool = False  # without calibration and thresholds
+
+    def __call__(self) -> Predictor:
+        """The predictor."""
+        predictor = Predictor.load(
+            self.run,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            model=self.model,
+            merge=self.merge,
+            precision=self.precision,
+            backend=self.backend,
+        )
+        return Predictor(predictor.classifier, Policy()) if self.raw else predictor
 
 
 @dataclass(frozen=True)
@@ -56,28 +76,46 @@ class Worker:
         self.job, self.about, self.predictor = job, about, predictor
 
     def work(self, unit: Unit) -> Iterator[Done]:
-        """Predict and commit the parts of a unit, one after another. Raises DataError on one that cannot be."""
+        """Predict and commit the parts of a unit, one after another.
+
+        A part that cannot be written does not keep the next ones from it: the first DataError is raised at the end. One that
+        holds for the whole file, and one in reading, is raised at once.
+        """
+        failed: DataError | None = None
         for part in unit.parts(self.job):
-            files, done = self.predicted(part)
+            try:
+                files, done = self.predicted(part)
+            except WholeFile:
+                raise
+            except DataError as error:
+                failed = failed or error
+                if self.job.strict:
+                    break
+                continue
             if self.about is not None:  # not before: a mistake that shows in the first part leaves nothing behind
                 self.job.out.commit(JOB, self.about)
                 self.about = None
             for name, content in files.items():
                 self.job.out.commit(name, content)
             yield done
+        if failed is not None:
+            raise failed
 
     def predicted(self, part: Part) -> tuple[dict[str, bytes], Done]:
         """(files to commit, in this order: its errors, then the part itself; its counts)."""
         job, predictor, writes = self.job, self.predictor, self.job.writes
         rule = predictor.policy.rule
         format = part.name.rpartition(".")[2]
-        joined = writes.separator if format in ("csv", "tsv") else None
-        added = added_names(predictor.labels, rule, probs=writes.probs, joined=joined)
-        if taken := set(added) & set(header_of(part.table, part.header_from[:1])):
-            raise DataError(
+        between = writes.separator if format in ("csv", "tsv") else None  # labels of a row with several
+        try:
+            added = added_names(predictor.labels, rule, probs=writes.probs, joined=between)
+        except DataError as error:
+            raise WholeFile(str(error)) from error
+        if taken := set(added) & set(part.columns):
+            raise WholeFile(
                 f"{part.file.name}: has a column {sorted(taken)[0]!r} already; rename it, that name is to be added"
             )
-        header = header_of(part.table, part.header_from, added=added)
+        header = [*part.columns, *added]
         records, texts = readable(job, part, header, added, fixed=format != "jsonl")
         content = io.BytesIO()
         lists = {LABEL: predictor.labels.multi, SET: True}
@@ -85,7 +123,7 @@ class Worker:
             for start in range(0, max(1, len(records)), CHUNK):
                 chunk, some = records[start : start + CHUNK], texts[start : start + CHUNK]
                 words = [has_word(text) for text in some]
-                said = cells_of(predictor(some), words, rule, writes, joined=joined) if some else []
+                said = cells_of(predictor(some), words, rule, writes, joined=between) if some else []
                 write(header, [row | more for (_, row), more in zip(chunk, said, strict=True)])
         errors = {errors_of(part.name): b"".join(json_bytes(row) for row in part.bad)} if part.bad else {}
         return errors | {part.name: content.getvalue()}, Done(part.name, len(records), len(part.bad))

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, Claimed
 
 YOUNG = 60.0  # seconds for which a part without a lock is kept: its writer may not have locked it yet
 TRIES = 1000  # attempts to lock a file that other processes keep removing
@@ -126,9 +126,7 @@ def held(file: Path, path: Path) -> int:
             ) from error
         if lock(descriptor) is False:
             os.close(descriptor)
-            raise ArtifactError(
-                f"{path}: another process is writing it; wait until it ends, or name another with --out"
-            )
+            raise Claimed(f"{path}: another process is writing it; wait until it ends, or name another with --out")
         with suppress(FileNotFoundError):
             if os.stat(file).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
@@ -170,14 +168,25 @@ def sweep(path: Path) -> None:
     if sys.platform == "win32":
         return
     for part in parts_of(path):
-        with suppress(OSError):
-            descriptor = os.open(part, os.O_RDONLY)
-            try:
-                if time.time() - part.stat().st_mtime < YOUNG or not lock(descriptor):
-                    continue
+        drop(part, YOUNG)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what dead processes were writing inside `folder`; for who knows that no other writes there."""
+    if sys.platform != "win32":
+        for part in folder.rglob(".*.part"):
+            drop(part, 0.0)
+
+
+def drop(part: Path, age: float) -> None:
+    """Remove a part whose lock is free and that is older than `age` seconds."""
+    with suppress(OSError):
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            if time.time() - part.stat().st_mtime >= age and lock(descriptor):
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-            finally:
-                os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def parts_of(path: Path) -> list[Path]:

@@ -43,7 +43,7 @@ class Task:
     folder: Path
     splits: Splits  # the rows of the run
     whole: Splits  # with all training rows
-    known: Run  # the run as it would be finished: with a time limit, as an earlier command chose it
+    known: Run  # the run with the settings that an earlier command chose for its --time; without one, that of the cell
     known_splits: Splits
 
 

@@ -34,7 +34,7 @@ from lasttoken.studies.kept import check_same
 from lasttoken.studies.one import leads
 from lasttoken.studies.timed import Limit, as_kept, limited
 
-Fits = Callable[[Sequence[Task]], Iterator[tuple[int, Ended | UserError]]]
+FitAll = Callable[[Sequence[Task]], Iterator[tuple[int, Ended | UserError]]]
 FEW_TEST_ROWS = 100  # with fewer, advise cross-validation: at 100 rows the interval of an accuracy of .8 is .16 wide
 
 
@@ -150,13 +150,13 @@ def run_cells(
     watcher: Watcher,
     goal: float | None = None,
     limit: Limit | None = None,
-    fits: Fits | None = None,
+    fit_all: FitAll | None = None,
 ) -> Study:
     """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
 
     splits: those of every run, or a dict by the run's seed. A method that cannot run is reported and left out. limit:
-    for all runs; each gets an equal share of the time left. fits: fits them; None:
-    one by one in this process, without checkpoints. Raises the last UserError if no method could run.
+    for all runs; each gets an equal share of the time left. fit_all: how the cells
+    are fitted; None: one by one in this process, without checkpoints. Raises the last UserError if no method could run.
     """
     tell, journal_of = watcher.note, watcher.journal
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}
@@ -184,7 +184,7 @@ def run_cells(
         tasks.append(Task(cell, out / cell.folder(first_seed), mine, by_seed[cell.run.seed], known, before))
     folders, failed, last = dict[int, Path](), dict[int, str](), None
     local = partial(one_by_one, limit=limit, watcher=watcher)
-    for number, ended in (fits or local)(tasks):
+    for number, ended in (fit_all or local)(tasks):
         name = tasks[number].folder.name
         if isinstance(ended, UserError):
             last = ended

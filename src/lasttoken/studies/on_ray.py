@@ -1,33 +1,39 @@
 """The runs of a study as tasks on a Ray cluster, as many at a time as it has room for; each is finished in its folder or not.
 
-All machines see the study's folder under one name. A task whose machine is lost is started again, and its training goes
-on from its checkpoint.
+All machines see the study's folder under one name. A task whose machine is lost is begun again, and its training goes on
+from its checkpoint.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
-from lasttoken.cluster import Room, enter
-from lasttoken.errors import ArtifactError, UserError
+from lasttoken.cluster import TRIES, Room, enter
+from lasttoken.data.dataset import Splits
+from lasttoken.errors import ArtifactError, Claimed, UserError
 from lasttoken.journal import Journal
-from lasttoken.studies.cells import Ended, Task, Watcher, fitted, freed
+from lasttoken.record.folder import MANIFEST
+from lasttoken.studies.cells import Cell, Ended, Task, Watcher, fitted, freed
 from lasttoken.studies.kept import Keeping
 from lasttoken.studies.timed import Within
+from lasttoken.wording import first_line
 
-RETRIES = 3  # times that a task is started again
+WAIT = 300.0  # seconds for which a task waits until a lost one lets go of its folder; a network disk may take minutes
+AGAIN = 5.0  # seconds between looks
 
 
 @dataclass(frozen=True)
-class Reply:
+class TaskEnd:
     """How a task ended on another machine."""
 
     ended: Ended | UserError
     machine: str
-    told: list[str] = field(default_factory=list)  # its notes
+    told: list[str]  # its notes
 
 
 def on_cluster(
@@ -35,37 +41,59 @@ def on_cluster(
 ) -> Iterator[tuple[int, Ended | UserError]]:
     """(number, how it ended) of each task, as they end. every: seconds between checkpoints of a training."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
-    remote = ray.remote(max_retries=RETRIES, num_cpus=room.cpus, num_gpus=room.gpus)(fit_there)
-    refs = {remote.remote(task, every, watcher.track, os.getcwd()): number for number, task in enumerate(tasks)}
+    stored = {
+        id(task.splits): ray.put(task.splits) for task in tasks
+    }  # rows are sent once, however many runs they are for
+    remote = ray.remote(max_retries=TRIES - 1, num_cpus=room.cpus, num_gpus=room.gpus)(fit_there)
+    given = [(task.cell, task.folder, stored[id(task.splits)]) for task in tasks]
+    refs = {remote.remote(*one, every, watcher.track, os.getcwd()): number for number, one in enumerate(given)}
     total, progress = len(refs), watcher.journal("compare").progress
     progress(f"fitting, {room.workers} at a time", 0, total)
     while refs:
         ref = ray.wait(list(refs))[0][0]
         number = refs.pop(ref)
+        task = tasks[number]
         try:
-            reply: Reply = ray.get(ref)
+            end: TaskEnd = ray.get(ref)
+        except RayTaskError as error:  # raised by the task: a mistake of this program
+            raise error.cause from error
         except RayError as error:
-            lost = f"its process was ended {RETRIES + 1} times ({str(error).strip().splitlines()[0]}); give the command again"
-            reply = Reply(ArtifactError(lost), "the cluster")
-        name = tasks[number].folder.name
-        for sentence in reply.told:
-            watcher.note(f"{name}: {sentence}")
-        watcher.note(f"{name}: ended on {reply.machine}, {total - len(refs)} of {total}")
+            lost = f"its process was ended {TRIES} times ({first_line(error)}); give the command again"
+            end = TaskEnd(ArtifactError(lost), "the cluster", [])
+        for sentence in end.told:
+            watcher.note(f"{task.folder.name}: {sentence}")
+        watcher.note(f"{task.folder.name}: ended on {end.machine}, {total - len(refs)} of {total}")
         progress(f"fitting, {room.workers} at a time", total - len(refs), total)
-        yield number, reply.ended
+        if isinstance(end.ended, Ended) and not (end.ended.folder / MANIFEST).is_file():
+            where = f"{end.ended.folder} of {end.machine} is not on this disk; give all machines the same one"
+            yield number, ArtifactError(where)
+        else:
+            yield number, end.ended
 
 
-def fit_there(task: Task, every: float, track: str | None, folder: str) -> Reply:
-    """Fit a task in the process of a worker. folder: that of the command, since paths are relative to it."""
+def fit_there(cell: Cell, place: Path, splits: Splits, every: float, track: str | None, folder: str) -> TaskEnd:
+    """Fit a cell in the process of a worker. folder: that of the command, since paths are relative to it."""
     told = list[str]()
     journal = Journal(tell=told.append)
-    keeping = Keeping(resume=True, every=every)
+    watcher = Watcher(lambda _: journal, told.append, track)
+    task = Task(cell, place, splits, splits, cell.run, splits)
     try:
         enter(folder)
-        watcher = Watcher(lambda _: journal, told.append, track)
-        ended: Ended | UserError = fitted(task, lambda _: Within(task.cell.run, task.splits), watcher, keeping)
+        ended: Ended | UserError = once_free(task, watcher, Keeping(resume=True, every=every))
     except UserError as error:
         ended = freed(error)
-    return Reply(ended, socket.gethostname(), told)
+    return TaskEnd(ended, socket.gethostname(), told)
+
+
+def once_free(task: Task, watcher: Watcher, keeping: Keeping) -> Ended:
+    """Fit the task as soon as nobody else has its folder. Raises UserError."""
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            return fitted(task, lambda _: Within(task.cell.run, task.splits), watcher, keeping)
+        except Claimed:
+            if time.monotonic() > until:
+                raise
+            time.sleep(AGAIN)

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from lasttoken.errors import ArtifactError, DataError
 from lasttoken.labels import LabelSpace
 from lasttoken.methods.classifier import Said
 from lasttoken.predict import parts as parts_module
+from lasttoken.predict.driver import run_job
 from lasttoken.predict.engines import Engine, Here
 from lasttoken.predict.file import Input, Output
 from lasttoken.predict.job import Job, JobSummary
 from lasttoken.predict.parts import bounds
 from lasttoken.predict.places import InputFile, OutputFolder, inputs_of, is_many
-from lasttoken.predict.run import run_job
 from lasttoken.predictor import Predictor
 
 
@@ -59,7 +60,7 @@ def run(
     writes = Output(options.pop("out_format", None), options.pop("probs", False), empty=options.pop("empty", "blank"))
     files = inputs_of(str(source), str(out))
     job = Job(files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)
-    return run_job(job, engine or Here(lambda: Predictor(model or Length())))  # type: ignore[arg-type]
+    return run_job(job, lambda: closing(engine or Here(lambda: Predictor(model or Length()))))  # type: ignore[arg-type]
 
 
 def table(path: Path, rows: int) -> Path:
