@@ -102,7 +102,7 @@ def predict(
         typer.Option(
             "--workers",
             min=1,
-            help="Parts: processes that predict; default: one for each GPU; of linear, one for each core",
+            help="Parts: processes that predict; default: one for each GPU; with linear, one for each core; else one",
         ),
     ] = None,
     device: o.Device = "auto",
