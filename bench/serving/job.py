@@ -3,18 +3,20 @@
     python bench/serving/job.py [--method linear --rows 1000000] [--out bench/serving/results]
     python bench/serving/job.py --method embedding --model tiny --rows 100000
 
-JSON lines of some 12 words go in and come out, by one worker and by as many as the command takes by itself, without the
-seconds in which the model is loaded; the classifier alone predicts the same texts, 4,096 at a time, from memory, in one
-process. Memory is the largest of any one process.
+JSON lines of some 12 words go in and come out, by one worker and by as many as the command takes by itself, with and
+without the seconds of loading; the classifier alone predicts the same texts, 4,096 at a time, from memory, in one process.
+Alternated, medians. Memory is the largest of any one process. Needs an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--method", default="linear")
     parser.add_argument("--model", default=None)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     import torch
@@ -41,17 +44,14 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as work:
         run = trained(given.method, given.model, Path(work))
-        found = measured(run, given.rows, Path(work))
+        found = measured(run, given.rows, Path(work), given.rounds)
     found |= {"method": given.method, "model": given.model, "rows": given.rows, **about(torch.device("cpu"))}
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / f"job-{given.method}.json").write_text(json.dumps(found, indent=1) + "\n")
     shown = ", ".join(
         f"{name} {rate:,.0f} rows/s ({found['ratio'][name]:.2f})" for name, rate in found["rows a second"].items()
     )
-    print(
-        f"{given.method}, {given.rows:,} rows: {shown}, beside the classifier alone ({found['alone']:,.0f}); "
-        f"largest memory {found['peak bytes'] / 1e9:.2f} GB"
-    )
+    print(f"{given.method}, {given.rows:,} rows: {shown}; largest memory {found['peak bytes'] / 1e9:.2f} GB")
 
 
 def texts(count: int, draw: random.Random) -> list[str]:
@@ -76,29 +76,31 @@ def told(run: Path, source: Path, out: Path, options: list[str]) -> dict[str, An
     return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
 
 
-def measured(run: Path, rows: int, work: Path) -> dict[str, Any]:
-    """Rates and memory."""
+def measured(run: Path, rows: int, work: Path, rounds: int) -> dict[str, Any]:
+    """Rates, alternated, and memory."""
     some = texts(rows, random.Random(1))
     lines = [json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(some)]
     (work / "in.jsonl").write_text("".join(lines))
     (work / "few.jsonl").write_text("".join(lines[:10]))
-    rates, parts = {}, 0
-    for name, options in {"one worker": ["--workers", "1"], "as it comes": []}.items():
-        loading = told(run, work / "few.jsonl", work / f"{name}, few", options)["seconds"]
-        found = told(run, work / "in.jsonl", work / name, options)
-        assert found["rows"] == rows
-        rates[name], parts = rows / (found["seconds"] - loading), found["parts"]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     from lasttoken.predictor import Predictor
 
-    predictor = Predictor.load(run)
+    predictor, rates = Predictor.load(run), dict[str, list[float]]()
     predictor(some[:4096])
-    began = time.perf_counter()
-    for start in range(0, rows, 4096):
-        predictor(some[start : start + 4096])
-    alone = rows / (time.perf_counter() - began)
-    ratios = {name: rate / alone for name, rate in rates.items()}
-    return {"rows a second": rates, "alone": alone, "ratio": ratios, "peak bytes": peak, "parts": parts}
+    ways = {"one worker": ["--workers", "1"], "as it comes": []}
+    for round, (name, options) in itertools.product(range(rounds), ways.items()):
+        loading = told(run, work / "few.jsonl", work / f"{name}, few, {round}", options)["seconds"]
+        found = told(run, work / "in.jsonl", work / f"{name}, {round}", options)
+        assert found["rows"] == rows
+        rates.setdefault(name, []).append(rows / (found["seconds"] - loading))
+        rates.setdefault(f"{name}, with loading", []).append(rows / found["seconds"])
+        began = time.perf_counter()
+        for start in range(0, rows, 4096):
+            predictor(some[start : start + 4096])
+        rates.setdefault("alone", []).append(rows / (time.perf_counter() - began))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    ratios = {name: rate / medians["alone"] for name, rate in medians.items()}
+    return {"rows a second": medians, "all": rates, "ratio": ratios, "peak bytes": peak}
 
 
 if __name__ == "__main__":

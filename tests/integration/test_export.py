@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,29 @@ def exported(runs: dict[str, Path], command: Callable[..., Any], tmp_path_factor
     assert [line.split()[0] for line in said.out.splitlines()] == ["hf", "onnx-float32", "openvino-float32"]
     assert said.err.splitlines()[-1].startswith(f"next: lasttoken predict {folder} NEW.csv")
     return folder
+
+
+FIRST = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from lasttoken.runtime.sessions import open_session
+session = open_session("openvino", Path(sys.argv[1]), "float32")
+start, ids = threading.Barrier(4), np.ones((1, 8), dtype=np.int64)
+def first():
+    start.wait()
+    session(ids, ids)
+threads = [threading.Thread(target=first) for _ in range(4)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+"""
+
+
+def test_threads_that_come_first_to_openvino_are_answered(exported: Path) -> None:
+    """Its Python layer hangs where it is set up by two threads at once."""
+    (graph,) = exported.rglob("*.xml")
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FIRST, str(graph)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx-float32", "openvino-float32", "auto"])
