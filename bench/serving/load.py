@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def trained(model: str, work: Path) -> Path:
 
 def measured(run: Path, clients: int, seconds: float) -> dict[str, Any]:
     """Figures of each way."""
-    with server(run) as (process, port):
+    with server(run) as (process, port, _):
         ask(port, clients, min(5.0, seconds))  # warm
         batched, memory = ask(port, clients, seconds), [resident(process)]
         flood = ask(port, FLOOD * clients, seconds)
@@ -82,7 +83,7 @@ def measured(run: Path, clients: int, seconds: float) -> dict[str, Any]:
         after = ask(port, clients, seconds / 2)
         memory.append(resident(process))
         lone = ask(port, 1, min(5.0, seconds))
-    with server(run, "--batch-tokens", "1") as (_, port):
+    with server(run, "--batch-tokens", "1") as (_, port, _):
         ask(port, clients, min(5.0, seconds))
         single = ask(port, clients, seconds)
     return {
@@ -97,17 +98,19 @@ def measured(run: Path, clients: int, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def server(run: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """(process, port) of a server."""
+def server(run: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+    """(process, port, lines on stderr once it serves) of a server."""
     words = [sys.executable, "-m", "lasttoken.cli.main", "serve", str(run), "--port", "0", *more]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         line = next(line for line in process.stderr if " on http://" in line)
-        yield process, int(line.split(" on http://")[1].split()[0].rpartition(":")[2])
+        said = list[str]()
+        threading.Thread(target=said.extend, args=(process.stderr,), daemon=True).start()  # a full pipe would stop it
+        yield process, int(line.split(" on http://")[1].split()[0].rpartition(":")[2]), said
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        process.wait(timeout=120)
 
 
 def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:

@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT / "bench" / "serving"), str(ROOT / "bench" / "speed"), 
 from load import ask, resident, server, trained  # noqa: E402
 
 CLIENTS = 32
+LINES = 5  # that a server may write while it serves
 CORRUPTIONS = 200  # of each file
 BAD_INPUTS = 10_000  # of each reader
 
@@ -107,7 +108,7 @@ class Soak:
     def serving(self) -> Part:
         """Load with clients that break off, send nonsense, or come all at once: no error, no answer lost, memory flat."""
         part, seconds = Part("serving"), self.seconds * 0.35
-        with server(self.run) as (process, port):
+        with server(self.run) as (process, port, said):
             ask(port, CLIENTS, 5)
             before, over = resident(process), threading.Event()
             nasty = threading.Thread(target=self.misbehave, args=(port, over, part))
@@ -119,6 +120,8 @@ class Soak:
             grown = resident(process) - before
             if process.poll() is not None:
                 part.problems.append("the server ended")
+            if len(said) > LINES:
+                part.problems.append(f"clients made the server write {len(said)} lines, such as {said[-1].strip()}")
         wrong = {code: n for code, n in found["statuses"].items() if code not in ("200", "429")}
         part.lost = sum(wrong.values())
         part.did = (

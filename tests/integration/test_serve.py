@@ -269,9 +269,23 @@ def test_ctrl_c_ends_it_too(runs: dict[str, Path]) -> None:
         assert server.end(signal.SIGINT) == 0
 
 
+def test_clients_cannot_make_it_write(runs: dict[str, Path]) -> None:
+    """Neither nonsense nor time adds a line to the log of a server."""
+    with serving(runs["linear"]) as server:
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as link:
+                link.sendall(b"\x00\xff nonsense\r\n\r\n")
+                link.recv(1000)
+        time.sleep(2)  # a stage that has not ended is told after one
+        assert server.end() == 0
+        told = server.said[[" on http://" in line for line in server.said].index(True) + 1 :]
+    assert [line.split(" ")[0] for line in told] == ["try:", "served;"]
+
+
 def test_requests_are_answered_while_it_drains(runs: dict[str, Path]) -> None:
     """Whoever sends requests sees at /readyz that the server is leaving, before it takes no more."""
     with serving(runs["linear"], "--drain", "2") as server:
+        assert server.ask("/readyz")[0] == 200
         server.process.send_signal(signal.SIGTERM)
         ends = time.monotonic() + 10
         while server.ask("/readyz")[0] == 200:

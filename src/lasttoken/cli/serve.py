@@ -86,23 +86,24 @@ def serve(
     from lasttoken.serve.served import has_adapter, served, sharing
 
     limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout, drain=drain)
-    with listening(Address(host, port)) as at, Screen() as screen:  # bound before minutes of loading
+    with listening(Address(host, port)) as at:  # bound before minutes of loading
         metrics, ready, groups = Metrics(), [], [] if merge == "auto" else sharing(folders)
         shared, together = Shared() if groups else None, [name for group in groups for name in group]
-        for name, folder in folders.items():
-            screen.progress("serve", f"loading {name}", 0, 0)
-            beside = name in together
-            predictor = Predictor.load(
-                folder,
-                device=device,
-                trust_remote_code=trust_remote_code,
-                model=model,
-                merge="off" if beside and has_adapter(folder) else merge,
-                precision=precision,
-                shared=shared if beside else None,
-                backend=backend if is_export(folder) else None,
-            )
-            ready.append(served(name, folder, predictor, tokens=tokens, batched=metrics.batched(name)))
+        with Screen() as screen:  # it would tell of loading for as long as it lasts
+            for name, folder in folders.items():
+                screen.progress("serve", f"loading {name}", 0, 0)
+                beside = name in together
+                predictor = Predictor.load(
+                    folder,
+                    device=device,
+                    trust_remote_code=trust_remote_code,
+                    model=model,
+                    merge="off" if beside and has_adapter(folder) else merge,
+                    precision=precision,
+                    shared=shared if beside else None,
+                    backend=backend if is_export(folder) else None,
+                )
+                ready.append(served(name, folder, predictor, tokens=tokens, batched=metrics.batched(name)))
         explains = is_own(host) if explain is None else explain
         where = f"http://{f'[{host}]' if ':' in host else host}:{at.getsockname()[1]}"
 

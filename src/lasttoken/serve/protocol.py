@@ -1,13 +1,15 @@
-"""uvicorn's HTTP protocol with two bounds that it lacks: how large the head of a request may be, and how slow."""
+"""uvicorn's HTTP protocol with bounds that it lacks: how large the head of a request may be, how slow, and what is logged."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD = 65_536  # bytes of a request line and headers
+CLIENTS = logging.getLogger("uvicorn.error.clients")  # of what clients do wrong: they could fill a disk with it
 SECONDS = 10.0  # from the first byte, or the connection, to the end of the headers
 
 
@@ -20,6 +22,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.logger = CLIENTS
         self.wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import signal
 import socket
 import threading
@@ -18,7 +19,7 @@ from lasttoken.errors import ConfigError
 from lasttoken.serve.app import Server, make_app
 from lasttoken.serve.limits import Limits
 from lasttoken.serve.metrics import Metrics
-from lasttoken.serve.protocol import BoundedProtocol
+from lasttoken.serve.protocol import CLIENTS, BoundedProtocol
 from lasttoken.serve.served import Served
 
 CONNECTIONS = 2048  # open at a time, beyond the requests that are answered; uvicorn answers others with 503
@@ -106,6 +107,7 @@ def run_server(
         timeout_graceful_shutdown=int(limits.timeout) + 1,
         lifespan="on",
     )
+    CLIENTS.setLevel(logging.ERROR)  # not before: the configuration sets levels of its own
     server = Draining(config, limits.drain)
     before = {kind: signal.signal(kind, early) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
