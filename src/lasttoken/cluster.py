@@ -19,6 +19,7 @@ from lasttoken.wording import counted, did_you_mean, first_line
 
 ENGINES = ("local", "ray")  # values of --engine
 ADDRESS = "RAY_ADDRESS"  # environment variable of Ray: the cluster to join
+REACHED = 10.0  # seconds in which a cluster has to answer
 TRIES = 4  # times that a piece of work is begun, if the process that does it is ended
 
 
@@ -49,20 +50,40 @@ def joined() -> Iterator[None]:
         # Ray listens on every address of the machine: let nobody in without the token
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    check_reached(address)
     import ray
 
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        remedy = "start one with `ray start --head`, or mend RAY_ADDRESS" if address != "local" else "see /tmp/ray"
-        raise ConfigError([f"--engine ray: no cluster at {address} ({first_line(error)}); {remedy}"]) from error
+        raise no_cluster(address, error) from error
+    except BaseException:  # Ctrl-C: what it has started by then
+        ray.shutdown()
+        raise
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray sets one of its own
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_reached(address: str) -> None:
+    """Raises ConfigError where nobody listens at host:port; Ray would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
+    except OSError as error:
+        raise no_cluster(address, error) from error
+
+
+def no_cluster(address: str, error: Exception) -> ConfigError:
+    """The error where there is none."""
+    remedy = "start one with `ray start --head`, or mend RAY_ADDRESS" if address != "local" else "see /tmp/ray"
+    return ConfigError([f"--engine ray: no cluster at {address} ({first_line(error)}); {remedy}"])
 
 
 def room(workers: int | None, *, gpus: float, cpus: int | None) -> Room:

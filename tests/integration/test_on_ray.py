@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,11 +70,21 @@ def test_actors_label_as_processes_do(
         assert content(tmp_path / method / "here") == content(tmp_path / method / "there")
 
 
+def test_a_cluster_that_does_not_answer_is_told_at_once(
+    process: Callable[..., Any], runs: dict[str, Path], table: Path, tmp_path: Path
+) -> None:
+    words = ("predict", runs["linear"], table, "-o", f"{tmp_path}/out/", "--engine", "ray")
+    for address, told in (("127.0.0.1:1", "Connection refused"), ("ray://127.0.0.1:1", "Connection refused")):
+        done = process(*words, env=os.environ | {"RAY_ADDRESS": address})
+        assert done.returncode == 2
+        assert f"--engine ray: no cluster at {address} ([Errno 111] {told}); start one with" in done.stderr.decode()
+
+
 def test_what_does_not_go_together_is_refused(refused: Callable[..., str], table: Path) -> None:
     assert refused("compare", table, "--engine", "spark") == "--engine: 'spark' is not among local, ray"
     assert refused("compare", table, "--gpus-per-run", 0.5) == (
         "--gpus-per-run: runs share out the GPUs of a cluster; add --engine ray"
     )
     assert refused("compare", table, "--engine", "ray", "--time", "10m") == (
-        "--engine ray: each run is one process without a time limit; leave out --gpus and --time"
+        "--engine ray: a run is one process and has no time limit; leave out --time"
     )

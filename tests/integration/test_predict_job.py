@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,55 @@ def test_a_folder_goes_in_and_a_folder_of_parts_comes_out(
     wanted = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert [row["n"] for row in found] == list(range(100))
     assert [row["predicted_label"] for row in found] == [row["predicted_label"] for row in wanted]
+
+
+def test_other_options_are_refused_in_a_folder_that_has_a_job(
+    command: Callable[..., Any], runs: dict[str, Path], table: Path, tmp_path: Path
+) -> None:
+    words = ["predict", runs["linear"], table, "-o", f"{tmp_path}/out/"]
+    assert command(*words).code == 0
+    for more, told in (
+        (("--out-format", "jsonl"), "settings.out_format (None there, jsonl here)"),
+        (("--probs",), "settings.probs (False there, True here)"),
+        (("--strict",), "settings.strict (False there, True here)"),
+    ):
+        said = command(*words, *more)
+        assert (said.code, f"holds a job that differs in {told}" in said.err) == (2, True), said.err
+    said = command("predict", runs["linear"], tmp_path / "out", "-o", f"{tmp_path}/out/")
+    assert f"{tmp_path}/out: is the input; name another folder for the parts" in said.err
+
+
+def test_what_was_read_of_a_bad_file_is_kept_and_told(
+    command: Callable[..., Any], runs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\n" + b"some text\n" * 200_000 + b"\xe9\n")
+    words = ["predict", runs["linear"], tmp_path / "a.csv", "-o", f"{tmp_path}/out/", "--json"]
+    for kept in (0, 10):
+        said = command(*words)
+        assert said.code == 2
+        told = json.loads(said.out)
+        assert (told["rows"], told["parts"], told["kept"], len(told["unread"])) == (200_000, 10, kept, 1)
+        assert "1 file could not be read to the end" in said.err
+        assert "is not UTF-8" in said.err
+    assert "is not UTF-8" in (tmp_path / "out/errors/00000-a.jsonl").read_text()
+
+
+def test_sigterm_ends_a_job_with_a_sentence(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\n" + b"some text\n" * 400_000)
+    line = [sys.executable, "-m", "lasttoken.cli.main", "predict", str(runs["linear"]), str(tmp_path / "a.csv")]
+    line += ["-o", f"{tmp_path}/out/", "--workers", "2"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as job:
+        ends = time.monotonic() + 100
+        while not (tmp_path / "out/00000-a-000000.csv").exists():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        job.terminate()
+        _, told = job.communicate(timeout=60)
+    assert (job.returncode, told.splitlines()[-1]) == (
+        143,
+        "lasttoken: stopped by SIGTERM; to go on give the same command again",
+    )
+    assert "semaphore" not in told
 
 
 def test_standard_input_comes_out_in_parts(process: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -152,7 +151,7 @@ def compare(
     from lasttoken.studies.timed import limited
 
     limit = limited(time, began)
-    with stopping() as stop, Screen(loud=leads(first.device)) as screen, ExitStack() as held:
+    with stopping() as stop, Screen(loud=leads(first.device)) as screen:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
         for sentence in [*o.stand_in(model, [] if written else [run.method for run in configs.values()]), *told]:
@@ -163,13 +162,10 @@ def compare(
         cells = grid(configs, sizes_of(sizes, first.data.train_rows), seeds, optional=optional)
         watcher = Watcher(screen.journal, screen.note, track)
         if engine == "ray":
-            from lasttoken.cluster import joined, room
             from lasttoken.studies.on_ray import on_cluster
 
-            held.enter_context(joined())
             share = 0.0 if first.device == "cpu" else 1.0 if gpus_per_run is None else gpus_per_run
-            where = room(None, gpus=share, cpus=None)
-            fit_all = partial(on_cluster, room=where, watcher=watcher, every=checkpoint_every)
+            fit_all = partial(on_cluster, gpus=share, watcher=watcher, every=checkpoint_every)
         else:
             keeping = Keeping(resume=True, every=checkpoint_every, stop=stop)
             fit_all = partial(one_by_one, limit=limit, watcher=watcher, keeping=keeping)
@@ -199,8 +195,11 @@ def check_where(engine: str, gpus_per_run: float | None, gpus: int | None, time:
         raise ConfigError(["--gpus-per-run: runs share out the GPUs of a cluster; add --engine ray"])
     if gpus_per_run == 0:
         raise ConfigError(["--gpus-per-run 0: --device cpu fits runs without a GPU"])
-    if engine == "ray" and (gpus is not None or time is not None):
-        raise ConfigError(["--engine ray: each run is one process without a time limit; leave out --gpus and --time"])
+    given = [name for name, value in {"--gpus": gpus, "--time": time}.items() if value is not None]
+    if engine == "ray" and given:
+        raise ConfigError(
+            [f"--engine ray: a run is one process and has no time limit; leave out {' and '.join(given)}"]
+        )
 
 
 def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:

@@ -11,7 +11,10 @@ import typer
 
 from lasttoken.cli import options as o
 from lasttoken.cli.screen import Screen, say
+from lasttoken.cli.stopping import stopping
 from lasttoken.wording import counted
+
+SHOWN = 5  # files that could not be read, told by name
 
 if TYPE_CHECKING:
     from lasttoken.cli.predict import Asked
@@ -35,7 +38,10 @@ def label_many(
         "text": list(reads.columns.text),
         "template": reads.columns.template,
         "raw": loading.raw,
-        **vars(asked.writes),
+        "out_format": asked.writes.format,
+        "probs": asked.writes.probs,
+        "separator": asked.writes.separator,
+        "empty": asked.writes.empty,
         "encoding": reads.encoding,
         "quoting": reads.quoting,
         "format": reads.format,
@@ -51,7 +57,8 @@ def label_many(
     made_by = {"run": digest(loading.run / MANIFEST), "settings": settings}
     files, folder = inputs_of(source, out), OutputFolder(out.rstrip("/"))
     job = Job(files, folder, reads, asked.writes, made_by, strict, part or PART)
-    with Screen() as screen, o.naming_options({"text": asked.data.text, "label": asked.data.label}):
+    naming = {"text": asked.data.text, "label": asked.data.label}
+    with stopping(), Screen() as screen, o.naming_options(naming):
         engines = partial(engine_of, loading, engine, workers, lambda what: screen.progress("predict", what, 0, 0))
         done = run_job(job, engines, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
     tell(done, out, as_json=asked.as_json)
@@ -71,8 +78,10 @@ def tell(done: JobSummary, out: str, *, as_json: bool) -> None:
     if done.bad:
         say(f"{counted(done.bad, 'row', 'rows')} could not be read: {out.rstrip('/')}/errors/ says why")
     if done.unread:
+        more = f"; and {len(done.unread) - SHOWN} more, which errors/ lists" if len(done.unread) > SHOWN else ""
         say(
             f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read to the end: "
-            + "; ".join(done.unread)
+            + "; ".join(done.unread[:SHOWN])
+            + more
         )
         raise typer.Exit(2)

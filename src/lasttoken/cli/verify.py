@@ -44,7 +44,7 @@ def verify(
         typer.echo(f"files: {counted(found.files, 'file', 'files')} as they were written")
         if found.added:
             shown = ", ".join(found.added[:5]) + (", ..." if len(found.added) > 5 else "")
-            typer.echo(f"added: {shown}: not in the manifest, so not checked; remove what you did not put there")
+            typer.echo(f"added: {shown}: not in the manifest, so nothing is known of it; remove it unless it is yours")
         if found.forms:
             typer.echo(f"forms: {', '.join(found.forms)}: each answers")
         if found.rows:

@@ -159,7 +159,9 @@ def name_of(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (dict, bytes, *LISTS)):
-        raise DataError(f"{place} holds {shortened(value)}, a {type(value).__name__}; give text or a number")
+        remedy = "cast the column to string" if isinstance(value, bytes) else "give text or a number"
+        kind = "bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"
+        raise DataError(f"{place} holds {shortened(value)}, {kind}; {remedy}")
     return str(value)
 
 

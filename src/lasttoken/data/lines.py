@@ -83,6 +83,9 @@ def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
         try:
             pieces.append(decoder.decode(block, final=not more))
         except UnicodeDecodeError as error:
+            if not codec.startswith(("utf-16", "utf-32")):  # their decoders hold the byte order
+                good = "".join(pieces) + error.object[: error.start].decode(codec)
+                yield from without_nul(whole_ones(good), name, number)  # what comes before the byte can be used
             raise DataError(wrong_byte(name, codec, encoding, error, done - len(error.object) + error.start)) from error
         except UnicodeError as error:
             raise DataError(f"{name}: {error}; name another encoding: --encoding utf-16-le") from error
@@ -92,6 +95,12 @@ def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
         pieces = [lines.pop()] if more and lines and not lines[-1].endswith("\n") else []  # "\r" may begin "\r\n"
         yield from without_nul(lines, name, number)
         number += len(lines)
+
+
+def whole_ones(text: str) -> list[str]:
+    """The lines that end in the text."""
+    lines = io.StringIO(text, newline="").readlines()
+    return lines if text.endswith("\n") else lines[:-1]
 
 
 def check_text(begins: bytes, name: str, codec: str) -> None:

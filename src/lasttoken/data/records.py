@@ -151,6 +151,8 @@ def ragged(fields: Sequence[str], header: Sequence[str], delimiter: str, lines: 
     mark, several = DELIMITERS[delimiter], len(lines) > 1 and could_be_row(lines[0], delimiter, len(header))
     if len(fields) > len(header) and not any(fields[len(header) :]):
         return f"{problem}; the line ends in {mark} that the header lacks; add it there or remove it here"
+    if len(fields) < len(header) and not several:
+        return f"{problem}; the row lacks some: add {mark} for each, or take it out"
     return f"{problem}; put quotes around a field that holds {mark}" + (f"; {PLAIN}" if several else "")
 
 

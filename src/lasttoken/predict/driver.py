@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lasttoken.errors import ArtifactError, DataError, MissingColumn
 from lasttoken.predict.engines import Engine
 from lasttoken.predict.job import DONE, ERRORS, JOB, Job, JobSummary, WholeFile, committed, described, errors_of
-from lasttoken.predict.parts import Kept, units_of
+from lasttoken.predict.parts import Kept, format_of, units_of
 from lasttoken.record.folder import json_bytes
 from lasttoken.wording import counted
 
@@ -62,15 +62,16 @@ def run_job(
 ) -> JobSummary:
     """Predict every part that is not committed yet. engines: gives the workers, once it is known that they may begin.
 
-    progress: is told the rows done, of parts that were there before too. Raises DataError where no file can be read, and with
+    progress: is told the rows done, of parts that were there before too. Raises DataError where nothing can be read, and with
     `strict` where a row or a file cannot; ArtifactError where the folder holds another job or cannot be written.
     """
     began, told, tally = time.monotonic(), list[str](), Tally(progress)
+    check_formats(job)
     description = described(job)
     there, about = committed(job, description), json_bytes(description, indent=1)
     with engines() as engine:
         predict_parts(job, engine, there, about, tally, told)
-    if tally.failed and (job.strict or len(tally.failed) == len(job.files)):  # a mistake of the command, most likely
+    if tally.failed and (job.strict or not tally.names):  # where nothing can be read: a mistake of the command
         raise tally.first()
     if JOB not in there:
         job.out.commit(JOB, about)
@@ -123,6 +124,15 @@ def predict_parts(job: Job, engine: Engine, there: set[str], about: bytes, tally
             break
     while waiting:  # what is at work is finished, whatever has failed
         take()
+
+
+def check_formats(job: Job) -> None:
+    """Raises DataError where a file's parts cannot be written in the format that is asked for."""
+    text = [file.name for file in job.files if format_of(job, file) not in (None, "parquet")]
+    if job.writes.format == "parquet" and text:
+        raise DataError(
+            f"{text[0]}: parts of Parquet made from text could differ in the types of their columns; leave --out-format out"
+        )
 
 
 def check_there(job: Job, names: list[str]) -> None:

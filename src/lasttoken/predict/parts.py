@@ -88,16 +88,12 @@ def units_of(job: Job, number: int, there: set[str], *, width: int, told: list[s
     Raises DataError where the file cannot be read.
     """
     file = job.files[number]
-    format = job.reads.format or format_name(file.name)
+    format = format_of(job, file)
     if format is None:
         raise DataError(
             f"{file.name}: its ending names no format; name it: --format {', --format '.join(known_formats())}"
         )
     ending = job.writes.format or format
-    if ending == "parquet" and format != "parquet":
-        raise DataError(
-            f"{file.name}: parts of Parquet made from text could differ in the types of their columns; leave --out-format out"
-        )
 
     def named(part: int) -> str:
         return f"{number:05d}-{file.stem}-{part:06d}.{ending}"
@@ -106,6 +102,11 @@ def units_of(job: Job, number: int, there: set[str], *, width: int, told: list[s
         yield from parquet_units(job, number, named, there, width)
     else:
         yield from text_units(job, number, named, there, format, told)
+
+
+def format_of(job: Job, file: InputFile) -> str | None:
+    """The format of a file: as named, or by the ending of its name."""
+    return job.reads.format or format_name(file.name)
 
 
 def text_units(

@@ -145,9 +145,18 @@ def inputs_of(given: str, out: str) -> list[InputFile]:
         names = [given]
     names = [name for name in names if not below(name, out)]
     chosen = sorted(name for name in names if format_name(name) is not None or not many)
+    if not chosen and is_same(given, out):
+        raise DataError(f"{out.rstrip('/')}: is the input; name another folder for the parts: -o labelled/")
     if not chosen:
         raise DataError(f"{given}: no file ending in {', '.join(READ)}, packed as .gz or .zst or not, is there")
     return [InputFile(name) for name in chosen]
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two names are of one place."""
+    if is_address(one) or is_address(other):
+        return one.rstrip("/") == other.rstrip("/")
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def below(name: str, folder: str) -> bool:

@@ -13,6 +13,7 @@ from lasttoken.model.cpu_rates import threads
 from lasttoken.predict.engines import Engine, Here, Place, Processes
 from lasttoken.predict.worker import Loading
 from lasttoken.record.folder import is_export
+from lasttoken.wording import counted
 
 MOST = 61  # processes of a pool; Windows has room for no more
 
@@ -32,7 +33,7 @@ def engine_of(loading: Loading, engine: str, workers: int | None, tell: Callable
         with joined():
             gpus = 1.0 if on_gpu(loading) else 0.0
             where = room(workers, gpus=gpus, cpus=1 if single_core(loading.run) else None)
-            tell(f"loading the model in {where.workers} workers")
+            tell(f"loading the model in {counted(where.workers, 'worker', 'workers')}")
             with closing(OnRay(loading, where)) as actors:
                 yield actors
         return
@@ -49,7 +50,7 @@ def engine_of(loading: Loading, engine: str, workers: int | None, tell: Callable
 
 def check_precision(loading: Loading) -> None:
     """Raises ConfigError where each worker would choose a precision of its own."""
-    if loading.precision == "auto":
+    if loading.precision == "auto" and not single_core(loading.run):
         raise ConfigError(
             ["--precision auto: workers could choose differently; name float32 or bfloat16, or --workers 1"]
         )

@@ -16,7 +16,7 @@ from lasttoken.journal import Journal
 from lasttoken.record.atomic import claimed
 from lasttoken.record.folder import checkpoints_of
 from lasttoken.studies.kept import Keeping
-from lasttoken.studies.one import finished, in_step, leads, run_method
+from lasttoken.studies.one import Outcome, finished, in_step, leads, run_method
 from lasttoken.studies.timed import Limit, Within, gone_on, within
 from lasttoken.track import tracking
 
@@ -70,26 +70,39 @@ def fitted(task: Task, plan: Callable[[Journal], Within], watcher: Watcher, keep
     name, folder, config = task.folder.name, task.folder, task.cell.run
     journal = watcher.journal(name)
     with claimed(folder, here=leads(config.device)):
-        outcome = finished(task.known, task.known_splits, folder)
-        in_step(config.device)
-        if outcome is None:
-            made = plan(journal)
-            watcher.note(f"{name}: {settings_line(made.run)}")  # kept in config.toml
-            track = watcher.track if leads(config.device) else None
-            with tracking(track, made.run, folder, journal) as tracked:
-                outcome = run_method(
-                    made.run,
-                    made.splits,
-                    folder,
-                    name=task.cell.name,
-                    journal=journal,
-                    until=made.until,
-                    keeping=keeping,
-                )
-                tracked(outcome.measures)
-        else:
-            journal.note(f"kept from before, {folder}")
-            shutil.rmtree(checkpoints_of(folder), ignore_errors=True)
+        known = kept(task, journal)
+        if known is not None:
+            return known
+        made = plan(journal)
+        watcher.note(f"{name}: {settings_line(made.run)}")  # kept in config.toml
+        track = watcher.track if leads(config.device) else None
+        with tracking(track, made.run, folder, journal) as tracked:
+            outcome = run_method(
+                made.run,
+                made.splits,
+                folder,
+                name=task.cell.name,
+                journal=journal,
+                until=made.until,
+                keeping=keeping,
+            )
+            tracked(outcome.measures)
+    return ended(outcome)
+
+
+def kept(task: Task, journal: Journal) -> Ended | None:
+    """The finished run of a task; None where there is none. Raises ArtifactError where its folder holds another."""
+    outcome = finished(task.known, task.known_splits, task.folder)
+    in_step(task.cell.run.device)
+    if outcome is None:
+        return None
+    journal.note(f"kept from before, {task.folder}")
+    shutil.rmtree(checkpoints_of(task.folder), ignore_errors=True)
+    return ended(outcome)
+
+
+def ended(outcome: Outcome) -> Ended:
+    """How a run ended, without its model."""
     end = outcome.measures.end
     return Ended(outcome.folder, end.how, end.told or "")
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lasttoken.cluster import TRIES, Room, enter
+from lasttoken.cluster import TRIES, Room, enter, joined, room
 from lasttoken.data.dataset import Splits
 from lasttoken.errors import ArtifactError, Claimed, UserError
 from lasttoken.journal import Journal
+from lasttoken.record.atomic import claimed
 from lasttoken.record.folder import MANIFEST
-from lasttoken.studies.cells import Cell, Ended, Task, Watcher, fitted, freed
+from lasttoken.studies.cells import Cell, Ended, Task, Watcher, fitted, freed, kept
 from lasttoken.studies.kept import Keeping
 from lasttoken.studies.timed import Within
 from lasttoken.wording import first_line
@@ -37,18 +38,46 @@ class TaskEnd:
 
 
 def on_cluster(
-    tasks: Sequence[Task], *, room: Room, watcher: Watcher, every: float
+    tasks: Sequence[Task], *, gpus: float, watcher: Watcher, every: float
 ) -> Iterator[tuple[int, Ended | UserError]]:
-    """(number, how it ended) of each task, as they end. every: seconds between checkpoints of a training."""
+    """(number, how it ended) of each task, as they end; those that are finished are found here.
+
+    gpus: share of a GPU for each. every: seconds between checkpoints of a training. Raises ConfigError without a cluster.
+    """
+    missing = dict[int, Task]()
+    for number, task in enumerate(tasks):
+        if not task.folder.exists():
+            missing[number] = task
+            continue
+        try:
+            with claimed(task.folder):
+                known = kept(task, watcher.journal(task.folder.name))
+        except UserError as error:
+            yield number, freed(error)
+            continue
+        if known is None:
+            missing[number] = task
+        else:
+            yield number, known
+    if missing:
+        watcher.journal("compare").progress("joining the cluster", 0, 0)
+        with joined():
+            yield from as_tasks(missing, room(None, gpus=gpus, cpus=None), watcher, every)
+
+
+def as_tasks(
+    tasks: Mapping[int, Task], room: Room, watcher: Watcher, every: float
+) -> Iterator[tuple[int, Ended | UserError]]:
+    """(number, how it ended) of each task by its number, as they end on the cluster that was joined."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     stored = {
-        id(task.splits): ray.put(task.splits) for task in tasks
+        id(task.splits): ray.put(task.splits) for task in tasks.values()
     }  # rows are sent once, however many runs they are for
     remote = ray.remote(max_retries=TRIES - 1, num_cpus=room.cpus, num_gpus=room.gpus)(fit_there)
-    given = [(task.cell, task.folder, stored[id(task.splits)]) for task in tasks]
-    refs = {remote.remote(*one, every, watcher.track, os.getcwd()): number for number, one in enumerate(given)}
+    given = {number: (task.cell, task.folder, stored[id(task.splits)]) for number, task in tasks.items()}
+    refs = {remote.remote(*one, every, watcher.track, os.getcwd()): number for number, one in given.items()}
     total, progress = len(refs), watcher.journal("compare").progress
     progress(f"fitting, {room.workers} at a time", 0, total)
     while refs:
@@ -77,7 +106,7 @@ def fit_there(cell: Cell, place: Path, splits: Splits, every: float, track: str 
     """Fit a cell in the process of a worker. folder: that of the command, since paths are relative to it."""
     told = list[str]()
     journal = Journal(tell=told.append)
-    watcher = Watcher(lambda _: journal, told.append, track)
+    watcher = Watcher(lambda _: journal, lambda sentence: told.append(sentence.removeprefix(f"{place.name}: ")), track)
     task = Task(cell, place, splits, splits, cell.run, splits)
     try:
         enter(folder)

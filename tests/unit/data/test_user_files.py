@@ -110,7 +110,7 @@ def test_the_encoding_of_windows_is_named(tmp_path: Path) -> None:
     content = "text,label\n“a” — café,x\n".encode("cp1252")
     assert refusal(tmp_path / "r.csv", content).endswith("name it: --encoding cp1252")
     assert read(tmp_path / "r.csv", content, encoding="cp1252").texts == ["“a” — café"]
-    for other, encoding in ((content + b"\x81", "utf-8"), (b"text\n\x81", "cp1252")):
+    for other, encoding in ((content + b"\x81", "utf-8"), (b"text,label\n\x81", "cp1252")):
         assert "name it: --encoding cp1250, shift_jis or gb18030" in refusal(
             tmp_path / "r.csv", other, encoding=encoding
         )

@@ -268,7 +268,7 @@ def test_which_workers_a_machine_has_room_for(tmp_path: Path, monkeypatch: pytes
         ConfigError, match="--workers 3: each takes a GPU, and this machine has 2; give fewer, or --device cpu"
     ):
         places("embedding", "cuda", 3)
-    loading = Loading(tmp_path / "linear", precision="auto")
+    loading = Loading(tmp_path / "embedding", "cpu", precision="auto")
     with (
         pytest.raises(ConfigError, match="--precision auto: workers could choose differently"),
         engine_of(loading, "local", 2, print),
