@@ -20,8 +20,7 @@ from lasttoken.errors import ConfigError, DataError
 from lasttoken.wording import counted, did_you_mean
 
 if TYPE_CHECKING:
-    from lasttoken.predict.file import Input, Output
-    from lasttoken.predict.worker import Loading
+    from lasttoken.predict.options import Input, Loading, Output
 
 EMPTY = {"blank": "given no label", "label": "labelled anyway", "refuse": "refused"}  # --empty: in the summary
 
@@ -122,9 +121,8 @@ def predict(
     if empty not in EMPTY:
         raise ConfigError([f"--empty: {empty!r} is not among {', '.join(EMPTY)}{did_you_mean(empty, EMPTY)}"])
     from lasttoken.config.parse import read_run
-    from lasttoken.predict.file import Output
+    from lasttoken.predict.options import Loading, Output
     from lasttoken.predict.places import is_address, is_many
-    from lasttoken.predict.worker import Loading
 
     source = source if source is None or is_address(source) else o.path(source)
     out = out if is_address(out) else out if out == "-" else o.path(out)
@@ -164,7 +162,7 @@ class Asked:
     def reads(self, data: Data, format: str | None) -> Input:
         """How rows are read."""
         from lasttoken.data.load import columns_of
-        from lasttoken.predict.file import Input
+        from lasttoken.predict.options import Input
 
         return Input(columns_of(data, labels=False), format, self.encoding, data.quoting)
 

@@ -23,6 +23,7 @@ from lasttoken.errors import DataError
 from lasttoken.evaluation.decisions import Rule
 from lasttoken.labels import LabelSpace
 from lasttoken.paths import local
+from lasttoken.predict.options import Input, Output
 from lasttoken.predictor import Answers, Predictor
 from lasttoken.text.truncation import Truncation
 
@@ -41,29 +42,6 @@ class Summary:
     abstained: int = 0  # rows abstained on
     without: int = 0  # rows that were given no label, those left to a person and those without a word aside
     told: tuple[str, ...] = ()  # warnings about the source
-
-
-@dataclass(frozen=True)
-class Input:
-    """How a source is read."""
-
-    columns: Columns  # text, template and id; its label and split columns are ignored
-    format: str | None = None  # csv, tsv, jsonl or parquet; None: by the ending of the file's name
-    encoding: str = "utf-8"
-    quoting: str = "auto"
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is written, and how."""
-
-    format: str | None = None  # None: by the ending of the file's name, else that of the source
-    probs: bool = False  # a column p(NAME) for each label
-    separator: str = ";"  # of several labels in a cell of CSV and TSV
-    empty: str = (
-        "blank"  # a text without a letter, digit or emoji gets no label; label: the model's; refuse: is an error
-    )
-    overwrite: bool = False
 
 
 def predict_file(

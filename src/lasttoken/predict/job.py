@@ -9,7 +9,7 @@ from typing import Any
 
 from lasttoken.config.parse import flat
 from lasttoken.errors import ArtifactError, DataError
-from lasttoken.predict.file import Input, Output
+from lasttoken.predict.options import Input, Output
 from lasttoken.predict.places import InputFile, OutputFolder
 from lasttoken.record.folder import json_bytes
 

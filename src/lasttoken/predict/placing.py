@@ -11,7 +11,7 @@ from lasttoken.config.parse import read_run
 from lasttoken.errors import ConfigError
 from lasttoken.model.cpu_rates import threads
 from lasttoken.predict.engines import Engine, Here, Place, Processes
-from lasttoken.predict.worker import Loading
+from lasttoken.predict.options import Loading
 from lasttoken.record.folder import is_export
 from lasttoken.wording import counted
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lasttoken.data.write import Row, writer
 from lasttoken.errors import DataError
-from lasttoken.evaluation.policy import Policy
 from lasttoken.predict.file import (
     LABEL,
     SET,
@@ -30,33 +28,6 @@ from lasttoken.predictor import Predictor
 from lasttoken.record.folder import json_bytes
 
 GetPredictor = Callable[[], Predictor]  # called where the predictor is used; it can be sent to another process
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How a predictor is read: a GetPredictor. The options are those of `Predictor.load`."""
-
-    run: Path
-    device: str = "auto"
-    trust_remote_code: bool = False
-    model: str | None = None
-    merge: str | None = None
-    precision: str | None = None
-    backend: str | None = None
-    raw: bool = False  # without calibration and thresholds
-
-    def __call__(self) -> Predictor:
-        """The predictor."""
-        predictor = Predictor.load(
-            self.run,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-            model=self.model,
-            merge=self.merge,
-            precision=self.precision,
-            backend=self.backend,
-        )
-        return Predictor(predictor.classifier, Policy()) if self.raw else predictor
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from lasttoken.data.read import Columns
 from lasttoken.errors import ArtifactError, ConfigError, DataError, ModelError
 from lasttoken.predict.driver import run_job
 from lasttoken.predict.engines import Engine, Here, Place, Processes
-from lasttoken.predict.file import Input, Output
 from lasttoken.predict.job import Job, JobSummary
+from lasttoken.predict.options import Input, Loading, Output
 from lasttoken.predict.parts import Unit
 from lasttoken.predict.places import OutputFolder, inputs_of
 from lasttoken.predict.placing import engine_of, places_of
-from lasttoken.predict.worker import GetPredictor, Loading
+from lasttoken.predict.worker import GetPredictor
 
 
 def processes(load: GetPredictor) -> Engine:

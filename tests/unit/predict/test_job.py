@@ -25,8 +25,8 @@ from lasttoken.methods.classifier import Said
 from lasttoken.predict import parts as parts_module
 from lasttoken.predict.driver import run_job
 from lasttoken.predict.engines import Engine, Here
-from lasttoken.predict.file import Input, Output
 from lasttoken.predict.job import Job, JobSummary
+from lasttoken.predict.options import Input, Output
 from lasttoken.predict.parts import bounds
 from lasttoken.predict.places import InputFile, OutputFolder, inputs_of, is_many
 from lasttoken.predictor import Predictor
