@@ -128,7 +128,5 @@ def enter(folder: str) -> None:
         os.chdir(folder)
     except OSError as error:
         raise ConfigError(
-            [
-                f"--engine ray: {socket.gethostname()} has no folder {folder}; give all machines the same disk, or start there"
-            ]
+            [f"--engine ray: {socket.gethostname()} has no folder {folder}; give all machines the same disk"]
         ) from error

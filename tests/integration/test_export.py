@@ -62,7 +62,7 @@ session = open_session("openvino", Path(sys.argv[1]), "float32")
 start, ids = threading.Barrier(4), np.ones((1, 8), dtype=np.int64)
 def first():
     start.wait()
-    session(ids, ids)
+    print(session(ids, ids).shape)
 threads = [threading.Thread(target=first) for _ in range(4)]
 [one.start() for one in threads]
 [one.join() for one in threads]
@@ -73,7 +73,9 @@ def test_threads_that_come_first_to_openvino_are_answered(exported: Path) -> Non
     """Its Python layer hangs where it is set up by two threads at once."""
     (graph,) = exported.rglob("*.xml")
     for _ in range(3):
-        subprocess.run([sys.executable, "-c", FIRST, str(graph)], check=True, timeout=60)
+        words = [sys.executable, "-c", FIRST, str(graph)]
+        done = subprocess.run(words, check=True, timeout=60, capture_output=True, text=True)
+        assert done.stdout.count("(1, 4)") == 4
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx-float32", "openvino-float32", "auto"])

@@ -28,9 +28,8 @@ class Tally:
     bad: int = 0
     kept: int = 0
     names: list[str] = field(default_factory=list)  # of the parts that are committed
-    failed: dict[int, tuple[int, DataError]] = field(
-        default_factory=dict
-    )  # number of a file -> its first failed part, why
+    # number of a file -> its first failed part, and why
+    failed: dict[int, tuple[int, DataError]] = field(default_factory=dict)
 
     def add(self, name: str, rows: int, bad: int) -> None:
         """Count a part."""

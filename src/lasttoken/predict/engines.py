@@ -184,9 +184,8 @@ def begin(places: SimpleQueue[Place], life: Connection, remote: Remote) -> None:
     """Begin a worker process: take an environment, and end when the other end of `life` is closed."""
     global _remote
     os.environ.update(places.get())
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to all processes of a terminal; the first one closes `life`
+    # Ctrl-C goes to all processes of a terminal; the first one closes `life`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=outlived, args=(life,), daemon=True).start()
     _remote = remote
 

@@ -155,8 +155,8 @@ def run_cells(
     """Fit every run, or keep it if finished; writes out/NAME of each and out/report.html.
 
     splits: those of every run, or a dict by the run's seed. A method that cannot run is reported and left out. limit:
-    for all runs; each gets an equal share of the time left. fit_all: how the cells
-    are fitted; None: one by one in this process, without checkpoints. Raises the last UserError if no method could run.
+    for all runs; each gets an equal share of the time left. fit_all: how the cells are fitted; None: one by one in this
+    process, without checkpoints. Raises the last UserError if no method could run.
     """
     tell, journal_of = watcher.note, watcher.journal
     by_seed = splits if isinstance(splits, Mapping) else {cell.run.seed: splits for cell in cells}

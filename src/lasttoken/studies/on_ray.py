@@ -72,9 +72,10 @@ def as_tasks(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
+    # rows are sent once, however many runs they are for
     stored = {
-        id(task.splits): ray.put(task.splits) for task in tasks.values()
-    }  # rows are sent once, however many runs they are for
+        id(splits): ray.put(splits) for splits in {id(task.splits): task.splits for task in tasks.values()}.values()
+    }
     remote = ray.remote(max_retries=TRIES - 1, num_cpus=room.cpus, num_gpus=room.gpus)(fit_there)
     given = {number: (task.cell, task.folder, stored[id(task.splits)]) for number, task in tasks.items()}
     refs = {remote.remote(*one, every, watcher.track, os.getcwd()): number for number, one in given.items()}
