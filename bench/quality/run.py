@@ -23,6 +23,7 @@ import tomllib
 import zlib
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,9 @@ def main() -> None:
         wanted = {"only": path.stem, "methods": method, "seeds": str(seed), "points": point}
         target = HERE / "results" / f"{path.stem}.{name}.{seed}.json"
         if target.exists() or any(chosen[key] and value not in chosen[key] for key, value in wanted.items()):
+            continue
+        if (peer := experiment[method].get("by")) == "setfit" and find_spec(peer) is None:
+            print(f"{path.stem} {name}: left out; make bench installs it", flush=True)
             continue
         print(f"{path.stem} {name} seed {seed}", flush=True)
         splits = read(experiment["problem"])

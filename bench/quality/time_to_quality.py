@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 STARTED = "TIME_TO_QUALITY_STARTED"  # seconds since 1970, in the environment of a fit
 EPOCHS = 3
 GRID = [{"lr": lr, "batch": batch} for lr, batch in ((2e-4, 8), (1e-3, 8), (1e-3, 16))]  # of the peer
+FASTEST = {"dtype": "bfloat16", "attention": "eager", "grouped": True}  # of bench/speed, where a CPU has bfloat16
 SETS: dict[str, dict[str, Any]] = {  # ours, but for what is a default
     "ag-news-4k": {"max_length": 128, "suffix": "\nTopic:"},
     "banking77": {"max_length": 64, "suffix": "\nIntent:"},
@@ -110,6 +111,7 @@ def configurations(name: str, toy: bool) -> Iterator[tuple[str, str, dict[str, A
             "max_length": own["max_length"],
             "lora": {"r": 16, "alpha": 32.0},
             "train": train,
+            **FASTEST,
         }
         yield f"HF, lr {one['lr']:g}, batch {one['batch']}", "peer", peer
     yield "ours", "ours", own

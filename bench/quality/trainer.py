@@ -29,12 +29,19 @@ from lasttoken.model.load import locate
 def fit_and_predict(
     settings: dict[str, Any], splits: Splits, seed: int, callbacks: Sequence[TrainerCallback] = ()
 ) -> tuple[np.ndarray, float, float]:
-    """(probabilities of the test rows (N, C), seconds of training, seconds of prediction)."""
+    """(probabilities of the test rows (N, C), seconds of training, seconds of prediction).
+
+    settings, beside those of `embedding`: `dtype` of the frozen weights, `attention` of transformers, `grouped` by length.
+    """
     set_seed(seed)
     folder, train = locate(settings["model"]), settings["train"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=len(splits.labels), dtype=torch.float32, pad_token_id=tokenizer.pad_token_id
+        folder,
+        num_labels=len(splits.labels),
+        dtype=getattr(torch, settings.get("dtype", "float32")),
+        attn_implementation=settings.get("attention", "sdpa"),
+        pad_token_id=tokenizer.pad_token_id,
     )
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -62,6 +69,7 @@ def fit_and_predict(
             weight_decay=0.0,
             max_grad_norm=1.0,
             bf16=True,
+            train_sampling_strategy="group_by_length" if settings.get("grouped") else "random",
             use_cpu=not torch.cuda.is_available(),
             eval_strategy="epoch",
             save_strategy="epoch",

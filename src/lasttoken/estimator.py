@@ -29,6 +29,7 @@ from lasttoken.explain.explanation import By, Explanation, explain
 from lasttoken.hierarchy import Hierarchy, hierarchy_of
 from lasttoken.journal import LOGGER
 from lasttoken.labels import NOTHING, LabelSpace
+from lasttoken.packages import stand_in
 from lasttoken.paths import local
 from lasttoken.predictor import Answers, Predictor
 from lasttoken.record.folder import writing
@@ -93,6 +94,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}{hint}")
         for name, default in known.items():
             setattr(self, name, settings.get(name, default))
+        if "model" in known and "model" not in settings:
+            for sentence in stand_in([METHOD_CONFIGS[self._method]()]):
+                LOGGER.warning(sentence)
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:

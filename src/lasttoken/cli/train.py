@@ -96,6 +96,7 @@ def train(
     from lasttoken.cli.stopping import stopping
     from lasttoken.config.parse import settings_line
     from lasttoken.data.load import load_data
+    from lasttoken.packages import stand_in
     from lasttoken.record.atomic import claimed
     from lasttoken.studies.kept import Keeping
     from lasttoken.studies.one import finished, in_step, leads, run_method
@@ -111,7 +112,7 @@ def train(
     first = leads(config.device)
     with claimed(folder, here=first), stopping() as stop, Screen(loud=first) as screen:
         journal = screen.journal(method)
-        for sentence in o.stand_in(model, [config.method]):
+        for sentence in stand_in([config.method]):
             screen.note(sentence)
         every = config.data if limit is None else config.data.model_copy(update={"train_rows": None})
         whole = load_data(every, seed=config.seed, journal=journal)

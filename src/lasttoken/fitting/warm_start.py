@@ -1,7 +1,8 @@
 """Warm start of the head: its linear layer is first fitted on the frozen backbone's hidden states, by the training loss.
 
 Fine-tuning from a fitted head distorts the pretrained features less than from a random one (Kumar 2022,
-arXiv:2202.10054). It costs one forward pass over the texts.
+arXiv:2202.10054). It costs one forward pass over the texts. The fit stops short of explaining the training rows, which
+would leave LoRA nothing to learn: a head that knew them by heart ended below a random one (docs/lab.md).
 
 With few training rows, the layer may be initialised from the vocabulary head: each label starts as the mean row of the
 tokens in its name, and the fit learns the difference from it.
@@ -27,7 +28,8 @@ from lasttoken.train.loss import Loss
 
 HISTORY = 10  # steps that L-BFGS remembers
 # L2 penalties to try; each fit starts from the weights of the one before
-PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+LEFT = 0.8  # least ratio of training to validation loss of a head that LoRA starts from
 SHARES = (0.0, 1.0, 2.0)  # factors on the label names' rows; validation loss chooses
 FEW = 32  # training rows per label, from which on the label names' rows gain nothing (docs/lab.md)
 CONSTANT = 10.0  # length of the mean vector among features of deviation 1, where it takes the place of a bias
@@ -74,6 +76,7 @@ def start_head(
             loss,
             bias=head.linear.bias is not None,
             names=names,
+            left=LEFT,
             progress=journal.task("fitting the head"),
         )
     except torch.OutOfMemoryError as error:
@@ -129,13 +132,14 @@ def fit_head_only(
     *,
     bias: bool = True,
     names: Tensor | None = None,
+    left: float = 0.0,
     progress: Progress = unheard,
 ) -> HeadOnly:
     """The linear layer of least `loss` plus L2 penalty on the training vectors.
 
     train_vectors (N, H), valid_vectors (M, H): overwritten. Penalties are tried from the largest down until the
-    validation loss stops falling. bias: whether the layer has one. names: (C, H) weights to start from; the penalty is on
-    the difference from them.
+    validation loss stops falling, or the training loss is below `left` times the validation loss. bias: whether the layer
+    has one. names: (C, H) weights to start from; the penalty is on the difference from them.
     Full-batch L-BFGS on standardised vectors; the returned layer applies to vectors that are not standardised.
     Raises Diverged if a vector is not finite.
     """
@@ -159,8 +163,15 @@ def fit_head_only(
         for number, penalty in enumerate(PENALTIES):
             progress(tried + number, len(shares) * len(PENALTIES))
             weight, shift = solve(train_vectors, targets[0], loss, penalty, weight, shift, share * name_logits[0])
-            total, count = loss(logits_of(valid_vectors, weight, shift) + share * name_logits[1], targets[1])
-            value = total.item() / count
+            learnt, value = (
+                total.item() / count
+                for total, count in (
+                    loss(logits_of(part, weight, shift) + share * known, truth)
+                    for part, known, truth in zip(parts, name_logits, targets, strict=True)
+                )
+            )
+            if number and learnt < left * value:
+                break
             if value < best.loss:
                 best = HeadOnly(weight, shift, value, penalty, share)
             if not value < before:

@@ -33,6 +33,7 @@ class Job:
     depth: int = 0  # blocks of a model that can be frozen in part; 0: of none
     head_first: bool = False  # the head is fitted on the frozen model before training
     fewest: int = 1  # training rows with which every label has one
+    untrained: bool = False  # a zero-shot model, which reads no rows but to predict them
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def seconds_of(job: Job, speed: Speed) -> float:
     updates = math.ceil(job.rows / job.batch)
     epoch = updates * speed.update * above + job.evaluations * job.valid * speed.row * above
     once = 1.0 if job.head_first or not job.epochs else 1 - above  # share of the blocks that all texts pass before
-    before = (job.rows + job.valid) * speed.row * once
+    before = (job.rows + job.valid) * speed.row * once * (not job.untrained)
     return speed.start + before + job.epochs * epoch + seconds_after(job, speed)
 
 
@@ -72,8 +73,9 @@ def choose(job: Job, speed: Speed, seconds: float, *, time: str) -> Job:
     least = seconds_of(smallest(job), speed) / SHARE
     raise ConfigError(
         [
-            f"--time {time}: loading the model, predicting {job.valid + job.test:,} validation and test rows and the least "
-            f"training take about {duration(least)}; give more time, or use --method linear"
+            f"--time {time}: loading the model, predicting {job.valid + job.test:,} validation and test rows"
+            f"{' and the least training' * (not job.untrained)} take about {duration(least)}; give more time, or use "
+            "--method linear"
         ]
     )
 
@@ -119,6 +121,8 @@ def told(job: Job, chosen: Job, speed: Speed, *, time: str) -> str:
     if chosen.trunk > job.trunk:
         parts.append(f"LoRA on the upper {job.depth - chosen.trunk} of {job.depth} blocks")
     took, whole = duration(seconds_of(chosen, speed)), duration(seconds_of(job, speed))
+    if not parts and job.untrained:
+        return f"{time}: nothing is left out, predicting {job.valid + job.test:,} rows takes about {took}"
     if not parts:
         epochs = f"{job.epochs:g} epoch{'' if job.epochs == 1 else 's'} of " if job.epochs else ""
         return f"{time}: nothing is left out, {epochs}{job.rows:,} rows take about {took}"

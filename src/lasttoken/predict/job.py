@@ -15,6 +15,7 @@ from lasttoken.record.folder import json_bytes
 
 PART = 20_000  # rows of a part
 FORMAT = 1  # of job.json
+SETTINGS = "settings."  # of the command, beside the run's digest
 SHORT = 30  # characters of a value that is shown
 JOB, DONE, ERRORS = "job.json", "done.json", "errors"
 
@@ -79,7 +80,8 @@ def committed(job: Job, about: dict[str, Any]) -> set[str]:
 
 
 def difference(name: str, there: Any, here: Any) -> str:
-    """A setting that differs, with both values where they are short."""
+    """A setting that differs, called as its option, with both values where they are short."""
+    name = "--" + name.removeprefix(SETTINGS).replace("_", "-") if name.startswith(SETTINGS) else name
     plain = all(isinstance(value, str | int | float | None) and len(str(value)) <= SHORT for value in (there, here))
     return f"{name} ({there} there, {here} here)" if plain else name
 

@@ -25,6 +25,7 @@ from lasttoken.data.subset import with_fewer
 from lasttoken.errors import ArtifactError, ConfigError, UserError
 from lasttoken.evaluation.metrics import HEADLINE, named
 from lasttoken.journal import Journal, told, unheard
+from lasttoken.packages import INSTALL, MINILM, stand_in
 from lasttoken.paths import local
 from lasttoken.record.folder import INTERRUPTED, MANIFEST, check_not_run, check_writable, runs_in
 from lasttoken.report.compose import Written, write_report
@@ -170,6 +171,8 @@ def run_cells(
         for rows, seed in {(run.data.train_rows, run.seed) for run in (*(cell.run for cell in cells), *kept)}
     }
     check_kept(cells, kept, parts, out)
+    for sentence in stand_in(cell.run.method for cell in cells):
+        tell(sentence)
     if limit is None and (advice := few_rows(by_seed[first_seed], cells, out)):  # folds and a limit exclude each other
         tell(advice)
     tasks, missing = list[Task](), set[str]()
@@ -177,7 +180,10 @@ def run_cells(
         model = getattr(cell.run.method, "model", "")
         if cell.optional and not at_hand(model):
             if cell.name not in missing:
-                tell(f"{cell.name}: left out, {model} is not on this machine; --encoder NAME selects it, or another")
+                tell(
+                    f"{cell.name}: left out, {model} is not on this machine; --encoder NAME selects it, or another; a "
+                    f"small one: {INSTALL[MINILM]}"
+                )
             missing.add(cell.name)
             continue
         mine, before = (parts[run.data.train_rows, run.seed] for run in (cell.run, known))

@@ -90,7 +90,7 @@ def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
     fitted.classifier.predict_proba(texts)
     row = (time.perf_counter() - began) / len(texts)
     updates = [step.seconds for step in fitted.steps]
-    read = len(valid) if updates else len(train) + len(valid)
+    read = len(valid) if updates else 0 if zero_shot(method) else len(train) + len(valid)
     start = max(0.0, spent - sum(updates) - read * row)
     classifier: Any = fitted.classifier
     depth = classifier.backbone.depth
@@ -127,7 +127,7 @@ def within(
     whole: splits with all training rows; without a limit, those of the run, returned unchanged. fits: runs still to do,
     including this one; they share the time left equally. like: folder of the first seed's run, whose settings are
     reused if it exists. measured: returns the speeds and the number of blocks. The journal gets a note on what was
-    reduced. A method without a language model or without training is not changed. Raises ConfigError if none fits.
+    reduced. A method without a language model is not changed. Raises ConfigError if none fits.
     """
     method: Any = run.method
     if limit is None:
@@ -136,8 +136,8 @@ def within(
         raise ConfigError(
             ["--time: may reduce the training rows, but folds train on all of them; leave out one of the two"]
         )
-    given, fields = of_rows(whole, run), type(method).model_fields
-    if "model" not in fields or ("train" in fields and not trains(method)):
+    given = of_rows(whole, run)
+    if "model" not in type(method).model_fields:
         return Within(run, given)
     seconds = limit.left() / fits
     ends, share = limit.clock() + seconds, f"--time {limit.asked}"
@@ -187,7 +187,7 @@ def job_of(run: Run, splits: Splits, depth: int) -> Job:
     rows, valid, test = len(splits.train), len(splits.valid), len(splits.test)
     fewest = nested_order(splits.train, seed=run.seed)[1]
     if not trains(method):
-        return Job(rows, valid, test, epochs=0, fewest=fewest)
+        return Job(rows, valid, test, epochs=0, fewest=fewest, untrained=zero_shot(method))
     can_freeze, settings = "trunk" in type(method).model_fields, method.train
     return Job(
         rows,
@@ -206,6 +206,11 @@ def job_of(run: Run, splits: Splits, depth: int) -> Job:
 def trains(method: Any) -> bool:
     """Whether the method has a training loop."""
     return "train" in type(method).model_fields and method.footprint().trains != "nothing"
+
+
+def zero_shot(method: Any) -> bool:
+    """Whether the method has a training loop and does without."""
+    return "train" in type(method).model_fields and not trains(method)
 
 
 def spread(data: Dataset, count: int) -> Dataset:

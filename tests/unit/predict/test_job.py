@@ -106,7 +106,7 @@ def test_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
         ArtifactError, match=r"holds a job that differs in part \(4 there, 5 here\); give its command again"
     ):
         run(source, out, part=5)
-    with pytest.raises(ArtifactError, match=r"differs in settings.empty \(blank there, label here\)"):
+    with pytest.raises(ArtifactError, match=r"differs in --empty \(blank there, label here\)"):
         run(source, out, empty="label")
     table(source, 11)
     with pytest.raises(ArtifactError, match=r"differs in inputs"):

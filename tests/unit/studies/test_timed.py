@@ -85,10 +85,23 @@ def test_several_fits_share_what_is_left(folder: Callable[..., Path]) -> None:
     assert late.left() == 120
 
 
-@pytest.mark.parametrize("method", [Linear(min_count=1), Instruction(model="tiny", train_model=False)])
-def test_what_learns_nothing_of_a_model_is_left_as_it_is(method: Any) -> None:
+def test_what_has_no_model_is_left_as_it_is() -> None:
+    method = Linear(min_count=1)
     made, journal = chosen(run_of(method), 1)
     assert (made.run.method, made.splits, made.until, journal.notes) == (method, SPLITS, Until(), [])
+
+
+def test_zero_shot_is_told_or_refused_since_test_rows_stay() -> None:
+    """10 to load, 5.1 to predict, 5 at the end."""
+    run = run_of(Instruction(model="tiny", train_model=False))
+    made, journal = chosen(run, 23)
+    assert (made.run, made.splits) == (run, SPLITS)
+    assert journal.notes == ["--time 5m: nothing is left out, predicting 51 rows takes about 20.1 s"]
+    with pytest.raises(ConfigError, match=r"predicting 51 validation and test rows take about 22\.3 s; give more time"):
+        chosen(run, 20)
+    speed, _ = measure(run, SPLITS, Journal(tell=lambda sentence: None))
+    assert speed.start > 0
+    assert speed.update == 0
 
 
 def test_a_probe_reads_fewer_rows() -> None:
