@@ -155,7 +155,7 @@ def table(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict
         f"## {problem}",
         "",
         f"{size['train']:,} rows to train on, {size['valid']:,} to validate, {size['test']:,} to test; {size['labels']} labels; "
-        f"{size['mean_characters']} characters a text. A 95 % interval of {NAMES[metrics[0]]} reaches at most {figure(widest)} to either side.",
+        f"{size['mean_characters']} characters a text. A 95 % interval of {NAMES[metrics[0]]} is at most ± {figure(widest)}.",
         "",
         "| method | " + " | ".join(NAMES[m] for m in metrics) + " | seeds | fit, s | predict, rows/s |",
         "|---|" + "---|" * (len(metrics) + 3),

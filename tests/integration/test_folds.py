@@ -22,7 +22,7 @@ from lasttoken.studies.one import run_method
 
 TOLD = (
     "Scores are from 3-fold cross-validation: each of 100 rows was tested once, by a model with the same settings that "
-    "was not trained on it. The model in this folder is fitted on all rows, of which 20 chose when to stop, calibration and "
+    "was not trained on it. The model in this folder is fitted on all rows, of which 10 chose when to stop, calibration and "
     "thresholds; it was not tested on new ones."
 )
 LINEAR = Linear(words=(1, 1), characters=(0, 0), regularisation=(10.0,))

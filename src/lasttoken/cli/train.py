@@ -96,6 +96,8 @@ def train(
     from lasttoken.cli.stopping import stopping
     from lasttoken.config.parse import settings_line
     from lasttoken.data.load import load_data
+    from lasttoken.evaluation.gaining import remark
+    from lasttoken.evaluation.run_record import read_record
     from lasttoken.packages import stand_in
     from lasttoken.record.atomic import claimed
     from lasttoken.studies.kept import Keeping
@@ -143,6 +145,10 @@ def train(
     metrics = plain(outcome.measures.model_dump())
     if first:
         typer.echo(json.dumps(metrics, allow_nan=False) if as_json else brief(metrics))
+        if outcome.measures.end.how not in ("interrupted", "diverged") and (
+            told := remark(read_record(outcome.folder))
+        ):
+            say(told)
         say(f"report: {outcome.folder / 'report.html'}")
         say(f"next: {o.command('predict', outcome.folder, 'NEW.csv', '-o', 'labelled.csv')}")
     if (end := outcome.measures.end).how == "interrupted":
