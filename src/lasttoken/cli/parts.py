@@ -15,6 +15,7 @@ from lasttoken.cli.stopping import stopping
 from lasttoken.wording import counted
 
 SHOWN = 5  # files that could not be read, told by name
+LARGE = 10_000_000  # bytes of input that are told in MB
 
 if TYPE_CHECKING:
     from lasttoken.cli.predict import Asked
@@ -60,8 +61,16 @@ def label_many(
     naming = {"text": asked.data.text, "label": asked.data.label}
     with stopping(), Screen() as screen, o.naming_options(naming):
         engines = partial(engine_of, loading, engine, workers, lambda what: screen.progress("predict", what, 0, 0))
-        done = run_job(job, engines, progress=lambda rows: screen.progress("predict", "rows", rows, 0))
+        done = run_job(job, engines, progress=lambda *seen: screen.progress("predict", *amount(*seen)))
     tell(done, out, as_json=asked.as_json)
+
+
+def amount(rows: int, read: int, size: int) -> tuple[str, int, int]:
+    """What is done of how much: MB or kB of the inputs where their size is known, else rows."""
+    if not size:
+        return "rows", rows, 0
+    unit, name = (1_000_000, "MB") if size >= LARGE else (1000, "kB")
+    return f"{name} of the input", -(-read // unit), -(-size // unit)
 
 
 def tell(done: JobSummary, out: str, *, as_json: bool) -> None:

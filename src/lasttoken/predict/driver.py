@@ -23,20 +23,21 @@ from lasttoken.wording import counted
 class Tally:
     """What a job has come to."""
 
-    progress: Callable[[int], None] | None
+    progress: Callable[[int, int], None] | None
     rows: int = 0
+    bytes: float = 0.0  # of the inputs
     bad: int = 0
     kept: int = 0
     names: list[str] = field(default_factory=list)  # of the parts that are committed
     # number of a file -> its first failed part, and why
     failed: dict[int, tuple[int, DataError]] = field(default_factory=dict)
 
-    def add(self, name: str, rows: int, bad: int) -> None:
-        """Count a part."""
+    def add(self, name: str, rows: int, bad: int, read: float) -> None:
+        """Count a part. read: bytes of the input that it is made from."""
         self.names.append(name)
-        self.rows, self.bad = self.rows + rows, self.bad + bad
+        self.rows, self.bad, self.bytes = self.rows + rows, self.bad + bad, self.bytes + read
         if self.progress is not None:
-            self.progress(self.rows)
+            self.progress(self.rows, round(self.bytes))
 
     def fail(self, number: int, order: int, error: DataError) -> None:
         """Note what is wrong with a file. order: of the part, since they are not done in order."""
@@ -57,16 +58,20 @@ def run_job(
     job: Job,
     engines: Callable[[], AbstractContextManager[Engine]],
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> JobSummary:
     """Predict every part that is not committed yet. engines: gives the workers, once it is known that they may begin.
 
-    progress: is told the rows done, of parts that were there before too. Raises DataError where nothing can be read, and with
-    `strict` where a row or a file cannot; ArtifactError where the folder holds another job or cannot be written.
+    progress: is told the rows done, of parts that were there before too, the bytes of the inputs that they are made from, and
+    the bytes of all inputs (0: not known). Raises DataError where nothing can be read, and with `strict` where a row or a
+    file cannot; ArtifactError where the folder holds another job or cannot be written.
     """
-    began, told, tally = time.monotonic(), list[str](), Tally(progress)
+    began, told = time.monotonic(), list[str]()
     check_formats(job)
     description = described(job)
+    sizes = [one.get("size") for one in description["inputs"]]
+    size = 0 if None in sizes else sum(sizes)
+    tally = Tally(None if progress is None else lambda rows, read: progress(rows, min(read, size), size))
     there, about = committed(job, description), json_bytes(description, indent=1)
     with engines() as engine:
         predict_parts(job, engine, there, about, tally, told)
@@ -89,15 +94,14 @@ def run_job(
 
 def predict_parts(job: Job, engine: Engine, there: set[str], about: bytes, tally: Tally, told: list[str]) -> None:
     """Have all parts done, a few units ahead of the workers; files that fail are noted, with `strict` the first ends it."""
-    waiting = 0
+    waiting = dict[tuple[int, int], float]()  # unit -> bytes of its file that each of its parts is made from
 
     def take() -> None:
-        nonlocal waiting
         (number, order), answers = engine.take()
-        waiting -= 1
+        read = waiting.pop((number, order))
         try:
             for done in answers:
-                tally.add(done.name, done.rows, done.bad)
+                tally.add(done.name, done.rows, done.bad, read)
         except DataError as error:
             tally.fail(number, order, error)
 
@@ -108,12 +112,12 @@ def predict_parts(job: Job, engine: Engine, there: set[str], about: bytes, tally
                     errors = errors_of(unit.name)
                     wrong = job.out.read(errors).count(b"\n") if errors in there else 0
                     tally.kept += 1
-                    tally.add(unit.name, unit.rows - wrong, wrong)
+                    tally.add(unit.name, unit.rows - wrong, wrong, unit.bytes)
                     continue
                 engine.start(job, None if JOB in there else about)
                 engine.submit(unit)
-                waiting += 1
-                while waiting > engine.ahead:
+                waiting[unit.number, unit.order] = unit.bytes / unit.count
+                while len(waiting) > engine.ahead:
                     take()
                 if tally.ends(number) or (job.strict and tally.failed):
                     break

@@ -8,6 +8,7 @@ knows; a worker gets its rows. Of Parquet it gets the numbers of row groups, and
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +32,7 @@ class Kept:
 
     name: str
     rows: int  # read for it, those that cannot be read among them
+    bytes: int  # of the file that were read for it; 0 where that is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,10 @@ class Part:
     table: Table  # what the file is called and holds; it has no records left
     records: Records
     columns: Sequence[str]  # of the input, as its first rows name them
+    bytes: int = 0  # of the file that were read for it; 0 where that is not known
     bad: list[dict[str, Any]] = field(default_factory=list)  # file, row and error of rows that cannot be read
+
+    count = 1  # of its parts
 
     def parts(self, job: Job) -> Iterator[Part]:
         """Itself."""
@@ -61,6 +66,12 @@ class Groups:
     start: int  # number of the first row of these groups in the file
     order: int  # of the first wanted part in the file
     names: Sequence[str | None]  # of each `job.part` rows in turn; None: not wanted
+    bytes: int = 0  # of the file that the wanted parts are
+
+    @property
+    def count(self) -> int:
+        """How many parts are wanted."""
+        return sum(name is not None for name in self.names)
 
     def parts(self, job: Job) -> Iterator[Part]:
         """The parts, read one after another. Raises DataError where the file cannot be read."""
@@ -115,13 +126,15 @@ def text_units(
     """Every `job.part` rows of a text file, which is parsed from its beginning."""
     file = job.files[number]
     bad, header, columns = list[dict[str, Any]](), list[str](), job.reads.columns.text
-    with file.opened() as stream:
+    with file.opened() as (stream, place):
         lines = decoded_lines(stream, file.name, job.reads.encoding)
         note = None if job.strict else noted(bad, file, max(job.part, CHUNK))
         table = text_table(lines, file.name, columns, format, quoting=job.reads.quoting, whole=True, bad=note)
         try:
+            before = 0
             for part in itertools.count():
                 records = list(itertools.islice(table.records, job.part))
+                before, span = place(), place() - before
                 if not records and not bad:
                     return
                 header = header or header_of(table, records[:CHUNK])
@@ -129,9 +142,9 @@ def text_units(
                     raise DataError(f"{file.name}: no row can be read; the first: {bad[0]['error']}")
                 name = named(part)
                 if name in there:
-                    yield Kept(name, len(records) + len(bad))
+                    yield Kept(name, len(records) + len(bad), span)
                 else:
-                    yield Part(number, part, file, name, bare(table), records, header, list(bad))
+                    yield Part(number, part, file, name, bare(table), records, header, span, list(bad))
                 bad.clear()
         finally:
             told += table.told
@@ -154,6 +167,7 @@ def parquet_units(
         with file.raw() as stream:
             meta = pq.ParquetFile(stream).metadata
             sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            a_row = stream.seek(0, os.SEEK_END) / max(1, sum(sizes))  # bytes
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.name}: not a Parquet file, or damaged ({str(error).splitlines()[0]})") from error
     begin = part = start = 0
@@ -163,13 +177,14 @@ def parquet_units(
         names = [named(part + i) for i in range(len(lengths))]
         for name, length in zip(names, lengths, strict=True):
             if name in there:
-                yield Kept(name, length)
+                yield Kept(name, length, round(length * a_row))
         missing = [i for i, name in enumerate(names) if name not in there]
         share = max(1, -(-len(missing) // width))
         for at in range(0, len(missing), share):
             mine = {*missing[at : at + share]}
             wanted = [name if i in mine else None for i, name in enumerate(names[: max(mine) + 1])]
-            yield Groups(number, file, groups, start, part + min(mine), wanted)
+            span = round(sum(lengths[i] for i in mine) * a_row)
+            yield Groups(number, file, groups, start, part + min(mine), wanted, span)
         begin, part, start = last + 1, part + len(names), start + rows
 
 

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -98,14 +98,14 @@ class InputFile:
         return {"name": self.name, "size": about.st_size, "time": about.st_mtime_ns, "mark": digest.hexdigest()}
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
-        """A stream of its bytes, unpacked. Raises DataError where it cannot be read."""
+    def opened(self) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+        """(stream of its bytes, unpacked; how many bytes of the file have been read). Raises DataError where it cannot be."""
         try:
             if self.name == "-":
-                yield sys.stdin.buffer
+                yield sys.stdin.buffer, lambda: 0
                 return
             with self.raw() as raw, unpacked(raw, self.name) as stream:
-                yield stream
+                yield stream, raw.tell
         except OSError as error:
             raise DataError(unreadable(self.name, error)) from error
 

@@ -6,7 +6,7 @@ import csv
 import gzip
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lasttoken.cli.parts import amount
 from lasttoken.data.read import Columns
 from lasttoken.errors import ArtifactError, DataError
 from lasttoken.labels import LabelSpace
@@ -53,6 +54,7 @@ def run(
     model: Length | None = None,
     part: int = 4,
     engine: Engine | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
     **options: Any,
 ) -> JobSummary:
     reads = Input(Columns(text=("text",)), options.pop("format", None))
@@ -60,7 +62,8 @@ def run(
     writes = Output(options.pop("out_format", None), options.pop("probs", False), empty=options.pop("empty", "blank"))
     files = inputs_of(str(source), str(out))
     job = Job(files, OutputFolder(str(out)), reads, writes, made_by, part=part, **options)
-    return run_job(job, lambda: closing(engine or Here(lambda: Predictor(model or Length()))))  # type: ignore[arg-type]
+    engines = lambda: closing(engine or Here(lambda: Predictor(model or Length())))  # type: ignore[arg-type] # noqa: E731
+    return run_job(job, engines, progress=progress)
 
 
 def table(path: Path, rows: int) -> Path:
@@ -84,6 +87,34 @@ def test_every_row_once_and_in_order(tmp_path: Path) -> None:
     }  # fmt: skip
     told = json.loads((tmp_path / "out/done.json").read_text())
     assert told == {"files": 1, "unread": 0, "parts": 3, "rows": 10, "bad": 0}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+def test_progress_is_in_bytes_of_the_inputs(ending: str, tmp_path: Path) -> None:
+    """So that the time left is known though the number of rows is not; also of parts that were there before."""
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        plain, target = table(tmp_path / f"{name}.csv", 10), tmp_path / "in" / f"{name}{ending}"
+        if ending == ".parquet":
+            pd.read_csv(plain).to_parquet(target, row_group_size=10)
+        else:
+            target.write_bytes(gzip.compress(plain.read_bytes()) if ending == ".csv.gz" else plain.read_bytes())
+    size = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+    seen = list[tuple[int, int, int]]()
+    run(tmp_path / "in", tmp_path / "out", progress=lambda *told: seen.append(told))
+    assert seen == sorted(seen)
+    assert len(seen) == 6
+    assert seen[-1] == (20, pytest.approx(size, abs=2), size)
+    next((tmp_path / "out").glob("00001-b-000001*")).unlink()
+    again = list[tuple[int, int, int]]()
+    run(tmp_path / "in", tmp_path / "out", progress=lambda *told: again.append(told))
+    assert (len(again), again[-1]) == (6, seen[-1])
+
+
+def test_progress_is_told_in_rows_where_sizes_are_not_known() -> None:
+    assert amount(40, 0, 0) == ("rows", 40, 0)
+    assert amount(40, 1_200, 2_000_000) == ("kB of the input", 2, 2000)
+    assert amount(40, 1_200_000, 20_000_000) == ("MB of the input", 2, 20)
 
 
 def test_a_job_goes_on_with_what_is_missing(tmp_path: Path) -> None:
