@@ -15,7 +15,7 @@ import torch
 from lasttoken.config.methods import Probe
 from lasttoken.config.parse import parse
 from lasttoken.data.dataset import Splits
-from lasttoken.fitting.warm_start import fit_head_only
+from lasttoken.fitting.warm_start import fit_heads
 from lasttoken.infer.head import probabilities
 from lasttoken.journal import Journal
 from lasttoken.methods.probe import Reader, build, cached
@@ -48,7 +48,7 @@ def fit_and_predict(
         device=torch.device("cpu"),
     )
     asked, tested = parts["valid"].clone(), parts["test"]
-    head = fit_head_only(parts["train"], parts["valid"], (splits.train, splits.valid), loss)
+    head, _ = fit_heads(parts["train"], parts["valid"], (splits.train, splits.valid), loss)
     spent = time.perf_counter() - began + seconds["train"] + seconds["valid"]
     said = [(vectors @ head.weight.T + head.bias).double() for vectors in (asked, tested)]
     valid, test = (probabilities(logits, splits.labels.multi) for logits in said)

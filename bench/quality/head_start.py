@@ -30,7 +30,7 @@ from lasttoken.journal import Journal
 
 OUT = Path(__file__).with_name("head_start.json")
 ROWS, METRIC = 2000, "micro_f1"
-STARTS: dict[str, float | None] = {"random": None, "0": 0.0, "0.8": warm_start.LEFT}
+STARTS: dict[str, float | None] = {"random": None, "0": 0.0, f"{warm_start.LEFT:g}": warm_start.LEFT}
 SETTINGS = {"model": "smollm2", "max_length": 64, "lora": {"r": 16, "alpha": 32.0}}
 SETS = {"banking77": 3, "goemotions-10k": 2}  # epochs
 

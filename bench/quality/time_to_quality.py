@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 STARTED = "TIME_TO_QUALITY_STARTED"  # seconds since 1970, in the environment of a fit
 EPOCHS = 3
 GRID = [{"lr": lr, "batch": batch} for lr, batch in ((2e-4, 8), (1e-3, 8), (1e-3, 16))]  # of the peer
-FASTEST = {"dtype": "bfloat16", "attention": "eager", "grouped": True}  # of bench/speed, where a CPU has bfloat16
+FASTEST = {"dtype": "bfloat16", "attention": "eager", "grouped": True}  # in bench/speed; needs a CPU with bfloat16
 SETS: dict[str, dict[str, Any]] = {  # ours, but for what is a default
     "ag-news-4k": {"max_length": 128, "suffix": "\nTopic:"},
     "banking77": {"max_length": 64, "suffix": "\nIntent:"},

@@ -94,9 +94,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}{hint}")
         for name, default in known.items():
             setattr(self, name, settings.get(name, default))
-        if "model" in known and "model" not in settings:
-            for sentence in stand_in([METHOD_CONFIGS[self._method]()]):
-                LOGGER.warning(sentence)
+        self._model_named = "model" in settings
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -115,6 +113,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         valid: (texts, labels) that choose the best weights; None holds out `valid_share` of the rows. Raises UserError.
         """
         run = self._run()
+        default = METHOD_CONFIGS[self._method]()
+        if getattr(run.method, "model", None) == "tiny" and not self._model_named and (told := stand_in([default])):
+            LOGGER.warning("%s", told)
         tree = None
         if valid is not None and not (isinstance(valid, tuple | list) and len(valid) == 2):
             raise DataError(

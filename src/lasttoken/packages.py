@@ -50,16 +50,15 @@ def default_probed() -> str:
     return os.environ.get(ASKED) or (MINILM if installed_minilm() else default_model())
 
 
-def stand_in(configs: Iterable[Any]) -> list[str]:
-    """[sentence] where a method takes the tiny model because none was named and no real one is installed; else [].
+def stand_in(configs: Iterable[Any]) -> str:
+    """What is said where a method has the tiny model because none was named and none is installed; else empty.
 
     configs: of the methods that will run. With LASTTOKEN_MODEL a model was chosen.
     """
-    if ASKED in os.environ or not any(
-        getattr(config, "model", None) == "tiny" and "model" not in config.model_fields_set for config in configs
-    ):
-        return []
-    return [
+    unnamed = [config for config in configs if "model" not in config.model_fields_set]
+    if os.environ.get(ASKED) or not any(getattr(config, "model", None) == "tiny" for config in unnamed):
+        return ""
+    return (
         "no model is named: using tiny (6.9 M parameters), which is for trying things out; a real language model scores "
-        f"far higher: {INSTALL[SMOLLM2]}; or name one of the Hub (--model NAME)"
-    ]
+        f"far higher: {INSTALL[SMOLLM2]}; or name one of the Hub (--model, model= in Python, {ASKED})"
+    )

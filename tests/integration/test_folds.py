@@ -22,8 +22,8 @@ from lasttoken.studies.one import run_method
 
 TOLD = (
     "Scores are from 3-fold cross-validation: each of 100 rows was tested once, by a model with the same settings that "
-    "was not trained on it. The model in this folder is fitted on all rows, of which 10 chose when to stop, calibration and "
-    "thresholds; it was not tested on new ones."
+    "was not trained on it. The model in this folder is trained on 90 of the rows, and tuned on the other 10; it was not "
+    "tested on new ones."
 )
 LINEAR = Linear(words=(1, 1), characters=(0, 0), regularisation=(10.0,))
 QUICK = ("--set", "linear.characters=[0,0]", "--set", "linear.regularisation=[10.0]")
@@ -60,7 +60,9 @@ def test_train_judges_every_row_and_keeps_a_model_of_all(
 def test_the_page_says_where_scores_come_from(trained: tuple[Path, Any]) -> None:
     page = (trained[0] / "report.html").read_text(encoding="utf-8")
     assert "Measured by 3-fold cross-validation on 100 rows" in page
-    assert "Each row was judged once, by a model that did not see it; the saved model is fitted on all rows" in page
+    assert (
+        "Each row was judged once, by a model that did not see it; the saved model is trained on all rows but" in page
+    )
     assert '<th scope="col" class="n">fold</th>' in page
     assert "judged 100" in page
     assert "test split" not in page

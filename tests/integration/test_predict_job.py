@@ -60,9 +60,9 @@ def test_other_options_are_refused_in_a_folder_that_has_a_job(
     words = ["predict", runs["linear"], table, "-o", f"{tmp_path}/out/"]
     assert command(*words).code == 0
     for more, told in (
-        (("--out-format", "jsonl"), "--out-format (None there, jsonl here)"),
-        (("--probs",), "--probs (False there, True here)"),
-        (("--strict",), "--strict (False there, True here)"),
+        (("--out-format", "jsonl"), "--out-format (not given there, jsonl here)"),
+        (("--probs",), "--probs (not given there, given here)"),
+        (("--strict",), "--strict (not given there, given here)"),
     ):
         said = command(*words, *more)
         assert (said.code, f"holds a job that differs in {told}" in said.err) == (2, True), said.err

@@ -64,7 +64,7 @@ def demo(
 
     limit = limited(time, monotonic())
     check_free(out)
-    names = chosen(methods)
+    names = chosen(methods and methods.replace("zero-shot", "instruction"))
     found = encoder or (MINILM if "encoder" in names and installed_minilm() else None)
     settings = [*SETTINGS, UPPER] if default_model() == SMOLLM2 else SETTINGS
     data = {"source": "docstrings of installed libraries", "group": "module"}
@@ -78,8 +78,7 @@ def demo(
         device="auto",
         settings=[setting for setting in settings if setting.partition(".")[0] in names],
     )
-    if "instruction" in configs:
-        configs["zero-shot"] = configs.pop("instruction")  # what it is here
+    configs = {"zero-shot" if name == "instruction" else name: run for name, run in configs.items()}
     with Screen() as screen:
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")

@@ -65,12 +65,12 @@ def label_many(
     tell(done, out, as_json=asked.as_json)
 
 
-def amount(rows: int, read: int, size: int) -> tuple[str, int, int]:
+def amount(rows: int, done: int, size: int) -> tuple[str, int, int]:
     """What is done of how much: MB or kB of the inputs where their size is known, else rows."""
     if not size:
         return "rows", rows, 0
     unit, name = (1_000_000, "MB") if size >= LARGE else (1000, "kB")
-    return f"{name} of the input", -(-read // unit), -(-size // unit)
+    return f"{name} of the input labelled", done // unit, -(-size // unit)
 
 
 def tell(done: JobSummary, out: str, *, as_json: bool) -> None:

@@ -48,7 +48,6 @@ def plan(
     ] = None,
     model: o.Model = None,
     quantize: o.Quantize = None,
-    precision: o.Precision = None,
     seed: o.Seed = 0,
     checkpointing: o.Checkpointing = None,
     settings: o.Set = None,
@@ -64,7 +63,7 @@ def plan(
     price = price and gpus * price  # of all cards
     table, chosen = (
         {"source": named or "", **data},
-        {"model": model, "quantize": quantize, "precision": precision, "checkpointing": checkpointing},
+        {"model": model, "quantize": quantize, "checkpointing": checkpointing},
     )
     run = o.run_config(method, table, seed=seed, device="auto", settings=given, **chosen)
     if rows is None:

@@ -96,7 +96,7 @@ def train(
     from lasttoken.cli.stopping import stopping
     from lasttoken.config.parse import settings_line
     from lasttoken.data.load import load_data
-    from lasttoken.evaluation.gaining import remark
+    from lasttoken.evaluation.gaining import still_gaining
     from lasttoken.evaluation.run_record import read_record
     from lasttoken.packages import stand_in
     from lasttoken.record.atomic import claimed
@@ -114,8 +114,8 @@ def train(
     first = leads(config.device)
     with claimed(folder, here=first), stopping() as stop, Screen(loud=first) as screen:
         journal = screen.journal(method)
-        for sentence in stand_in([config.method]):
-            screen.note(sentence)
+        if told := stand_in([config.method]):
+            screen.note(told)
         every = config.data if limit is None else config.data.model_copy(update={"train_rows": None})
         whole = load_data(every, seed=config.seed, journal=journal)
         kept, outcome = as_kept(config, folder, limit), None
@@ -145,9 +145,7 @@ def train(
     metrics = plain(outcome.measures.model_dump())
     if first:
         typer.echo(json.dumps(metrics, allow_nan=False) if as_json else brief(metrics))
-        if outcome.measures.end.how not in ("interrupted", "diverged") and (
-            told := remark(read_record(outcome.folder))
-        ):
+        if told := still_gaining(read_record(outcome.folder)):
             say(told)
         say(f"report: {outcome.folder / 'report.html'}")
         say(f"next: {o.command('predict', outcome.folder, 'NEW.csv', '-o', 'labelled.csv')}")

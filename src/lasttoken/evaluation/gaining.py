@@ -48,10 +48,18 @@ def remarks(runs: Sequence[RunRecord]) -> list[str]:
 
 def remark(run: RunRecord) -> str:
     """What a reader of the run's scores must know of its training; empty where there is nothing."""
-    end, rows = run.measures.end, run.environment.data.rows
-    metric = next((name for step in run.steps for name in step.valid or {}), "")
+    end = run.measures.end
     if end.how in ("interrupted", "diverged"):
         return f"{run.name} was {'interrupted' if end.how == 'interrupted' else 'cut short'}: {end.told or end.how}"
+    return still_gaining(run)
+
+
+def still_gaining(run: RunRecord) -> str:
+    """That the run's validation score was still rising when its training ended; empty where it was not."""
+    if run.measures.end.how in ("interrupted", "diverged"):
+        return ""
+    rows = run.environment.data.rows
+    metric = next((name for step in run.steps for name in step.valid or {}), "")
     epochs = np.cumsum([step.rows for step in run.steps]) / max(1, rows.get("train", 0))
     scores = [(float(at), step.valid[metric]) for at, step in zip(epochs, run.steps, strict=True) if step.valid]
     gain = gain_at_end(scores, rows=rows.get("valid", 0))

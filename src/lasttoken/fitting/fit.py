@@ -50,6 +50,7 @@ class Learner:
     predict: Callable[[], np.ndarray]  # probabilities (M, C) of `valid`
     width: int  # H of the model
     scored_first: bool = False  # the initial weights compete for the best score too
+    begin: Callable[[], None] | None = None  # puts in the weights that training begins with, after that score
     sharded: bool = False  # all processes must run equally many forward passes
 
 
@@ -123,6 +124,8 @@ def fit_weights(
     if learner.scored_first and not state.update:
         state.best = Best(score(), 0, state.copied())
         journal.note(f"before the first update: validation {METRICS[metric].words} {figure(state.best.score)}")
+        if learner.begin is not None:
+            learner.begin()
     journal.progress("training", state.update, length.updates)
     steps = train(
         seeded(learner.loss_and_count, seed, world),

@@ -55,10 +55,10 @@ def fit_head(
         smoothing=config.label_smoothing,
         device=backbone.device,
     )
-    warm = config.head_start == "probe"
+    warm, begin = config.head_start == "probe", None
     if warm and (state is None or not state.update):
         few = (config.head_init, config.pooling) == ("auto", "last") and len(train) < FEW * len(train.labels)
-        before += start_head(
+        seconds, begin = start_head(
             head,
             learner,
             ((train_source, train), (valid_source, valid)),
@@ -68,6 +68,9 @@ def fit_head(
             world=world,
             journal=journal,
         )
+        before += seconds
+        if config.footprint().trains == "head":  # nothing below it is to learn
+            begin = None
 
     def loss_and_count(micro: MicroBatch) -> tuple[Tensor, float]:
         batch = pack(train_source, micro.rows, learner)
@@ -97,6 +100,7 @@ def fit_head(
             predict,
             backbone.width,
             scored_first=warm,
+            begin=begin,
             sharded=backbone.sharded,
         ),
         settings,

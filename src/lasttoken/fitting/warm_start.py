@@ -1,8 +1,9 @@
 """Warm start of the head: its linear layer is first fitted on the frozen backbone's hidden states, by the training loss.
 
 Fine-tuning from a fitted head distorts the pretrained features less than from a random one (Kumar 2022,
-arXiv:2202.10054). It costs one forward pass over the texts. The fit stops short of explaining the training rows, which
-would leave LoRA nothing to learn: a head that knew them by heart ended below a random one (docs/lab.md).
+arXiv:2202.10054). It costs one forward pass over the texts. Two heads are fitted: the one of least validation loss is
+kept in case training does not improve on it. Training starts from one that is held back by a larger L2 penalty: the better
+one has next to no training loss left, and LoRA would learn noise (docs/lab.md).
 
 With few training rows, the layer may be initialised from the vocabulary head: each label starts as the mean row of the
 tokens in its name, and the fit learns the difference from it.
@@ -11,7 +12,9 @@ tokens in its name, and the fit learns the difference from it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,7 +32,7 @@ from lasttoken.train.loss import Loss
 HISTORY = 10  # steps that L-BFGS remembers
 # L2 penalties to try; each fit starts from the weights of the one before
 PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
-LEFT = 0.8  # least ratio of training to validation loss of a head that LoRA starts from
+LEFT = 0.8  # of the ratio of training to validation loss at the largest penalty: what a head to start from keeps
 SHARES = (0.0, 1.0, 2.0)  # factors on the label names' rows; validation loss chooses
 FEW = 32  # training rows per label, from which on the label names' rows gain nothing (docs/lab.md)
 CONSTANT = 10.0  # length of the mean vector among features of deviation 1, where it takes the place of a bias
@@ -56,11 +59,11 @@ def start_head(
     budget: int,
     world: World,
     journal: Journal,
-) -> float:
-    """Fit the linear layer of `head` on the frozen backbone by `loss`, in place; returns the seconds it took.
+) -> tuple[float, Callable[[], None]]:
+    """Fit the linear layer of `head` on the frozen backbone by `loss`, in place: (seconds, what holds it back for training).
 
     parts: what is read and its targets, of the training and the validation rows. names: (C, H), the label names' rows of
-    the vocabulary head.
+    the vocabulary head. The second result puts in the head that LoRA starts from, once the better one has been scored.
     Where the device runs out of memory the head stays as it was drawn, which is said; one of several processes then
     raises ConfigError.
     """
@@ -69,14 +72,13 @@ def start_head(
         train_vectors, valid_vectors = (
             vectors(backbone, head, source, budget=budget, world=world, journal=journal) for source, _ in parts
         )
-        fitted = fit_head_only(
+        best, start = fit_heads(
             train_vectors,
             valid_vectors,
             data,
             loss,
             bias=head.linear.bias is not None,
             names=names,
-            left=LEFT,
             progress=journal.task("fitting the head"),
         )
     except torch.OutOfMemoryError as error:
@@ -84,25 +86,30 @@ def start_head(
         if world.size > 1:  # the other processes wait for its head
             raise ConfigError([f"{told}; set head_init = random, or use fewer training rows"]) from error
         journal.note(f"head: begins at random, since {told}")
-        return time.perf_counter() - began
+        return time.perf_counter() - began, lambda: None
     del train_vectors, valid_vectors
     if backbone.device.type == "cuda":
         torch.cuda.empty_cache()  # the micro-batch size is chosen from the free memory
-    final = head.linear
-    with torch.no_grad():
-        for ours, found in ((final.weight, fitted.weight), (final.bias, fitted.bias)):
-            if found is not None:
-                ours.copy_(found)
-                if world.rank:  # every process starts from the weights of the first
-                    ours.zero_()
-                world.add([ours])
+    put_in(head, best, world)
     seconds = time.perf_counter() - began
-    initial = f"; initialised as {fitted.share:g} times the label names' rows of the vocabulary head"
+    initial = f"; initialised as {start.share:g} times the label names' rows of the vocabulary head"
     journal.note(
-        f"head: fitted alone on the frozen model, validation loss {fitted.loss:.4g} "
-        f"(L2 penalty {fitted.penalty:g}, {seconds:.0f} s)" + (initial if fitted.share else "")
+        f"head: fitted alone on the frozen model, validation loss {best.loss:.4g} (L2 penalty {best.penalty:g}, {seconds:.0f} s); "
+        f"training begins at penalty {start.penalty:g}, validation loss {start.loss:.4g}"
+        + (initial if start.share else "")
     )
-    return seconds
+    return seconds, partial(put_in, head, start, world)
+
+
+@torch.no_grad()
+def put_in(head: Head, found: HeadOnly, world: World) -> None:
+    """Give the head's linear layer the fitted weights; every process those of the first."""
+    for ours, fitted in ((head.linear.weight, found.weight), (head.linear.bias, found.bias)):
+        if fitted is not None:
+            ours.copy_(fitted)
+            if world.rank:
+                ours.zero_()
+            world.add([ours])
 
 
 def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, world: World, journal: Journal) -> Tensor:
@@ -124,7 +131,7 @@ def vectors(backbone: Backbone, head: Head, source: Source, *, budget: int, worl
     return features
 
 
-def fit_head_only(
+def fit_heads(
     train_vectors: Tensor,
     valid_vectors: Tensor,
     data: tuple[Dataset, Dataset],
@@ -132,15 +139,15 @@ def fit_head_only(
     *,
     bias: bool = True,
     names: Tensor | None = None,
-    left: float = 0.0,
     progress: Progress = unheard,
-) -> HeadOnly:
-    """The linear layer of least `loss` plus L2 penalty on the training vectors.
+) -> tuple[HeadOnly, HeadOnly]:
+    """Two linear layers fitted by `loss` and an L2 penalty: (that of least validation loss, that which LoRA starts from).
 
     train_vectors (N, H), valid_vectors (M, H): overwritten. Penalties are tried from the largest down until the
-    validation loss stops falling, or the training loss is below `left` times the validation loss. bias: whether the layer
-    has one. names: (C, H) weights to start from; the penalty is on the difference from them.
-    Full-batch L-BFGS on standardised vectors; the returned layer applies to vectors that are not standardised.
+    validation loss stops falling. LoRA starts from the least validation loss at which training over validation loss is
+    at least LEFT times what it is at the largest penalty. bias: whether the layers have one. names: (C, H) weights to
+    start from; the penalty is on the difference from them.
+    Full-batch L-BFGS on standardised vectors; the layers apply to vectors that are not standardised.
     Raises Diverged if a vector is not finite.
     """
     if not (torch.isfinite(train_vectors).all() and torch.isfinite(valid_vectors).all()):
@@ -156,12 +163,12 @@ def fit_head_only(
         space.apply_(part)
     targets = [torch.from_numpy(part.targets).to(train_vectors.device) for part in data]
     zeros = train_vectors.new_zeros(classes, train_vectors.shape[1]), train_vectors.new_zeros(classes)
-    start = zeros[0], zeros[1] if bias else None
-    best, tried = HeadOnly(*start, float("inf"), PENALTIES[0]), 0
-    for share in shares:
-        (weight, shift), before = start, float("inf")
+    untrained = zeros[0], zeros[1] if bias else None
+    best = start = HeadOnly(*untrained, float("inf"), PENALTIES[0])
+    for tried, share in enumerate(shares):
+        (weight, shift), before, first = untrained, float("inf"), None
         for number, penalty in enumerate(PENALTIES):
-            progress(tried + number, len(shares) * len(PENALTIES))
+            progress(tried * len(PENALTIES) + number, len(shares) * len(PENALTIES))
             weight, shift = solve(train_vectors, targets[0], loss, penalty, weight, shift, share * name_logits[0])
             learnt, value = (
                 total.item() / count
@@ -170,16 +177,21 @@ def fit_head_only(
                     for part, known, truth in zip(parts, name_logits, targets, strict=True)
                 )
             )
-            if number and learnt < left * value:
-                break
+            first = learnt / value if first is None and value else first or 0.0
+            found = HeadOnly(weight, shift, value, penalty, share)
             if value < best.loss:
-                best = HeadOnly(weight, shift, value, penalty, share)
+                best = found
+            if value < start.loss and learnt >= LEFT * first * value:
+                start = found
             if not value < before:
                 break
             before = value
-        tried += len(PENALTIES)
-    weight, shift = space.back(best.weight, best.bias, 0.0 if names is None else best.share * names)
-    return HeadOnly(weight, shift, best.loss, best.penalty, best.share)
+
+    def back(found: HeadOnly) -> HeadOnly:
+        weight, shift = space.back(found.weight, found.bias, 0.0 if names is None else found.share * names)
+        return replace(found, weight=weight, bias=shift)
+
+    return back(best), back(start)
 
 
 @dataclass(frozen=True, eq=False)

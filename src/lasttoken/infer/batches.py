@@ -82,8 +82,8 @@ def in_batches(
     """Yield (rows (B,), compute(rows)) for this process's share of the rows, longest first, `budget` tokens per batch.
 
     Runs without gradients. On a CPU with several threads, batches run in parallel on one thread each: 1.5 times as fast
-    as one batch on all threads with `tiny`, .9 (questions) to 1.2 times (long rows) with SmolLM2 (docs/lab.md). Batches
-    and threads depend on lengths and backbone only, so concurrent calls give the same results as single ones.
+    as one batch on all threads with `tiny`, .92 to .97 (questions) and 1.06 to 1.23 times (long rows) with SmolLM2
+    (docs/lab.md). Batches and threads depend on lengths and backbone only, so concurrent calls give the same results as single ones.
     progress: is told how many rows are done, counting the other processes to be as far.
     When the device runs out of memory, the budget is halved, the batch runs again and `note` gets a message. Raises
     ConfigError if a single row does not fit.

@@ -52,7 +52,7 @@ def seconds_of(job: Job, speed: Speed) -> float:
     updates = math.ceil(job.rows / job.batch)
     epoch = updates * speed.update * above + job.evaluations * job.valid * speed.row * above
     once = 1.0 if job.head_first or not job.epochs else 1 - above  # share of the blocks that all texts pass before
-    before = (job.rows + job.valid) * speed.row * once * (not job.untrained)
+    before = 0.0 if job.untrained else (job.rows + job.valid) * speed.row * once
     return speed.start + before + job.epochs * epoch + seconds_after(job, speed)
 
 
@@ -70,12 +70,11 @@ def choose(job: Job, speed: Speed, seconds: float, *, time: str) -> Job:
     for candidate in fewer(job, speed, room):
         if seconds_of(candidate, speed) <= room:
             return candidate
-    least = seconds_of(smallest(job), speed) / SHARE
+    least, learning = seconds_of(smallest(job), speed) / SHARE, "" if job.untrained else " and the least training"
     raise ConfigError(
         [
-            f"--time {time}: loading the model, predicting {job.valid + job.test:,} validation and test rows"
-            f"{' and the least training' * (not job.untrained)} take about {duration(least)}; give more time, or use "
-            "--method linear"
+            f"--time {time}: loading the model, predicting {job.valid + job.test:,} validation and test rows{learning} "
+            f"take about {duration(least)}; give more time, or use --method linear"
         ]
     )
 
@@ -122,7 +121,7 @@ def told(job: Job, chosen: Job, speed: Speed, *, time: str) -> str:
         parts.append(f"LoRA on the upper {job.depth - chosen.trunk} of {job.depth} blocks")
     took, whole = duration(seconds_of(chosen, speed)), duration(seconds_of(job, speed))
     if not parts and job.untrained:
-        return f"{time}: nothing is left out, predicting {job.valid + job.test:,} rows takes about {took}"
+        return f"{time}: nothing is left out, loading the model and predicting {job.valid + job.test:,} rows take about {took}"
     if not parts:
         epochs = f"{job.epochs:g} epoch{'' if job.epochs == 1 else 's'} of " if job.epochs else ""
         return f"{time}: nothing is left out, {epochs}{job.rows:,} rows take about {took}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lasttoken.errors import ArtifactError, DataError, MissingColumn
 from lasttoken.predict.engines import Engine
 from lasttoken.predict.job import DONE, ERRORS, JOB, Job, JobSummary, WholeFile, committed, described, errors_of
-from lasttoken.predict.parts import Kept, format_of, units_of
+from lasttoken.predict.parts import Kept, Unit, format_of, units_of
 from lasttoken.record.folder import json_bytes
 from lasttoken.wording import counted
 
@@ -23,21 +23,24 @@ from lasttoken.wording import counted
 class Tally:
     """What a job has come to."""
 
-    progress: Callable[[int, int], None] | None
+    progress: Callable[[float], None] | None
     rows: int = 0
-    bytes: float = 0.0  # of the inputs
+    size: float = 0.0  # bytes of the inputs that are done with
     bad: int = 0
     kept: int = 0
     names: list[str] = field(default_factory=list)  # of the parts that are committed
     # number of a file -> its first failed part, and why
     failed: dict[int, tuple[int, DataError]] = field(default_factory=dict)
 
-    def add(self, name: str, rows: int, bad: int, read: float) -> None:
-        """Count a part. read: bytes of the input that it is made from."""
+    def add(self, name: str, rows: int, bad: int, size: float) -> None:
+        """Count a part. size: bytes of the input that it is made from."""
         self.names.append(name)
-        self.rows, self.bad, self.bytes = self.rows + rows, self.bad + bad, self.bytes + read
+        self.rows, self.bad, self.size = self.rows + rows, self.bad + bad, self.size + size
+
+    def tell(self) -> None:
+        """Tell what is done."""
         if self.progress is not None:
-            self.progress(self.rows, round(self.bytes))
+            self.progress(self.size)
 
     def fail(self, number: int, order: int, error: DataError) -> None:
         """Note what is wrong with a file. order: of the part, since they are not done in order."""
@@ -62,19 +65,19 @@ def run_job(
 ) -> JobSummary:
     """Predict every part that is not committed yet. engines: gives the workers, once it is known that they may begin.
 
-    progress: is told the rows done, of parts that were there before too, the bytes of the inputs that they are made from, and
-    the bytes of all inputs (0: not known). Raises DataError where nothing can be read, and with `strict` where a row or a
-    file cannot; ArtifactError where the folder holds another job or cannot be written.
+    progress: is told the rows done, those of parts that were there before too, the bytes of the inputs that are done with,
+    and the bytes of all inputs (0: not known). Raises DataError where nothing can be read, and with `strict` where a row or
+    a file cannot; ArtifactError where the folder holds another job or cannot be written.
     """
     began, told = time.monotonic(), list[str]()
     check_formats(job)
     description = described(job)
     sizes = [one.get("size") for one in description["inputs"]]
-    size = 0 if None in sizes else sum(sizes)
-    tally = Tally(None if progress is None else lambda rows, read: progress(rows, min(read, size), size))
+    whole = 0 if None in sizes else sum(sizes)
+    tally = Tally(None if progress is None else lambda size: progress(tally.rows, min(int(size), whole), whole))
     there, about = committed(job, description), json_bytes(description, indent=1)
     with engines() as engine:
-        predict_parts(job, engine, there, about, tally, told)
+        predict_parts(job, engine, there, about, tally, told, sizes if whole else [0] * len(sizes))
     if tally.failed and (job.strict or not tally.names):  # where nothing can be read: a mistake of the command
         raise tally.first()
     if JOB not in there:
@@ -92,37 +95,49 @@ def run_job(
     return JobSummary(len(job.files), parts, tally.rows, tally.bad, tally.kept, seconds, sentences, unread)
 
 
-def predict_parts(job: Job, engine: Engine, there: set[str], about: bytes, tally: Tally, told: list[str]) -> None:
-    """Have all parts done, a few units ahead of the workers; files that fail are noted, with `strict` the first ends it."""
-    waiting = dict[tuple[int, int], float]()  # unit -> bytes of its file that each of its parts is made from
+def predict_parts(
+    job: Job, engine: Engine, there: set[str], about: bytes, tally: Tally, told: list[str], sizes: list[int]
+) -> None:
+    """Have all parts done, a few units ahead of the workers; files that fail are noted, with `strict` the first ends it.
+
+    sizes: bytes of the files.
+    """
+    waiting = dict[tuple[int, int], Unit]()
 
     def take() -> None:
         (number, order), answers = engine.take()
-        read = waiting.pop((number, order))
+        unit = waiting.pop((number, order))
+        left = unit.size
         try:
             for done in answers:
-                tally.add(done.name, done.rows, done.bad, read)
+                tally.add(done.name, done.rows, done.bad, unit.size / unit.count)
+                left -= unit.size / unit.count
+                tally.tell()
         except DataError as error:
             tally.fail(number, order, error)
+            tally.size += left
 
     for number in range(len(job.files)):
+        rest = sizes[number]  # bytes that are in no unit
         try:
             for unit in units_of(job, number, there, width=engine.width, told=told):
+                rest -= unit.size
                 if isinstance(unit, Kept):
                     errors = errors_of(unit.name)
                     wrong = job.out.read(errors).count(b"\n") if errors in there else 0
                     tally.kept += 1
-                    tally.add(unit.name, unit.rows - wrong, wrong, unit.bytes)
+                    tally.add(unit.name, unit.rows - wrong, wrong, unit.size)
                     continue
                 engine.start(job, None if JOB in there else about)
                 engine.submit(unit)
-                waiting[unit.number, unit.order] = unit.bytes / unit.count
+                waiting[unit.number, unit.order] = unit
                 while len(waiting) > engine.ahead:
                     take()
                 if tally.ends(number) or (job.strict and tally.failed):
                     break
         except DataError as error:
             tally.fail(number, sys.maxsize, error)
+        tally.size += max(0, rest)
         if job.strict and tally.failed:
             break
     while waiting:  # what is at work is finished, whatever has failed

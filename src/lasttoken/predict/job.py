@@ -16,6 +16,7 @@ from lasttoken.record.folder import json_bytes
 PART = 20_000  # rows of a part
 FORMAT = 1  # of job.json
 SETTINGS = "settings."  # of the command, beside the run's digest
+TEMPLATE = "settings.template"  # the run's, which no option gives
 SHORT = 30  # characters of a value that is shown
 JOB, DONE, ERRORS = "job.json", "done.json", "errors"
 
@@ -80,10 +81,13 @@ def committed(job: Job, about: dict[str, Any]) -> set[str]:
 
 
 def difference(name: str, there: Any, here: Any) -> str:
-    """A setting that differs, called as its option, with both values where they are short."""
-    name = "--" + name.removeprefix(SETTINGS).replace("_", "-") if name.startswith(SETTINGS) else name
+    """A setting that differs, called as its option where it has one, with both values where they are short."""
+    if name == "part" or (name.startswith(SETTINGS) and name != TEMPLATE):
+        name = "--" + name.removeprefix(SETTINGS).replace("_", "-")
     plain = all(isinstance(value, str | int | float | None) and len(str(value)) <= SHORT for value in (there, here))
-    return f"{name} ({there} there, {here} here)" if plain else name
+    words = {None: "not given", False: "not given", True: "given"}
+    shown = [words[value] if value is None or isinstance(value, bool) else value for value in (there, here)]
+    return f"{name} ({shown[0]} there, {shown[1]} here)" if plain else name
 
 
 def errors_of(part: str) -> str:

@@ -32,7 +32,7 @@ class Kept:
 
     name: str
     rows: int  # read for it, those that cannot be read among them
-    bytes: int  # of the file that were read for it; 0 where that is not known
+    size: int  # bytes of the file that it is made from
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Part:
     table: Table  # what the file is called and holds; it has no records left
     records: Records
     columns: Sequence[str]  # of the input, as its first rows name them
-    bytes: int = 0  # of the file that were read for it; 0 where that is not known
+    size: int = 0  # bytes of the file that it is made from
     bad: list[dict[str, Any]] = field(default_factory=list)  # file, row and error of rows that cannot be read
 
     count = 1  # of its parts
@@ -66,7 +66,7 @@ class Groups:
     start: int  # number of the first row of these groups in the file
     order: int  # of the first wanted part in the file
     names: Sequence[str | None]  # of each `job.part` rows in turn; None: not wanted
-    bytes: int = 0  # of the file that the wanted parts are
+    size: int = 0  # bytes of the file that the wanted parts are made from
 
     @property
     def count(self) -> int:
@@ -126,15 +126,15 @@ def text_units(
     """Every `job.part` rows of a text file, which is parsed from its beginning."""
     file = job.files[number]
     bad, header, columns = list[dict[str, Any]](), list[str](), job.reads.columns.text
-    with file.opened() as (stream, place):
-        lines = decoded_lines(stream, file.name, job.reads.encoding)
+    with file.opened() as (stream, packed):
+        lines = Measured(decoded_lines(stream, file.name, job.reads.encoding))
         note = None if job.strict else noted(bad, file, max(job.part, CHUNK))
         table = text_table(lines, file.name, columns, format, quoting=job.reads.quoting, whole=True, bad=note)
         try:
-            before = 0
+            end = 0
             for part in itertools.count():
                 records = list(itertools.islice(table.records, job.part))
-                before, span = place(), place() - before
+                begin, end = end, lines.size if packed is None else packed()
                 if not records and not bad:
                     return
                 header = header or header_of(table, records[:CHUNK])
@@ -142,12 +142,27 @@ def text_units(
                     raise DataError(f"{file.name}: no row can be read; the first: {bad[0]['error']}")
                 name = named(part)
                 if name in there:
-                    yield Kept(name, len(records) + len(bad), span)
+                    yield Kept(name, len(records) + len(bad), end - begin)
                 else:
-                    yield Part(number, part, file, name, bare(table), records, header, span, list(bad))
+                    yield Part(number, part, file, name, bare(table), records, header, end - begin, list(bad))
                 bad.clear()
         finally:
             told += table.told
+
+
+class Measured:
+    """The same lines, and their size in bytes of UTF-8 as they are taken."""
+
+    def __init__(self, lines: Iterator[str]):
+        self.lines, self.size = lines, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.size += len(line.encode("utf-8", "replace"))
+        return line
 
 
 def bare(table: Table) -> Table:
@@ -183,8 +198,8 @@ def parquet_units(
         for at in range(0, len(missing), share):
             mine = {*missing[at : at + share]}
             wanted = [name if i in mine else None for i, name in enumerate(names[: max(mine) + 1])]
-            span = round(sum(lengths[i] for i in mine) * a_row)
-            yield Groups(number, file, groups, start, part + min(mine), wanted, span)
+            size = round(sum(lengths[i] for i in mine) * a_row)
+            yield Groups(number, file, groups, start, part + min(mine), wanted, size)
         begin, part, start = last + 1, part + len(names), start + rows
 
 

@@ -98,14 +98,14 @@ class InputFile:
         return {"name": self.name, "size": about.st_size, "time": about.st_mtime_ns, "mark": digest.hexdigest()}
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
-        """(stream of its bytes, unpacked; how many bytes of the file have been read). Raises DataError where it cannot be."""
+    def opened(self) -> Iterator[tuple[IO[bytes], Callable[[], int] | None]]:
+        """(stream of its bytes, unpacked; of a packed file, how many bytes have been read). Raises DataError where unreadable."""
         try:
             if self.name == "-":
-                yield sys.stdin.buffer, lambda: 0
+                yield sys.stdin.buffer, None
                 return
             with self.raw() as raw, unpacked(raw, self.name) as stream:
-                yield stream, raw.tell
+                yield stream, None if stream is raw else raw.tell
         except OSError as error:
             raise DataError(unreadable(self.name, error)) from error
 

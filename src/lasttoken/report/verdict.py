@@ -58,8 +58,8 @@ def scope(runs: Sequence[RunRecord], level: str, metric: Metric) -> str:
     told = (
         ""
         if crossed is None
-        else " Each row was judged once, by a model that did not see it; the saved model is fitted on all rows, a "
-        "share of them for validation, and has never been judged on new ones."
+        else " Each row was judged once, by a model that did not see it; the saved model is trained on all "
+        "rows but those that tune it, and has never been judged on new ones."
     )
     return f"{where}: {classes} classes, {kind} a row.{told} Intervals are at {level}." + majority_baseline(
         runs[0], metric

@@ -158,8 +158,8 @@ def cross_validated(splits: Splits, folds: Sequence[Fold]) -> CrossValidated:
     rows = counted(len(splits.test), "row", "rows")
     told = (
         f"Scores are from {len(folds)}-fold cross-validation: each of {rows} was tested once, by a model with the same "
-        "settings that was not trained on it. The model in this folder is fitted on all rows, of which "
-        f"{len(splits.valid):,} chose when to stop, calibration and thresholds; it was not tested on new ones."
+        f"settings that was not trained on it. The model in this folder is trained on {len(splits.train):,} of the rows, and "
+        f"tuned on the other {len(splits.valid):,}; it was not tested on new ones."
     )
     return CrossValidated(folds=len(folds), train_seconds=sum(fold.fact.train_seconds for fold in folds), told=told)
 

@@ -171,8 +171,8 @@ def run_cells(
         for rows, seed in {(run.data.train_rows, run.seed) for run in (*(cell.run for cell in cells), *kept)}
     }
     check_kept(cells, kept, parts, out)
-    for sentence in stand_in(cell.run.method for cell in cells):
-        tell(sentence)
+    if told := stand_in(cell.run.method for cell in cells):
+        tell(told)
     if limit is None and (advice := few_rows(by_seed[first_seed], cells, out)):  # folds and a limit exclude each other
         tell(advice)
     tasks, missing = list[Task](), set[str]()
@@ -181,8 +181,8 @@ def run_cells(
         if cell.optional and not at_hand(model):
             if cell.name not in missing:
                 tell(
-                    f"{cell.name}: left out, {model} is not on this machine; --encoder NAME selects it, or another; a "
-                    f"small one: {INSTALL[MINILM]}"
+                    f"{cell.name}: left out, {model} is not on this machine; --encoder NAME names another, or install a "
+                    f"small one, which is then taken: {INSTALL[MINILM]}"
                 )
             missing.add(cell.name)
             continue

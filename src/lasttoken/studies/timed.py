@@ -86,12 +86,14 @@ def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
     fitted = catalog.fit(few, train, valid, seed=run.seed, device=run.device, journal=quiet)
     spent = time.perf_counter() - began
     texts = spread(splits.test, PREDICTED).texts
+    if zero_shot(method):
+        fitted.classifier.predict_proba(texts[:VALIDATED])  # the first texts that the model reads
     began = time.perf_counter()
     fitted.classifier.predict_proba(texts)
     row = (time.perf_counter() - began) / len(texts)
     updates = [step.seconds for step in fitted.steps]
-    read = len(valid) if updates else 0 if zero_shot(method) else len(train) + len(valid)
-    start = max(0.0, spent - sum(updates) - read * row)
+    read = len(valid) + len(train) * (not updates)  # outside of updates
+    start = max(0.0, spent if zero_shot(method) else spent - sum(updates) - read * row)
     classifier: Any = fitted.classifier
     depth = classifier.backbone.depth
     del fitted, classifier
@@ -127,7 +129,7 @@ def within(
     whole: splits with all training rows; without a limit, those of the run, returned unchanged. fits: runs still to do,
     including this one; they share the time left equally. like: folder of the first seed's run, whose settings are
     reused if it exists. measured: returns the speeds and the number of blocks. The journal gets a note on what was
-    reduced. A method without a language model is not changed. Raises ConfigError if none fits.
+    reduced. A method without a model is not changed. Raises ConfigError if none fits.
     """
     method: Any = run.method
     if limit is None:
@@ -204,12 +206,12 @@ def job_of(run: Run, splits: Splits, depth: int) -> Job:
 
 
 def trains(method: Any) -> bool:
-    """Whether the method has a training loop."""
+    """Whether the method's model is trained, by updates."""
     return "train" in type(method).model_fields and method.footprint().trains != "nothing"
 
 
 def zero_shot(method: Any) -> bool:
-    """Whether the method has a training loop and does without."""
+    """Whether the method's model could be trained, and is used as it is."""
     return "train" in type(method).model_fields and not trains(method)
 
 

@@ -18,7 +18,7 @@ from lasttoken.config.settings import Lora, Training
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ConfigError, Diverged
 from lasttoken.fitting import warm_start
-from lasttoken.fitting.warm_start import fit_head_only, logits_of, solve, start_head
+from lasttoken.fitting.warm_start import LEFT, HeadOnly, fit_heads, logits_of, solve, start_head
 from lasttoken.infer.batches import pack
 from lasttoken.journal import Journal
 from lasttoken.labels import LabelSpace
@@ -30,6 +30,11 @@ from lasttoken.train.distributed import ALONE
 from lasttoken.train.loss import class_loss, label_loss, make_loss
 
 STILL = Training(epochs=1.0, lr=1e-12, batch=8)  # an update moves no weight that float32 would show
+
+
+def fit_best(*given: Any, **more: Any) -> HeadOnly:
+    """The head of least validation loss."""
+    return fit_heads(*given, **more)[0]
 
 
 @pytest.mark.parametrize("multi", [False, True])
@@ -139,7 +144,7 @@ def test_a_head_that_finds_no_memory_begins_at_random_and_says_so(
     def full(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(warm_start, "fit_head_only", full)
+    monkeypatch.setattr(warm_start, "fit_heads", full)
     rows, journal = dataset(60), Journal()
     config = Embedding(model=str(folder("llama")), head_init="probe", lora=Lora(r=2), train=STILL)
     embedding.fit(config, rows, rows, seed=0, device="cpu", journal=journal)
@@ -165,7 +170,7 @@ def test_a_dimension_that_hardly_moves_does_not_count() -> None:
     rng = np.random.default_rng(0)
     features = torch.from_numpy(np.c_[rng.normal(size=(60, 4)), np.full(60, 1000.3)].astype(np.float32))
     features[:, 0] += torch.from_numpy(rows.targets)
-    found = fit_head_only(features.clone(), features.clone(), (rows, rows), class_loss)
+    found = fit_best(features.clone(), features.clone(), (rows, rows), class_loss)
     moved = features + torch.tensor([0, 0, 0, 0, 0.01])
     assert (moved @ found.weight.T - features @ found.weight.T).abs().max() < 1e-2
 
@@ -180,9 +185,7 @@ def test_without_a_bias_the_fit_is_as_good_where_vectors_have_a_mean(far: float,
     if multi:
         rows = Dataset(rows.ids, rows.texts, np.eye(3, dtype=bool)[targets], LabelSpace(("a", "b", "c"), True))
     vectors = torch.from_numpy(rng.normal(size=(400, 8)) + np.eye(3, 8)[targets] + far).float()
-    found = {
-        bias: fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), loss, bias=bias) for bias in (True, False)
-    }
+    found = {bias: fit_best(vectors.clone(), vectors.clone(), (rows, rows), loss, bias=bias) for bias in (True, False)}
     assert found[False].bias is None
     total, count = loss(vectors @ found[False].weight.T, torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found[False].loss, rel=1e-3)  # it applies to the vectors as they are
@@ -193,7 +196,7 @@ def test_vectors_that_are_not_finite_are_told() -> None:
     rows = dataset(6)
     vectors = torch.full((6, 4), float("nan"))
     with pytest.raises(Diverged, match=r"^the frozen model's vectors are not finite; use --precision float32, "):
-        fit_head_only(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
+        fit_best(vectors, torch.zeros(6, 4), (rows, rows), class_loss)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -208,38 +211,62 @@ def test_a_head_of_few_rows_begins_as_the_names_rows(bias: bool) -> None:
 
     few = rows.take(np.array([int(np.flatnonzero(rows.targets == label)[0]) for label in range(3)]))
     train_vectors, valid_vectors = vectors(few), vectors(rows)
-    found = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias, names=names)
-    alone = fit_head_only(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias)
+    found = fit_best(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias, names=names)
+    alone = fit_best(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias)
     assert (found.share > 0, alone.share) == (True, 0)
     assert found.loss < 0.8 * alone.loss
     total, count = class_loss(logits_of(valid_vectors, found.weight, found.bias), torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
 
 
-def test_a_start_leaves_lora_something_to_learn(folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 rows in 200 dimensions are learnt by heart where only the validation loss ends the fit."""
-    rng, rows, others = np.random.default_rng(0), dataset(60), dataset(60, seed=1)
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_head_to_start_from_leaves_something_to_learn(multi: bool) -> None:
+    """60 rows in 200 dimensions are all but learnt by heart where the validation loss alone ends the fit."""
+    rng, parts, loss = np.random.default_rng(0), [dataset(60), dataset(60, seed=1)], label_loss if multi else class_loss
+    vectors = [
+        torch.from_numpy(rng.normal(size=(60, 200)) + 1.5 * np.eye(3, 200)[part.targets]).float() for part in parts
+    ]
+    if multi:
+        space = LabelSpace(parts[0].labels.names, True)
+        parts = [Dataset(part.ids, part.texts, np.eye(3, dtype=bool)[part.targets], space) for part in parts]
+    heads = fit_heads(vectors[0].clone(), vectors[1].clone(), (parts[0], parts[1]), loss)
+    ratios = []
+    for head in heads:
+        total, count = loss(logits_of(vectors[0], head.weight, head.bias), torch.from_numpy(parts[0].targets))
+        ratios.append(total.item() / count / head.loss)
+    assert ratios[0] < 0.7 < LEFT - 0.05 < ratios[1]
+    assert heads[0].loss < heads[1].loss
+    assert heads[0].penalty < heads[1].penalty
+
+
+def test_validation_rows_of_other_labels_do_not_hold_the_head_back() -> None:
+    """Its loss is higher from the first penalty on, so the ratio is low though nothing is known by heart."""
+    rng, rows = np.random.default_rng(0), dataset(600)
+    other = rows.take(np.sort(rng.permutation(np.flatnonzero(rows.targets == 2))[:30]))
+    means = np.eye(3, 4)
 
     def vectors(data: Dataset) -> torch.Tensor:
-        return torch.from_numpy(rng.normal(size=(60, 200)) + 1.5 * np.eye(3, 200)[data.targets]).float()
+        return torch.from_numpy(rng.normal(size=(len(data), 4)) + means[data.targets]).float()
 
-    train, valid = vectors(rows), vectors(others)
-    ratio, losses = {}, {}
-    for left in (0.0, 0.8):
-        found = fit_head_only(train.clone(), valid.clone(), (rows, others), class_loss, left=left)
-        total, count = class_loss(logits_of(train, found.weight, found.bias), torch.from_numpy(rows.targets))
-        ratio[left], losses[left] = total.item() / count / found.loss, found.loss
-    assert ratio[0.0] < 0.7
-    assert ratio[0.8] >= 0.8
-    assert losses[0.0] < losses[0.8]
+    rows = rows.take(np.flatnonzero((rows.targets != 2) | (rng.random(len(rows)) < 0.1)))  # a label that is rare here
+    best, start = fit_heads(vectors(rows), vectors(other), (rows, other), class_loss)
+    assert start.loss < 1.1 * best.loss
 
-    asked, fit = list[float](), fit_head_only
+
+@pytest.mark.parametrize(("rank", "times"), [(2, 2), (0, 1)])
+def test_the_better_head_is_scored_and_the_other_one_begins(
+    rank: int, times: int, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where LoRA has nothing to learn (r = 0), there is no other."""
+    seen, put_in = list[float](), warm_start.put_in
     monkeypatch.setattr(
-        warm_start, "fit_head_only", lambda *given, **more: asked.append(more["left"]) or fit(*given, **more)
+        warm_start, "put_in", lambda head, found, world: (seen.append(found.loss), put_in(head, found, world))
     )
-    config = Embedding(model=str(folder("llama")), head_init="probe", lora=Lora(r=2), train=STILL)
-    embedding.fit(config, rows, others, seed=0, device="cpu", journal=Journal())
-    assert asked == [0.8]
+    config, journal = Embedding(model=str(folder("llama")), lora=Lora(r=rank), train=STILL), Journal()
+    embedding.fit(config, dataset(60), dataset(60, seed=1), seed=0, device="cpu", journal=journal)
+    assert len(seen) == times
+    assert seen == sorted(seen)
+    assert any("; training begins at penalty " in note for note in journal.notes)
 
 
 def test_names_that_mislead_are_left_out() -> None:
@@ -247,7 +274,7 @@ def test_names_that_mislead_are_left_out() -> None:
     names = torch.from_numpy(rng.normal(size=(3, 8)).astype(np.float32))
     turned = names.roll(1, dims=0)  # each label's vectors point to the next one's name
     vectors = turned[torch.from_numpy(rows.targets)] + 0.1 * torch.from_numpy(rng.normal(size=(60, 8))).float()
-    found = fit_head_only(vectors.clone(), vectors.clone(), (rows, rows), class_loss, names=names)
+    found = fit_best(vectors.clone(), vectors.clone(), (rows, rows), class_loss, names=names)
     assert found.share == 0
 
 

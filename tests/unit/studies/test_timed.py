@@ -96,7 +96,9 @@ def test_zero_shot_is_told_or_refused_since_test_rows_stay() -> None:
     run = run_of(Instruction(model="tiny", train_model=False))
     made, journal = chosen(run, 23)
     assert (made.run, made.splits) == (run, SPLITS)
-    assert journal.notes == ["--time 5m: nothing is left out, predicting 51 rows takes about 20.1 s"]
+    assert journal.notes == [
+        "--time 5m: nothing is left out, loading the model and predicting 51 rows take about 20.1 s"
+    ]
     with pytest.raises(ConfigError, match=r"predicting 51 validation and test rows take about 22\.3 s; give more time"):
         chosen(run, 20)
     speed, _ = measure(run, SPLITS, Journal(tell=lambda sentence: None))
