@@ -406,3 +406,25 @@ def test_what_prediction_cuts_off_is_told(caplog: pytest.LogCaptureFixture) -> N
     fitted.predict(["good " * 50])
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.messages[0].startswith("1 of 1 rows were truncated at 8 tokens")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: EmbeddingClassifier(), True),
+        (lambda: EmbeddingClassifier("tiny"), False),
+        (lambda: EmbeddingClassifier().set_params(model="other"), False),
+    ],
+)
+def test_that_the_tiny_model_stands_in_is_told(
+    make: Callable[[], Any], told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise DataError("stop")
+
+    monkeypatch.delenv("LASTTOKEN_MODEL")
+    monkeypatch.setattr("lasttoken.packages.installed_smollm2", lambda: None)
+    monkeypatch.setattr("lasttoken.catalog.fit", stop)
+    with pytest.raises(DataError, match="stop"):
+        make().fit(TEXTS, ROWS.targets)
+    assert ("no model is named: using tiny" in caplog.text) == told
