@@ -34,10 +34,10 @@ GRID = [{"lr": lr, "batch": batch} for lr, batch in ((2e-4, 8), (1e-3, 8), (1e-3
 FASTEST = {"dtype": "bfloat16", "attention": "eager", "grouped": True}  # in bench/speed; needs a CPU with bfloat16
 SETS: dict[str, dict[str, Any]] = {  # ours, but for what is a default
     "ag-news-4k": {"max_length": 128, "suffix": "\nTopic:"},
-    "banking77": {"max_length": 64, "suffix": "\nIntent:"},
+    "banking77": {"max_length": 64},
     "patents-section-4k": {"max_length": 192, "suffix": "\nThis invention belongs to the section of"},
 }
-OURS = {"lora": {"r": 16, "alpha": 32.0}, "train": {"lr": 1e-3, "epochs": EPOCHS, "evaluations": 4}}
+OURS = {"lora": {"r": 16, "alpha": 32.0}, "train": {"lr": 1e-3, "batch": 16, "epochs": 2, "evaluations": 4}}
 TOY = {"model": "tiny", "max_length": 32, "lora": {"r": 2}, "train": {"epochs": 1.0, "evaluations": 2}}
 
 

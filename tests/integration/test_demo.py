@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lasttoken.cli.compare import method_configs
-from lasttoken.cli.demo import SETTINGS
-from lasttoken.config.methods import METHOD_CONFIGS
+from lasttoken.cli.demo import METHODS, SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +44,7 @@ def test_demo_can_be_used_at_once(command: Callable[..., Any], tmp_path: Path) -
 
 def test_the_settings_of_every_method_are_ones_it_has() -> None:
     configs = method_configs(
-        tuple(METHOD_CONFIGS),
+        METHODS,
         {"source": "docstrings"},
         model="tiny",
         encoder="anything",
@@ -55,5 +54,5 @@ def test_the_settings_of_every_method_are_ones_it_has() -> None:
         settings=list(SETTINGS),
     )
     assert configs["embedding"].method.model_dump()["train"]["epochs"] == 4
-    assert configs["instruction"].method.model_dump()["train_model"] is False
+    assert configs["zero-shot"].method.model_dump()["train_model"] is False
     assert configs["encoder"].method.model_dump()["train"]["epochs"] == 6

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lasttoken.cli.main import KEPT
 from lasttoken.record.folder import verify
 
 SECONDS = 20  # for what a free machine does in two; without an end to it training would go on for hours
@@ -68,10 +69,7 @@ def test_before_the_first_score_a_checkpoint_is_left(
     code, said = interrupted("train", table, *options, seen="embedding: training:", after=0.1)
     assert code == 130, said
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == (
-        "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
-        "to go on give the same command again, `train` with --resume"
-    )
+    assert said.splitlines()[-1] == f"lasttoken: stopped by Ctrl-C; {KEPT}"
     assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from lasttoken.cli.main import KEPT
+
 
 def content(folder: Path) -> dict[str, bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
@@ -80,7 +82,7 @@ def test_what_was_read_of_a_bad_file_is_kept_and_told(
         assert said.code == 2
         told = json.loads(said.out)
         assert (told["rows"], told["parts"], told["kept"], len(told["unread"])) == (200_000, 10, kept, 1)
-        assert "1 file could not be read to the end" in said.err
+        assert "1 file could not be read, or not to the end" in said.err
         assert "is not UTF-8" in said.err
     assert "is not UTF-8" in (tmp_path / "out/errors/00000-a.jsonl").read_text()
 
@@ -96,11 +98,23 @@ def test_sigterm_ends_a_job_with_a_sentence(runs: dict[str, Path], tmp_path: Pat
             time.sleep(0.01)
         job.terminate()
         _, told = job.communicate(timeout=60)
-    assert (job.returncode, told.splitlines()[-1]) == (
-        143,
-        "lasttoken: stopped by SIGTERM; to go on give the same command again",
-    )
+    assert (job.returncode, told.splitlines()[-1]) == (143, f"lasttoken: stopped by SIGTERM; {KEPT}")
     assert "semaphore" not in told
+
+
+def test_sigterm_leaves_nothing_of_a_single_file(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text\n" + b"some text\n" * 400_000)
+    line = [sys.executable, "-m", "lasttoken.cli.main", "predict", str(runs["linear"]), str(tmp_path / "a.csv")]
+    with subprocess.Popen([*line, "-o", str(tmp_path / "b.csv")], stderr=subprocess.PIPE, text=True) as job:
+        ends = time.monotonic() + 100
+        while not list(tmp_path.glob(".b.csv.*.part")):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        job.terminate()
+        _, told = job.communicate(timeout=60)
+    assert (job.returncode, told.splitlines()[-1]) == (143, f"lasttoken: stopped by SIGTERM; {KEPT}")
+    assert not list(tmp_path.glob(".b.csv.*.part"))
+    assert not (tmp_path / "b.csv").exists()
 
 
 def test_standard_input_comes_out_in_parts(process: Callable[..., Any], runs: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 QUICKEST_FIRST = ("linear", "probe", "encoder", "embedding", "instruction")
+ZERO_SHOT = "zero-shot"  # instruction without training, beside the methods
 
 
 @o.takes_data()
@@ -34,7 +36,10 @@ def compare(
     *,
     data: dict[str, Any],
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Comma-separated methods; default: all that can run, fastest first")
+        str | None,
+        typer.Option(
+            "--methods", help="Comma-separated methods, zero-shot too; default: all others that can run, fastest first"
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -233,15 +238,18 @@ def method_configs(
     from lasttoken.config.methods import METHOD_CONFIGS
     from lasttoken.recipe import called, check_compared
 
-    o.check_known(names, "--methods")
+    every = (*METHOD_CONFIGS, ZERO_SHOT)
+    o.check_known(names, "--methods", every)
+    methods = {name: "instruction" if name == ZERO_SHOT else name for name in names}
     configs = {}
-    for name in names:
-        known = METHOD_CONFIGS[name].model_fields
-        others = METHOD_CONFIGS.keys() - {name}
-        mine = [assigned for assigned in settings if assigned.partition(".")[0] not in others]
+    for name, method in methods.items():
+        known = METHOD_CONFIGS[method].model_fields
+        mine = [assigned for assigned in settings if assigned.partition(".")[0] not in {*every} - {name}]
+        if name == ZERO_SHOT:
+            mine = [re.sub(rf"^{ZERO_SHOT}\.", "method.", assigned) for assigned in mine] + ["method.train_model=false"]
         with called(name):
             configs[name] = o.run_config(
-                name,
+                method,
                 data,
                 model=encoder if name == "encoder" else model if "model" in known else None,
                 quantize=quantize if "quantize" in known else None,
@@ -251,12 +259,12 @@ def method_configs(
                 settings=mine,
             )
     given = {"quantize": quantize, "precision": precision}
-    o.check_used(names, [name for name, value in given.items() if value is not None])  # the names are methods by now
-    check_compared(settings, METHOD_CONFIGS, names)
+    o.check_used(methods.values(), [name for name, value in given.items() if value is not None])
+    check_compared(settings, every, names)
     if encoder is not None and "encoder" not in names:
         raise ConfigError(["--encoder: the encoder is not compared; add encoder to --methods, or leave --encoder out"])
     if model is not None and not any(
-        "model" in METHOD_CONFIGS[name].model_fields for name in names if name != "encoder"
+        "model" in METHOD_CONFIGS[method].model_fields for method in methods.values() if method != "encoder"
     ):
         raise ConfigError([f"--model: none of {', '.join(names)} takes a causal LM; leave it out"])
     return configs

@@ -26,10 +26,10 @@ SETTINGS = [
     "embedding.lora.r=16",
     "embedding.lora.alpha=32",
     'embedding.suffix="\\nThis is from the library"',
-    "instruction.train_model=false",
     "encoder.train.epochs=6",
     "encoder.train.lr=0.0002",
 ]
+METHODS = ("linear", "probe", "encoder", "embedding", "zero-shot")
 UPPER = "embedding.trunk=20"  # of smollm2: LoRA on the upper third of its blocks takes two thirds of the time
 
 TEST = 0.55  # share of the rows: training takes the time, and differences show on test rows
@@ -39,9 +39,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", callback=o.path, help="Folder to write; it must not exist")] = Path(
         "demo"
     ),
-    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 2200,
+    rows: Annotated[int, typer.Option("--rows", help="How many docstrings")] = 2000,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names with commas; default: all that can run")
+        str | None, typer.Option("--methods", help=f"Names with commas; default: {', '.join(METHODS)}")
     ] = None,
     encoder: Annotated[
         str | None, typer.Option("--encoder", callback=o.path, help="Model of the encoder method")
@@ -64,7 +64,7 @@ def demo(
 
     limit = limited(time, monotonic())
     check_free(out)
-    names = chosen(methods and methods.replace("zero-shot", "instruction"))
+    names = METHODS if methods is None else chosen(methods)
     found = encoder or (MINILM if "encoder" in names and installed_minilm() else None)
     settings = [*SETTINGS, UPPER] if default_model() == SMOLLM2 else SETTINGS
     data = {"source": "docstrings of installed libraries", "group": "module"}
@@ -78,7 +78,6 @@ def demo(
         device="auto",
         settings=[setting for setting in settings if setting.partition(".")[0] in names],
     )
-    configs = {"zero-shot" if name == "instruction" else name: run for name, run in configs.items()}
     with Screen() as screen:
         journal = screen.journal("data")
         journal.note("reading the docstrings of installed libraries; label = library, names masked, split by module")

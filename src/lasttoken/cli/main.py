@@ -29,6 +29,10 @@ from lasttoken.cli.verify import verify
 from lasttoken.errors import Stopped, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+KEPT = (
+    "nothing half-written is left; parts, runs and checkpoints that were finished are kept, and the same command goes on "
+    "with them (`train` with --resume)"
+)
 BROKEN_PIPE = 141  # how a shell tells that a tool was ended by SIGPIPE
 
 app = typer.Typer(
@@ -84,16 +88,13 @@ def exit_code() -> int:
         return 2
     except Stopped as ended:
         name = signal.Signals(ended.number).name
-        say(f"lasttoken: {ended.told or f'stopped by {name}; to go on give the same command again'}")
+        say(f"lasttoken: {ended.told or f'stopped by {name}; {KEPT}'}")
         return 128 + ended.number
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1
             raise end.__context__ from None
         if end.code == INTERRUPTED:
-            say(
-                "lasttoken: stopped by Ctrl-C; what was finished is kept, nothing half-written is left; "
-                "to go on give the same command again, `train` with --resume"
-            )
+            say(f"lasttoken: stopped by Ctrl-C; {KEPT}")
             return INTERRUPTED
         return int(end.code or 0)
     return 0

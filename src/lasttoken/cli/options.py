@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -302,12 +302,11 @@ def encoder_here(settings: Iterable[str]) -> tuple[str | None, list[str]]:
     return MINILM, [f"encoder: {default} is not on this machine, so minilm is used; --encoder NAME chooses another"]
 
 
-def check_known(methods: Iterable[str], option: str) -> None:
-    """Raises ConfigError on the first name that is not a method. option: the one the names were given with."""
+def check_known(methods: Iterable[str], option: str, known: Collection[str] = METHOD_CONFIGS) -> None:
+    """Raises ConfigError on the first name that is not known as a method. option: the one the names were given with."""
     for method in methods:
-        if method not in METHOD_CONFIGS:
-            hint = did_you_mean(method, METHOD_CONFIGS)
-            raise ConfigError([f"{option}: {method!r} is not among {', '.join(METHOD_CONFIGS)}{hint}"])
+        if method not in known:
+            raise ConfigError([f"{option}: {method!r} is not among {', '.join(known)}{did_you_mean(method, known)}"])
 
 
 def check_used(methods: Iterable[str], chosen: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from lasttoken.cli.stopping import stopping
 from lasttoken.wording import counted
 
 SHOWN = 5  # files that could not be read, told by name
-LARGE = 10_000_000  # bytes of input that are told in MB
+LARGE = 100_000_000  # bytes of input that are told in MB
 
 if TYPE_CHECKING:
     from lasttoken.cli.predict import Asked
@@ -80,7 +80,7 @@ def tell(done: JobSummary, out: str, *, as_json: bool) -> None:
     for sentence in done.told:
         say(sentence)
     say(
-        f"{counted(done.rows, 'row', 'rows')} of {counted(done.files, 'file', 'files')} labelled in "
+        f"{counted(done.rows, 'row', 'rows')} of {counted(done.files - len(done.unread), 'file', 'files')} labelled in "
         f"{counted(done.parts, 'part', 'parts')}, {done.seconds:.1f} s"
         + (f"; {done.kept} of the parts were there before" if done.kept else "")
     )
@@ -89,7 +89,7 @@ def tell(done: JobSummary, out: str, *, as_json: bool) -> None:
     if done.unread:
         more = f"; and {len(done.unread) - SHOWN} more, which errors/ lists" if len(done.unread) > SHOWN else ""
         say(
-            f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read to the end: "
+            f"lasttoken: {counted(len(done.unread), 'file', 'files')} could not be read, or not to the end: "
             + "; ".join(done.unread[:SHOWN])
             + more
         )

@@ -187,9 +187,10 @@ def label_file(asked: Asked, source: str | None, text_is: str | None, out: str) 
         with o.naming_options(naming):
             check_header(place, reads.columns, encoding=reads.encoding, format=reads.format, quoting=reads.quoting)
     from lasttoken.cli.screen import Screen, say
+    from lasttoken.cli.stopping import stopping
     from lasttoken.predict.file import predict_file
 
-    with Screen() as screen, o.naming_options(naming):
+    with stopping(), Screen() as screen, o.naming_options(naming):
         screen.progress("predict", "loading the model", 0, 0)
         predictor = asked.loading()
         screen.progress("predict", "rows", 0, 0)

@@ -54,13 +54,14 @@ from lasttoken.studies.folds import (
 )
 from lasttoken.studies.kept import Keeping, check_same, kept_state
 from lasttoken.train.distributed import join, launched
-from lasttoken.wording import figure, first_line, span
+from lasttoken.wording import figure, first_line, quoted, span
 
 if TYPE_CHECKING:
     from lasttoken.train.state import TrainState
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "numpy")
 WARM_UP = 32  # rows predicted before the clock starts
+SHOWN = 5  # labels that are named in a sentence
 FEW = 20  # least number of truncated rows, and of others, to compare their scores
 
 
@@ -193,7 +194,11 @@ def judge(
         "test": in_order(splits, tested) if found.folds else tested[0],
     }
     truncation = cost_of_truncation(shipped["test"], found.test.lost, seed=config.seed)
-    for told in (silent(shipped["test"]), None if truncation is None else truncation["told"]):
+    for told in (
+        silent(shipped["test"]),
+        unjudged(shipped["test"]),
+        None if truncation is None else truncation["told"],
+    ):
         if told:
             journal.note(f"test: {told}")
     learnt = label_counts(splits.train.targets, len(splits.labels))
@@ -322,6 +327,16 @@ def silent(test: Predictions) -> str | None:
         f"no row gets a label (the highest probability is {most}), so micro- and macro-F1 are 0; tuned thresholds need "
         "50 validation rows, decision.at_least_one gives every row its most probable label; AUROC needs no thresholds"
     )
+
+
+def unjudged(test: Predictions) -> str | None:
+    """A note on labels that no test row has, whose F1 counts as 0 in macro-F1; None if there are none."""
+    rows = test.targets.sum(axis=0) if test.labels.multi else np.bincount(test.targets, minlength=len(test.labels))
+    without = [quoted(name) for name, count in zip(test.labels.names, rows, strict=True) if not count]
+    if not without:
+        return None
+    more = f" and {len(without) - SHOWN} more" if len(without) > SHOWN else ""
+    return f"no row has {', '.join(without[:SHOWN])}{more}: F1 counts as 0 there, in macro-F1 too; --folds 5 judges every row"
 
 
 def cost_of_truncation(test: Predictions, lost: np.ndarray, *, seed: int) -> dict[str, Any] | None:

@@ -192,6 +192,18 @@ def test_settings_are_given_to_all_or_to_one() -> None:
     assert configs["embedding"].method.quantize == "nf4"
 
 
+def test_zero_shot_is_instruction_without_training() -> None:
+    settings = ["instruction.train.epochs=2", "zero-shot.max_length=64"]
+    given: Any = {"model": "tiny", "encoder": None, "quantize": None, "seed": 0, "device": "cpu", "settings": settings}
+    configs: Any = method_configs(("instruction", "zero-shot"), DATA, **given)
+    assert list(configs) == ["instruction", "zero-shot"]
+    trained, untrained = configs["instruction"].method, configs["zero-shot"].method
+    assert (trained.train_model, trained.train.epochs, trained.max_length) == (True, 2, 1024)
+    assert (untrained.train_model, untrained.max_length, untrained.model) == (False, 64, "tiny")
+    with pytest.raises(ConfigError, match="instruction is not compared; add it to --methods"):
+        method_configs(("zero-shot",), DATA, **given)
+
+
 def test_quantize_among_several_methods() -> None:
     given: Any = {"model": "tiny", "encoder": None, "quantize": "nf4", "seed": 0, "device": "cpu", "settings": []}
     with pytest.raises(ConfigError, match=r"--methods: 'embeding' is not among .*; did you mean 'embedding'"):

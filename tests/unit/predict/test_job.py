@@ -118,7 +118,7 @@ def test_progress_is_in_bytes_of_the_inputs(ending: str, tmp_path: Path) -> None
 def test_progress_is_told_in_rows_where_sizes_are_not_known() -> None:
     assert amount(40, 0, 0) == ("rows", 40, 0)
     assert amount(40, 1_200, 2_000_000) == ("kB of the input labelled", 1, 2000)
-    assert amount(40, 1_200_000, 20_000_000) == ("MB of the input labelled", 1, 20)
+    assert amount(40, 1_200_000, 200_000_000) == ("MB of the input labelled", 1, 200)
 
 
 def test_a_file_that_ends_early_counts_as_done(tmp_path: Path) -> None:

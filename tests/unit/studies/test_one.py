@@ -39,6 +39,7 @@ from lasttoken.studies.one import (
     predicted,
     run_method,
     silent,
+    unjudged,
 )
 
 SPLITS = Splits(dataset(45), dataset(15, seed=1), dataset(30, seed=2), "given: train, valid and test")
@@ -295,3 +296,15 @@ def test_rows_that_are_given_no_label_at_all_are_told() -> None:
     assert silent(Predictions(["1", "2"], y & False, test.probs, labels)) is None  # and none should be
     single = LabelSpace(("a", "b"), multi=False)
     assert silent(Predictions(["1"], np.array([0]), np.array([[0.5, 0.5]]), single)) is None
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_labels_without_a_test_row_are_told(multi: bool) -> None:
+    labels, column = LabelSpace(("a", "b, c", "d"), multi), np.array([0, 0, 2])
+    targets = np.eye(3, dtype=bool)[column] if multi else column
+    test = Predictions(["1", "2", "3"], targets, np.full((3, 3), 1 / 3), labels)
+    assert unjudged(test) == ('no row has "b, c": F1 counts as 0 there, in macro-F1 too; --folds 5 judges every row')
+    whole = Predictions(
+        ["1", "2", "3"], np.eye(3, dtype=bool) if multi else np.arange(3), np.full((3, 3), 1 / 3), labels
+    )
+    assert unjudged(whole) is None
