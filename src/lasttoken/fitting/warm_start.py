@@ -5,8 +5,8 @@ arXiv:2202.10054). It costs one forward pass over the texts. Two heads are fitte
 kept in case training does not improve on it. Training starts from one that is held back by a larger L2 penalty: the better
 one has next to no training loss left, and LoRA would learn noise (docs/lab.md).
 
-With few training rows, the layer may be initialised from the vocabulary head: each label starts as the mean row of the
-tokens in its name, and the fit learns the difference from it.
+With few training rows, the better head may be initialised from the vocabulary head: each label starts as the mean row of
+the tokens in its name, and the fit learns the difference from it. The one to start from is not: LoRA ends lower then.
 """
 
 from __future__ import annotations
@@ -92,11 +92,10 @@ def start_head(
         torch.cuda.empty_cache()  # the micro-batch size is chosen from the free memory
     put_in(head, best, world)
     seconds = time.perf_counter() - began
-    initial = f"; initialised as {start.share:g} times the label names' rows of the vocabulary head"
+    names_used = f", from {best.share:g} times the label names' rows of the vocabulary head" if best.share else ""
     journal.note(
-        f"head: fitted alone on the frozen model, validation loss {best.loss:.4g} (L2 penalty {best.penalty:g}, {seconds:.0f} s); "
-        f"training begins at penalty {start.penalty:g}, validation loss {start.loss:.4g}"
-        + (initial if start.share else "")
+        f"head: fitted alone on the frozen model, validation loss {best.loss:.4g} (L2 penalty {best.penalty:g}{names_used}, "
+        f"{seconds:.0f} s); training begins at penalty {start.penalty:g}, validation loss {start.loss:.4g}"
     )
     return seconds, partial(put_in, head, start, world)
 
@@ -145,8 +144,8 @@ def fit_heads(
 
     train_vectors (N, H), valid_vectors (M, H): overwritten. Penalties are tried from the largest down until the
     validation loss stops falling. LoRA starts from the least validation loss at which training over validation loss is
-    at least LEFT times what it is at the largest penalty. bias: whether the layers have one. names: (C, H) weights to
-    start from; the penalty is on the difference from them.
+    at least LEFT times what it is at the largest penalty. bias: whether the layers have one. names: (C, H) weights
+    that the first may start from, with the penalty on the difference from them.
     Full-batch L-BFGS on standardised vectors; the layers apply to vectors that are not standardised.
     Raises Diverged if a vector is not finite.
     """
@@ -181,7 +180,7 @@ def fit_heads(
             found = HeadOnly(weight, shift, value, penalty, share)
             if value < best.loss:
                 best = found
-            if value < start.loss and learnt >= LEFT * first * value:
+            if not share and value < start.loss and learnt >= LEFT * first * value:
                 start = found
             if not value < before:
                 break

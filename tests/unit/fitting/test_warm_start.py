@@ -215,6 +215,8 @@ def test_a_head_of_few_rows_begins_as_the_names_rows(bias: bool) -> None:
     alone = fit_best(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias)
     assert (found.share > 0, alone.share) == (True, 0)
     assert found.loss < 0.8 * alone.loss
+    start = fit_heads(train_vectors.clone(), valid_vectors.clone(), (few, rows), class_loss, bias=bias, names=names)[1]
+    assert start.share == 0
     total, count = class_loss(logits_of(valid_vectors, found.weight, found.bias), torch.from_numpy(rows.targets))
     assert total.item() / count == pytest.approx(found.loss, rel=1e-4)  # the layer applies to the vectors as they are
 
