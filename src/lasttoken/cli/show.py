@@ -115,7 +115,7 @@ def table(runs: Sequence[Mapping[str, Any]], metric: str = HEADLINE) -> str:
         [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows
     )
     count, crossed = ordered[0]["splits"]["test"]["n"], ordered[0].get("cross_validated")
-    rows = f"{count} rows, {crossed['folds']}-fold cross-validation" if crossed else f"{count} test rows"
+    rows = f"{count:,} rows, {crossed['folds']}-fold cross-validation" if crossed else f"{count:,} test rows"
     rows += "; intervals: Student's t over the folds, cut at 0 and 1" if crossed else ""
     note = f"{rows}; train/s and predict/s are rows a second; on a CPU memory is that of the whole process"
     return "\n".join(["  ".join(row).rstrip() for row in aligned] + [note])
