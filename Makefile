@@ -66,7 +66,7 @@ models: .venv/.ready  ## write docs/reference/models.md: how every text model of
 
 bench: .venv/.ready  ## the quality benchmarks whose results are missing (hours; needs ../shared/data)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps setfit evaluate
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps setfit==1.2.0 evaluate==0.4.6
 	$(BIN)/python bench/quality/run.py --data ../shared/data
 
 bench-speed: .venv/.ready  ## the speed benchmarks whose results are missing (hours; an idle machine and ../shared/data)
