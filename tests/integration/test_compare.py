@@ -184,7 +184,7 @@ def test_default_is_every_method_that_can_run(
     methods = {"linear", "probe", "embedding", "instruction", *(["encoder"] if minilm else [])}
     assert {path.name for path in (tmp_path / "out").iterdir()} == methods | {"report.html"}
     missing = "answerdotai/ModernBERT-base is not on this machine"
-    assert (f"encoder: left out, {missing}; --encoder NAME selects it" in said) is not minilm
+    assert (f"encoder: left out, {missing}; --encoder NAME names another, or install" in said) is not minilm
     assert (f"encoder: {missing}, so minilm is used; --encoder NAME chooses another" in said) is minilm
     pairs = len(methods) * (len(methods) - 1) // 2
     table_and_note, summary = 1 + len(methods) + 1, 1

@@ -250,7 +250,8 @@ def test_a_head_with_a_bias_is_refitted(runs: dict[str, Path], command: Callable
     assert said.code == 0, said.err
     assert "export: head: its bias is brought into its weights" in said.err
     found = Predictor.load(tmp_path / "out")(TEXTS[:2]).probs
-    assert np.abs(found - wanted[:2]).max() < 0.05  # a direction in which all vectors have nearly 1
+    effect = np.abs(wanted[:2] - before[:2]).max()
+    assert np.abs(found - wanted[:2]).max() < 0.5 * effect  # as far as vectors of a toy have a direction in common
 
 
 @pytest.mark.parametrize(
