@@ -2,8 +2,8 @@
 
     python bench/quality/head_start.py --data ../shared/data [--sets banking77]
 
-One training a start, all else equal: from a head drawn at random, and from heads fitted alone until their training loss is
-below a share of their validation loss (`LEFT` of fitting/warm_start.py; 0: until the validation loss stops falling). Written
+One training a start, all else equal: from a head drawn at random, and from heads fitted alone that keep some ratio of
+training to validation loss (`LEFT` of fitting/warm_start.py; 0: the head of least validation loss, whatever it keeps). Written
 down are the validation score before the first update and after every epoch, and the test score of the weights kept. What is
 there is not run again.
 """

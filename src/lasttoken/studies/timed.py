@@ -92,8 +92,10 @@ def measure(run: Run, splits: Splits, journal: Journal) -> tuple[Speed, int]:
     fitted.classifier.predict_proba(texts)
     row = (time.perf_counter() - began) / len(texts)
     updates = [step.seconds for step in fitted.steps]
-    read = len(valid) + len(train) * (not updates)  # outside of updates
-    start = max(0.0, spent if zero_shot(method) else spent - sum(updates) - read * row)
+    if not zero_shot(method):  # which has read nothing so far
+        read = len(valid) if updates else len(train) + len(valid)
+        spent -= sum(updates) + read * row
+    start = max(0.0, spent)
     classifier: Any = fitted.classifier
     depth = classifier.backbone.depth
     del fitted, classifier
