@@ -12,43 +12,16 @@ from typing import Any
 
 import numpy as np
 from points import points
+from sections import coverage, false_positives, few_rows, folds, guarantees
+from words import NAMES, WORDS, figure, interval
 
 from lasttoken.evaluation.intervals import Interval
 from lasttoken.evaluation.seeds import over_seeds
 
 HERE = Path(__file__).parent
-WORDS = {
-    "embedding-last": "embedding, last token",
-    "embedding-mean": "embedding, mean pooling",
-    "embedding-suffix": "embedding, suffix",
-    "embedding-r8": "embedding, r = 8",
-    "embedding-nf4": "embedding, NF4",
-    "embedding-half-rate": "embedding, rate .0007",
-    "embedding-double-rate": "embedding, rate .003",
-    "embedding-probe-start": "embedding, head begun without names",
-    "instruction-base": "instruction, no chat template",
-    "zero-shot-contextual": "zero-shot, contextual",
-    "probe-minilm": "probe (MiniLM)",
-    "setfit": "SetFit (MiniLM)",
-    "random": "embedding, random weights",
-    "embedding-bias": "embedding, head with a bias",
-    "instruction-numbers": "instruction, answered by number",
-    "trainer": "HF Trainer + PEFT, last token",
-    "encoder": "encoder (MiniLM, 22 M)",
-    "k0": "LoRA on all six blocks",
-    "head": "head alone, cross-entropy",
-    **{f"head-{loss}": f"head alone, {loss}" for loss in ("asymmetric", "balanced", "focal", "logit_adjusted")},
-    **{
-        f"{init}-{n}": f"{init} head, {n} epoch{'s' if n > 1 else ''}"
-        for init in ("random", "probe")
-        for n in (1, 3, 4)
-    },
-    **{f"k{k}": f"on the upper {6 - k}, trunk = {k}" for k in range(2, 6)},
-}
 REAL = ("smollm2", "curve", "few", "head-bias")  # experiments with a real model, which come first
 HEADLINES = {False: ("accuracy", "macro_f1", "ece"), True: ("micro_f1", "macro_f1", "ece")}
 DIFFERENCES = "Differences in rows decided exactly right:"
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "ece": "ECE"}
 
 
 def results() -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -58,11 +31,6 @@ def results() -> dict[str, dict[str, list[dict[str, Any]]]]:
         problem, method, _ = path.stem.rsplit(".", 2)
         found[problem][method].append(json.loads(path.read_text(encoding="utf-8")))
     return found
-
-
-def figure(value: float) -> str:
-    """.812, without the leading zero."""
-    return f"{value:.3f}".replace("0.", ".", 1)
 
 
 def cell(runs: list[dict[str, Any]], metric: str) -> str:
@@ -127,12 +95,6 @@ def beside(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             gap = interval(difference(*pair))
             lines.append(f"- {rows:,} rows{updates}, embedding less {WORDS.get(name, name)}: {gap}")
     return [DIFFERENCES, "", *lines, ""] if lines else []
-
-
-def interval(found: Interval) -> str:
-    """+.012 [-.003, +.027], no difference shown."""
-    told = ", no difference shown" if found.low <= 0 <= found.high else ""
-    return f"{signed(found.estimate)} [{signed(found.low)}, {signed(found.high)}]{told}"
 
 
 def shown(runs: list[dict[str, Any]], metric: str) -> str:
@@ -230,166 +192,6 @@ def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, An
     return [DIFFERENCES, "", *lines, ""] if lines else []
 
 
-def false_positives() -> list[str]:
-    """The lines on how often a difference is claimed where there is none, from false_positives.py; none where it was not run."""
-    path = HERE / "false_positives.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "## Differences claimed by chance",
-        "",
-        f"Data sets of {found['rows']} rows, or as many as the kind says, on which the methods are equally good,",
-        f"{found['sets']:,} of each kind: the share in which",
-        "`p <= .05` comes out of the test alone, and in which `compare` claims a difference (the interval must exclude 0 too, and",
-        "p is Holm's over all pairs). Repeat with `python bench/quality/false_positives.py`.",
-        "",
-        "| kind | test alone | claimed | McNemar alone |",
-        "|---|---|---|---|",
-    ]
-    for case, shares in found["cases"].items():
-        cells = [f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]" for one in shares.values()]
-        test, mcnemar, claimed = cells
-        # the first pair of three methods is that of the best two: its test is no draw from the null
-        several = "methods" in case
-        lines.append(f"| {case} | {'' if several else test} | {claimed} | {'' if several else mcnemar} |")
-    return [*lines, ""]
-
-
-def folds() -> list[str]:
-    """The lines on intervals and claims of cross-validations, from folds.py; none where it was not run."""
-    path = HERE / "folds.json"
-    if not path.exists():
-        return []
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    lines = [
-        "## Cross-validation of few rows",
-        "",
-        "Samples of AG News and of patents (the four commonest sections), cross-validated as `compare --folds` does it by",
-        "logistic regression on TF-IDF of words. How often the 95 % interval of a score holds the expected score of such",
-        "models (over other samples too), the mean score of this sample's fold models, and the score of the saved model of all",
-        "rows, each measured on 1,200 other rows; how often that of a difference holds the true one (words against words and",
-        "pairs); and how often two seeds of one method are told apart, which should be one time in twenty at most. `rows`: as",
-        "if the rows were a test part of one model; `folds`: what `compare` says. The width stands in brackets. Repeat with",
-        "`python bench/quality/folds.py --data ../shared/data --kept /tmp/worlds`.",
-        "",
-        "| set, rows, samples | folds x repeats | metric | interval | expected score | fold models | saved model | difference "
-        "| claimed of two seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for case in cases:
-        for way in ("rows", "folds") if case["repeats"] == 1 else ("folds",):
-            score, difference = case["score"][way], case["difference"][way]
-            lines.append(
-                f"| {case['set']}, {case['rows']}, {case['worlds']} | {case['folds']} x {case['repeats']} | "
-                f"{NAMES[case['metric']]} | {way} | {figure(score['expected'])} ({figure(score['width'])}) | "
-                f"{figure(score['fold models'])} | {figure(score['saved model'])} | {figure(difference['difference'])} "
-                f"({figure(difference['width'])}) | {figure(difference['claimed'])} |"
-            )
-    return [*lines, ""]
-
-
-def guarantees() -> list[str]:
-    """The lines on how often what is promised does not hold, from guarantees.py; none where it was not run."""
-    path = HERE / "guarantees.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "## Promises that do not hold",
-        "",
-        "What thresholds for a wanted precision and abstaining promise of the surest rows, made on simulated validation rows",
-        f"whose true probabilities are known, {found['sets']:,} sets of each kind: the share of sets in which the promise does",
-        "not hold, and of how many of the rows it is made (none where it cannot be shown). Repeat with",
-        "`python bench/quality/guarantees.py`.",
-        "",
-        "| promise | rows | rule | broken | allowed | of rows |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, case in found["cases"].items():
-        for rule, one in case["rules"].items():
-            broken = (
-                f"{figure(one['broken']['estimate'])} [{figure(one['broken']['low'])}, {figure(one['broken']['high'])}]"
-            )
-            words = f"**{rule}**" if rule == "lasttoken" else rule
-            lines.append(
-                f"| {name} | {case['rows']:,} | {words} | {broken} | {figure(case['allowed'])} | {figure(one['of_rows'])} |"
-            )
-    return [*lines, ""]
-
-
-def coverage() -> list[str]:
-    """The lines on how often intervals hold the true value, from coverage.py; none where it was not run."""
-    path = HERE / "coverage.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    sizes = list(found["cases"][0]["rows"])
-    lines = [
-        "## Coverage of intervals",
-        "",
-        "How often a 95 % interval holds the true value, in simulated test sets: the mean over populations (the lowest of them",
-        f"in brackets), {found['sets']} test sets each, half as many from 100 rows on. A dash: too few rows for an interval. The",
-        "last rows are the percentile bootstrap, for comparison. Repeat with `python bench/quality/coverage.py`.",
-        "",
-        "| interval | " + " | ".join(f"{n} rows" for n in sizes) + " |",
-        "|---|" + "---|" * len(sizes),
-    ]
-    for multi, kind in ((False, "one label"), (True, "several labels")):
-        cases = [case["rows"] for case in found["cases"] if case["multi"] == multi]
-        for name in cases[0][sizes[0]] if cases else []:
-            cells = " | ".join(held([case[n][name] for case in cases], found["sets"]) for n in sizes)
-            lines.append(f"| {kind}: {name.removeprefix('own ').replace('_', ' ')} | {cells} |")
-    return [*lines, ""]
-
-
-def held(cases: list[list[float]], sets: int) -> str:
-    """Mean and lowest coverage of populations, by (share of test sets with an interval, coverage, width) of each.
-
-    Of a population that gives fewer than 30 intervals only the mean tells.
-    """
-    given = [one for one in cases if len(one) > 1]
-    if not given:
-        return "-"
-    mean = sum(one[0] * one[1] for one in given) / sum(one[0] for one in given)
-    enough = [one[1] for one in given if one[0] * sets >= 60]
-    return figure(mean) + (f" ({figure(min(enough))})" if enough else "")
-
-
-def few_rows() -> list[str]:
-    """The lines on `linear` with few training rows, from few_rows.py; none where it was not run."""
-    path = HERE / "few_rows.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    sets = found["sets"]
-    methods = list(next(iter(next(iter(sets.values())).values())))
-    lines = [
-        "## Few training rows",
-        "",
-        "Accuracy, or micro-F1 of several labels (GoEmotions, Reuters), means over draws of the training rows as they come;",
-        f"{found['tested']:,} test rows. `linear before` took `min_count = 2` and C = 3 or 30. Both hold a tenth of the rows out for",
-        "calibration, scikit-learn (TF-IDF of words, logistic regression) learns from all. The last column is the gain of",
-        "`linear` over `linear before`, paired over draws (95 %, Student's t).",
-        "Repeat with `python bench/quality/few_rows.py --data ../shared/data`.",
-        "",
-        "| set | rows | draws | " + " | ".join(methods) + " | gain |",
-        "|---|" + "---|" * (len(methods) + 3),
-    ]
-    for name, sizes in sets.items():
-        for size, one in sizes.items():
-            gain = one["linear before"]
-            cells = " | ".join(figure(one[method]["score"]) for method in methods)
-            ends = f"{signed(gain['gain'])} [{signed(gain['low'])}, {signed(gain['high'])}]"
-            lines.append(f"| {name} | {int(size):,} | {gain['draws']} | {cells} | {ends} |")
-    return [*lines, ""]
-
-
-def signed(value: float) -> str:
-    """+.012 or -.012."""
-    return f"{value:+.3f}".replace("0.", ".", 1)
-
-
 def opening() -> list[str]:
     """README's table: what `make demo` prints."""
     readme = (HERE.parents[1] / "README.md").read_text(encoding="utf-8")
@@ -426,7 +228,7 @@ def main() -> None:
     lines, found = opening(), results()
     files = sorted((HERE / "experiments").glob("*.toml"), key=lambda path: (not path.stem.startswith(REAL), path.stem))
     wanted = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in files}
-    missing = dict[str, list[str]]()
+    missing: dict[str, dict[str, list[str]]] = {}  # problem -> entry -> its points that lack a result
     for problem, experiment in wanted.items():
         if problem in found and any("@" in point for point in found[problem]):
             lines += curves(problem, experiment, found[problem])
@@ -434,16 +236,20 @@ def main() -> None:
             lines += table(problem, experiment, found[problem])
             lines += differences(experiment, found[problem])
             lines += decided(problem, experiment, found[problem])
-        for method in entries(experiment):
-            seeds = len(experiment[method.partition("@")[0]].get("seeds", experiment["seeds"]))
-            lacking = seeds - len(found.get(problem, {}).get(method, []))
+        for entry in entries(experiment):
+            name, _, point = entry.partition("@")
+            seeds = len(experiment[name].get("seeds", experiment["seeds"]))
+            lacking = seeds - len(found.get(problem, {}).get(entry, []))
             if lacking:
-                of = f" ({lacking} of {seeds} seeds)" if seeds > 1 else ""
-                missing.setdefault(problem, []).append(method + of)
+                of = f"{lacking} of {seeds} seeds" if seeds > 1 else ""
+                missing.setdefault(problem, {}).setdefault(name, []).append(": ".join(filter(None, (point, of))))
     lines += coverage() + false_positives() + folds() + few_rows() + guarantees()
     if missing:
-        told = [f"- {problem}: {', '.join(entries)}" for problem, entries in missing.items()]
-        lines += ["## Not run yet", "", "`@` stands before training rows, then updates.", "", *told, ""]
+        lines += ["## Not run yet", "", "Points of a curve are training rows, `@`, updates.", ""]
+        for problem, names in missing.items():
+            told = [f"{name} ({', '.join(of)})" if any(of) else name for name, of in names.items()]
+            lines.append(f"- {problem}: {'; '.join(told)}")
+        lines.append("")
     print("\n".join(lines).rstrip())
 
 
