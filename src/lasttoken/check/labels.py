@@ -16,6 +16,7 @@ from lasttoken.data.quick_checks import alike, unsplit
 from lasttoken.data.split import nearest
 from lasttoken.errors import UserError
 from lasttoken.fitting.regression import fold_of
+from lasttoken.journal import Journal, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.wording import counted
 
@@ -170,5 +171,6 @@ def out_of_fold(data: Dataset, seed: int) -> np.ndarray:
     probs = np.empty((len(data), len(data.labels)))
     for fold in range(FOLDS):
         rest, held = data.take(np.flatnonzero(folds != fold)), data.take(np.flatnonzero(folds == fold))
-        probs[folds == fold] = catalog.fit(PLAIN, rest, held, seed=seed).classifier.predict_proba(held.texts).probs
+        fitted = catalog.fit(PLAIN, rest, held, seed=seed, journal=Journal(tell=unheard))
+        probs[folds == fold] = fitted.classifier.predict_proba(held.texts).probs
     return probs

@@ -52,7 +52,7 @@ def copies(rows: Rows) -> Iterator[Finding]:
             "duplicates",
             counted(count, "row repeats", "rows repeat") + " the text and label of an earlier row",
             tuple(Place(rows.ids[i], f"as {rows.ids[group[0]]}") for group in same for i in group[1:]),
-            "remove them with --fix cleaned.csv, or keep equal texts in one split with --group",
+            "remove them with --fix cleaned.csv, or keep equal texts in one split: --group with the text column",
         )
     clashing = [group for group in several if len({truth[i] for i in group}) > 1]
     if clashing:

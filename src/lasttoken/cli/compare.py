@@ -124,7 +124,8 @@ def compare(
             device=device,
             settings=settings or [],
         )
-        folder = out or o.default_folder(source, model or default_model())
+        asks = any(run.method.method in ("embedding", "instruction") for run in configs.values())  # a language model
+        folder = out or o.default_folder(source, model or default_model() if asks or model else "-".join(configs))
     else:
         if precision is not None:
             raise ConfigError(["--precision: a recipe may hold several; set one with --set ENTRY.precision=float32"])

@@ -58,9 +58,12 @@ def export(
             if one not in known:
                 raise ConfigError([f"{option}: {one!r} is not among {', '.join(known)}{did_you_mean(one, known)}"])
     wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision), agreement, rows)
+    from lasttoken.config.exportable import check_targets
+    from lasttoken.config.parse import read_run
     from lasttoken.record.folder import check_free, check_run
 
     check_run(run)
+    check_targets(read_run(run / "config.toml").method.method, wanted.targets)
     check_free(out)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.export.export import export as write

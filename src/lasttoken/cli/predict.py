@@ -200,7 +200,7 @@ def label_file(asked: Asked, source: str | None, text_is: str | None, out: str) 
             out,
             reads=reads,
             writes=asked.writes,
-            progress=lambda done: screen.progress("predict", "rows", done, 0),
+            progress=lambda *seen: screen.progress("predict", "rows", *seen),
         )
     if asked.as_json:
         target = typer.get_text_stream("stderr") if out == "-" else None

@@ -141,7 +141,9 @@ class Screen:
             now, known = self.clock(), self.stages.get(f"{name}: {what.split(',')[0]}")
             stage = Stage(name, what, done, total, now, done, now)
             again = known is not None and known is self.stage and known.done == done
-            if known is not None and known.total == total and (again or 0 < done >= known.done):  # it continues
+            # it continues, maybe with another estimate of what it comes to
+            alike = known is not None and (known.total == total or (known is self.stage and known.total > 0))
+            if known is not None and alike and (again or 0 < done >= known.done):
                 stage.began, stage.first = known.began, known.first
                 if known is self.stage:
                     stage.entered, stage.told = known.entered, known.told

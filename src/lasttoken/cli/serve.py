@@ -78,15 +78,16 @@ def serve(
         check_run(folder)
     check_installed()
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.model.shared import Shared
-    from lasttoken.predictor import Predictor
     from lasttoken.serve.limits import Limits
-    from lasttoken.serve.metrics import Metrics
     from lasttoken.serve.running import Address, listening, run_server
-    from lasttoken.serve.served import has_adapter, served, sharing
 
     limits = Limits(requests=requests, texts=texts, characters=characters, timeout=timeout, drain=drain)
-    with listening(Address(host, port)) as at:  # bound before minutes of loading
+    with listening(Address(host, port)) as at:  # bound before torch is imported, and before minutes of loading
+        from lasttoken.model.shared import Shared
+        from lasttoken.predictor import Predictor
+        from lasttoken.serve.metrics import Metrics
+        from lasttoken.serve.served import has_adapter, served, sharing
+
         metrics, ready, groups = Metrics(), [], [] if merge == "auto" else sharing(folders)
         shared, together = Shared() if groups else None, [name for group in groups for name in group]
         with Screen() as screen:  # it would tell of loading for as long as it lasts

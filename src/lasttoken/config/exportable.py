@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lasttoken.config.run import Run
@@ -10,6 +11,7 @@ from lasttoken.errors import ConfigError
 
 POOLED = {"embedding": "last", "encoder": "first"}  # token that the layout reads
 AUTO = "auto_temperature"
+NO_NETWORK = "linear: TF-IDF is no neural network to export; `lasttoken predict` and `serve` run it without torch"
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")  # types whose classifier in transformers can hold ours
 
 
@@ -21,6 +23,16 @@ def exportable_settings(method: str) -> list[str]:
         able = "; `lasttoken export --to onnx` takes it without" if method == "probe" else ""
         raise ConfigError([f"--exportable: {method} has no layout of transformers; leave it out{able}"])
     return [f"method.pooling={POOLED[method]}", f"decision.calibration={AUTO}"]
+
+
+def check_targets(method: str, targets: Sequence[str]) -> None:
+    """Raises ConfigError on a target that no run of the method has."""
+    if method == "linear":
+        raise ConfigError([NO_NETWORK])
+    if method == "instruction" and set(targets) != {"hf"}:
+        raise ConfigError(
+            ["--to: a model that answers in words is exported to hf alone; fit --method embedding for the others"]
+        )
 
 
 def refuse_encoder(model: str, kind: str) -> None:

@@ -44,6 +44,21 @@ def file_lines(path: Path, encoding: str) -> Iterator[str]:
         raise DataError(unreadable(str(path), error)) from error
 
 
+class Measured:
+    """The same lines, and their size in bytes of UTF-8 as they are taken."""
+
+    def __init__(self, lines: Iterator[str]):
+        self.lines, self.size = lines, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.size += len(line.encode("utf-8", "replace"))
+        return line
+
+
 @contextmanager
 def unpacked(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
     """What is inside a stream whose name ends in .gz or .zst; the stream itself of any other. Raises OSError where damaged."""

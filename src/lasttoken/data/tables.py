@@ -11,11 +11,11 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lasttoken.data.lines import PACKED, decoded_lines, file_lines, whole_lines
+from lasttoken.data.lines import PACKED, Measured, decoded_lines, file_lines, whole_lines
 from lasttoken.data.records import Bad, check_columns, delimited_records, document_records, json_records
 from lasttoken.errors import DataError
 from lasttoken.wording import closest
@@ -43,6 +43,7 @@ class Table:
     empty: str = "there are no rows; check that the file is complete"  # the error of a table without records
     schema: pyarrow.Schema | None = None  # column types; Parquet only
     told: list[str] = field(default_factory=list)  # warnings; complete once all records are read
+    expect: Callable[[int], int] | None = None  # (records taken so far) -> records in all, estimated; None: not known
 
     def at(self, number: int) -> str:
         """The place of one record, as errors name it: 'reviews.csv:17', 'reviews.parquet: row 15'."""
@@ -100,8 +101,10 @@ def file_table(
     format = format or format_of(path)
     if format == "parquet":
         return parquet_table(path, str(path), wanted, whole=whole)
-    lines = file_lines(path, encoding)
-    return text_table(lines, str(path), wanted, format, quoting=quoting, whole=whole, optional=optional)
+    lines, size = Measured(file_lines(path, encoding)), path.stat().st_size
+    table = text_table(lines, str(path), wanted, format, quoting=quoting, whole=whole, optional=optional)
+    packed = path.suffix.lower() in PACKED
+    return table if packed else replace(table, expect=lambda taken: round(taken * max(1.0, size / max(1, lines.size))))
 
 
 def stream_table(
@@ -232,7 +235,7 @@ def parquet_table(
     if whole:  # cells keep the types of the schema
         records = parquet_records(file, name, schema.names, groups, start=start, skip=skip)
         records = ((number, dict(zip(schema.names, cells, strict=True))) for number, cells in records)
-        return Table(name, "row", records, schema=schema)
+        return Table(name, "row", records, schema=schema, expect=lambda taken: file.metadata.num_rows)
     decoders = [class_decoder(feature) for feature in features_of(schema, wanted)]
     records = parquet_records(file, name, wanted)
     if any(decoders):

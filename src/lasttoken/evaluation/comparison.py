@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,12 +151,17 @@ class Comparison:
         repeats = f"{seeds} {'repeats' if self.folds else 'seeds'}"
         mean = f", mean of {repeats}" if seeds > 1 else ""
         mean += f"{' of' if seeds > 1 else ','} {self.folds}-fold cross-validation" if self.folds else ""
-        said = f"{best} scores {how} ({figure(known[best])} {metric.words}{mean})"
-        return said + self.standing(best if self.reference is None else self.reference) + "."
+        alike = [name for name, value in known.items() if value == known[best]]
+        score = f"({figure(known[best])} {metric.words}{mean})"
+        if len(alike) == len(self.scores):
+            return f"{listed(alike)} score alike {score}."
+        said = f"{listed(alike)} score{'s' * (len(alike) == 1)} {how} {score}"
+        return said + (self.standing(best, alike) if self.reference is None else self.standing(self.reference)) + "."
 
-    def standing(self, name: str) -> str:
-        """How one run compares with those it was paired with, as the rest of a sentence."""
+    def standing(self, name: str, alike: Sequence[str] = ()) -> str:
+        """How one run compares with those it was paired with, as the rest of a sentence. alike: named with it already."""
         pairs = [(pair, pair.b if pair.a == name else pair.a) for pair in self.pairs if name in (pair.a, pair.b)]
+        pairs = [(pair, other) for pair, other in pairs if other not in alike]
         level = [self.score(other) for pair, other in pairs if pair.winner is None]
         worse = [self.score(other) for pair, other in pairs if pair.winner == name]
         better = [self.score(other) for pair, other in pairs if pair.winner == other]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lasttoken.errors import ConfigError
 from lasttoken.export import hf
 from lasttoken.export.making import Making
 from lasttoken.export.use import block
@@ -18,14 +17,6 @@ from lasttoken.record.artifact import SETTINGS
 from lasttoken.record.folder import write_json
 
 USE = block("bash", "lasttoken predict FOLDER new.csv  # scores every label exactly")
-
-
-def check_targets(targets: Sequence[str]) -> None:
-    """Raises ConfigError on a target that a model which answers in words does not have."""
-    if set(targets) != {"hf"}:
-        raise ConfigError(
-            ["--to: a model that answers in words is exported to hf alone; fit --method embedding for the others"]
-        )
 
 
 def write_answers(making: Making, plain: PortableLM) -> None:

@@ -7,21 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lasttoken.config.exportable import check_targets
 from lasttoken.config.forms import Wanted
 from lasttoken.config.parse import read_run, to_toml
 from lasttoken.config.run import Run
-from lasttoken.errors import ArtifactError, ConfigError, ExportRefused
+from lasttoken.errors import ArtifactError, ExportRefused
 from lasttoken.evaluation.policy import read_policy, write_policy
 from lasttoken.evaluation.run_record import read_fact
 from lasttoken.export import layout
-from lasttoken.export.answers import check_targets, write_answers
+from lasttoken.export.answers import write_answers
 from lasttoken.export.card import card
 from lasttoken.export.check import Reference, validation_rows
 from lasttoken.export.heads import write_heads
 from lasttoken.export.making import Making, Source
 from lasttoken.infer.portable import PortableLM
 from lasttoken.journal import Journal
-from lasttoken.methods.linear import NOTHING
 from lasttoken.model.cpu_rates import cpu_name
 from lasttoken.model.files import locate
 from lasttoken.predictor import Predictor
@@ -80,11 +80,8 @@ def read_source(run: Path, wanted: Wanted, model: str | None, journal: Journal) 
     """The run, loaded. Raises ConfigError, before that where it can, on what a target does not express."""
     config, _, rest = read_settings(run)
     targets = set(wanted.targets)
-    if config.method == "linear":
-        raise ConfigError([NOTHING])
-    if config.method == "instruction":
-        check_targets(wanted.targets)
-    elif {"hf", "peft"} & targets:
+    check_targets(config.method, wanted.targets)
+    if config.method != "instruction" and {"hf", "peft"} & targets:
         layout.refuse(config, read_policy(run))
     texts, raw = validation_rows(run, wanted.rows)
     journal.progress(f"reading {run}", 0, 0)

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lasttoken.config.exportable import NO_NETWORK
 from lasttoken.config.methods import Linear
 from lasttoken.data.dataset import Dataset
 from lasttoken.errors import ArtifactError, ConfigError, DataError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from lasttoken.train.state import TrainState
 
 VOCABULARY = "vocabulary.json"
-NOTHING = "linear: TF-IDF is no neural network to export; `lasttoken predict` and `serve` run it without torch"
 FEW_ROWS = 1000  # of one label each, up to which n-grams of a single text help (bench/quality/few_rows.py)
 UNTUNED_ROWS = 500  # up to which a tenth held out is too few rows to choose thresholds
 
@@ -71,7 +71,7 @@ class LinearModel:
 
     def portable(self) -> NoReturn:
         """Raises ConfigError."""
-        raise ConfigError([NOTHING])
+        raise ConfigError([NO_NETWORK])
 
     def save(self, folder: Path) -> None:
         """method.json, the vocabulary, and weights with document frequencies as tensors."""

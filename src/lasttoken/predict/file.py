@@ -21,6 +21,7 @@ from lasttoken.data.tables import FORMATS, Table, file_table, format_of, known_f
 from lasttoken.data.write import Place, Row, chunks, header_of, is_standard, opened, writer
 from lasttoken.errors import DataError
 from lasttoken.evaluation.decisions import Rule
+from lasttoken.journal import Journal, Progress, unheard
 from lasttoken.labels import LabelSpace
 from lasttoken.paths import local
 from lasttoken.predict.options import Input, Output
@@ -52,7 +53,7 @@ def predict_file(
     reads: Input,
     writes: Output | None = None,
     chunk: int = 4096,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = unheard,
 ) -> Summary:
     """Write every row of `source`, in order, with its prediction to `target`; returns the counts.
 
@@ -60,8 +61,8 @@ def predict_file(
     `predicted_probability` of that label, and with `probs` one `p(NAME)` for each label. Where the policy may abstain,
     `abstained` says so of a row, which then has no label; where it makes sets of labels they are `predicted_set`. With
     several labels a row `predicted_label` is a list, and there is no `predicted_probability`. Text files are written in UTF-8.
-    progress: is told the number of rows that are done, after each chunk. Raises DataError on the first row that cannot be
-    read or written, ArtifactError where the target exists or cannot be written.
+    progress: is told the rows done and the rows in all, estimated from the bytes read; 0 where they are not known. Raises
+    DataError on the first row that cannot be read or written, ArtifactError where the target exists or cannot be written.
     """
     writes = writes or Output()
     columns, probs, empty = reads.columns, writes.probs, writes.empty
@@ -81,7 +82,8 @@ def predict_file(
             words = [has_word(text) for text in texts]
             if empty == "refuse":
                 check_words(records, texts, table)
-            answers = predictor(texts)
+            expected = 0 if table.expect is None else table.expect(done + len(texts))
+            answers = predictor(texts, Journal(progress=shifted(progress, done, expected)))
             cut += answers.truncation
             said = cells_of(answers, words, predictor.policy.rule, writes, joined=joined)
             write(header, [row | more for (_, row), more in zip(records, said, strict=True)])
@@ -89,10 +91,14 @@ def predict_file(
             left += sum(more.get(ABSTAINED, False) for more in said)
             judged = [more for more, word in zip(said, words, strict=True) if word or empty == "label"]
             without += sum(not more[LABEL] and not more.get(ABSTAINED, False) for more in judged)
-            if progress:
-                progress(done)
+            progress(done, expected)
     truncated = str(cut) if cut else None
     return Summary(done, bare, truncated, time.monotonic() - started, left, without, tuple(table.told))
+
+
+def shifted(progress: Progress, before: int, total: int) -> Callable[[str, int, int], None]:
+    """The progress of a chunk's prediction as that of the file. before: rows of earlier chunks; total: rows of the file."""
+    return lambda _, done, __: progress(before + done, total)
 
 
 # Reading

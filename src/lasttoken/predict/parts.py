@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lasttoken.data.lines import decoded_lines, unreadable
+from lasttoken.data.lines import Measured, decoded_lines, unreadable
 from lasttoken.data.records import Bad
 from lasttoken.data.tables import Table, known_formats, parquet_table, text_table
 from lasttoken.data.write import Row, header_of
@@ -150,24 +150,9 @@ def text_units(
             told += table.told
 
 
-class Measured:
-    """The same lines, and their size in bytes of UTF-8 as they are taken."""
-
-    def __init__(self, lines: Iterator[str]):
-        self.lines, self.size = lines, 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        self.size += len(line.encode("utf-8", "replace"))
-        return line
-
-
 def bare(table: Table) -> Table:
     """The table without its records, which can be sent to another process."""
-    return replace(table, records=iter(()))
+    return replace(table, records=iter(()), expect=None)
 
 
 def parquet_units(

@@ -99,10 +99,7 @@ def test_what_to_do_depends_on_who_made_the_split() -> None:
     made = doubts(
         make_splits(Rows([str(i) for i in range(60)], texts, [("ab"[i % 2],) for i in range(60)], False), seed=0)
     )
-    assert all(
-        sentence.endswith("remove them, or keep equal texts in one part: --group and a column that is equal for them")
-        for sentence in made
-    )
+    assert all(sentence.endswith("one part: --group with the text column") for sentence in made)
     assert len(made) == 2
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import gzip
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ class Length:
 
     encode, on_accelerator = staticmethod(list), False
 
-    def predict_encoded(self, texts: Sequence[str]) -> Said:
+    def predict_encoded(self, texts: Sequence[str], *progress: Any) -> Said:
         """(N, 2): .75 and .25, or with `multi` .75 for what holds an l or an s and .25 else."""
         self.seen.append(list(texts))
         if self.labels.multi:
@@ -65,10 +67,10 @@ class Failing(Length):
         super().__init__()
         self.error = error
 
-    def predict_encoded(self, texts: Sequence[str]) -> Said:
+    def predict_encoded(self, texts: Sequence[str], *progress: Any) -> Said:
         if self.seen:
             raise self.error
-        return super().predict_encoded(texts)
+        return super().predict_encoded(texts, *progress)
 
 
 def predict_file(
@@ -274,7 +276,7 @@ assert not {"torch", "transformers", "sklearn", "pandas", "pyarrow", "datasets"}
 class Same:
     labels = LabelSpace(("no", "yes"))
     encode, on_accelerator = staticmethod(list), False
-    def predict_encoded(self, texts):
+    def predict_encoded(self, texts, *progress):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
         raise NotImplementedError
@@ -407,21 +409,37 @@ def test_rows_without_a_word_may_be_refused(tmp_path: Path) -> None:
 def test_rows_come_in_chunks_and_keep_their_order(tmp_path: Path) -> None:
     texts = ["x" * (1 + i % 7) for i in range(1000)]
     source = written(tmp_path / "r.jsonl", "".join(json.dumps({"i": i, "text": t}) + "\n" for i, t in enumerate(texts)))
-    classifier, told = Length(), list[int]()
+    classifier, told = Length(), list[tuple[int, int]]()
     for ending in ("jsonl", "parquet", "csv"):
         classifier.seen.clear()
         told.clear()
         target = tmp_path / f"out.{ending}"
-        predict_file(Predictor(classifier), source, target, columns=TEXT, chunk=300, progress=told.append)
+        predict_file(
+            Predictor(classifier), source, target, columns=TEXT, chunk=300, progress=lambda *seen: told.append(seen)
+        )
         assert [len(chunk) for chunk in classifier.seen] == [300, 300, 300, 100]
         assert [text for chunk in classifier.seen for text in chunk] == texts
-        assert told == [300, 600, 900, 1000]
+        ends = dict(told)  # the rows in all as they were last told beside each number of rows done
+        assert list(ends) == [0, 300, 600, 900, 1000]
+        assert all(abs(total - 1000) <= 10 for total in ends.values())  # from the bytes of the lines that were taken
+        assert ends[1000] == 1000
     expected = [(i, "long" if len(text) >= 4 else "short") for i, text in enumerate(texts)]
     assert [(row["i"], row["predicted_label"]) for row in lines_of(tmp_path / "out.jsonl")] == expected
     found = pq.ParquetFile(tmp_path / "out.parquet")
     assert [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)] == [300, 300, 300, 100]
     assert [(row["i"], row["predicted_label"]) for row in found.read().to_pylist()] == expected
     assert [(int(row[0]), row[2]) for row in csv_of(tmp_path / "out.csv")[1:]] == expected
+
+
+def test_the_rows_in_all_are_told_of_parquet_and_not_of_what_has_no_size(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["long"] * 7}), tmp_path / "r.parquet")
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"text\nlong\nlong\n"))
+    for source, total in (("r.parquet", 7), ("r.csv.gz", 0)):
+        seen = set[int]()
+        target = tmp_path / f"{source}.jsonl"
+        told = partial(lambda seen, _, all: seen.add(all), seen)
+        predict_file(Predictor(Length()), tmp_path / source, target, columns=TEXT, progress=told)
+        assert seen == {total}
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -451,7 +469,7 @@ from lasttoken.predictor import Predictor
 class Same:
     labels = LabelSpace(("no", "yes"))
     encode, on_accelerator = staticmethod(list), False
-    def predict_encoded(self, texts):
+    def predict_encoded(self, texts, *progress):
         return Said(np.tile([0.25, 0.75], (len(texts), 1)), np.zeros(len(texts), dtype=np.int64))
     def save(self, folder):
         raise NotImplementedError
@@ -600,7 +618,7 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_probabilities_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     class Broken(Length):
-        def predict_encoded(self, texts: Sequence[str]) -> Said:
+        def predict_encoded(self, texts: Sequence[str], *progress: Any) -> Said:
             return said([[np.nan, np.nan] for _ in texts])
 
     source = written(tmp_path / "r.csv", "text\nlong\n")
@@ -713,7 +731,7 @@ def test_a_list_of_json_becomes_lines(tmp_path: Path) -> None:
 
 def test_an_answer_that_names_no_label_has_no_probability(tmp_path: Path) -> None:
     class Silent(Length):
-        def predict_encoded(self, texts: Sequence[str]) -> Said:
+        def predict_encoded(self, texts: Sequence[str], *progress: Any) -> Said:
             return said([[0.0, 0.0] if text == "?" else [0.0, 1.0] for text in texts])
 
     source = written(tmp_path / "r.jsonl", '{"text": "?"}\n{"text": "s"}\n')
