@@ -145,6 +145,13 @@ def test_lowest_is_best_for_a_loss() -> None:
     assert found.summary().startswith("good scores lowest, which is best (.215 log-loss); shown to beat poor (")
 
 
+def test_runs_of_one_score_are_named_together() -> None:
+    two = compare({"a": run(20), "b": run(20, start=100)}, metric="accuracy", draws=200)
+    assert two.summary() == "a and b score alike (.900 accuracy)."
+    three = compare({"a": run(20), "b": run(20, start=100), "c": run(90)}, metric="accuracy", draws=200)
+    assert three.summary() == "a and b score highest (.900 accuracy); shown to beat c (.550)."
+
+
 def test_a_single_run_has_nothing_to_be_compared_with() -> None:
     found = compare({"linear": run(20)}, metric="accuracy", draws=50)
     assert found.pairs == []
