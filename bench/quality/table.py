@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import tomllib
-import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import claims
+from paired import difference
 from points import points
 from sections import coverage, false_positives, few_rows, folds, guarantees
 from words import NAMES, WORDS, figure, interval
-
-from lasttoken.evaluation.intervals import Interval
-from lasttoken.evaluation.seeds import over_seeds
 
 HERE = Path(__file__).parent
 REAL = ("smollm2", "curve", "few", "head-bias")  # experiments with a real model, which come first
@@ -163,19 +160,6 @@ def decided(problem: str, experiment: dict[str, Any], methods: dict[str, list[di
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines, ""]
 
 
-def right(run: dict[str, Any]) -> np.ndarray:
-    """Which test rows a result decided exactly right, (N,) bool."""
-    bits = np.unpackbits(np.frombuffer(zlib.decompress(base64.b64decode(run["right"])), dtype=np.uint8))
-    return bits[: run["problem"]["test"]].astype(bool)
-
-
-def difference(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> Interval:
-    """The mean over test rows of how much larger a share of `own` decided them exactly right than of `other`."""
-    gaps = np.mean([right(run) for run in own], axis=0) - np.mean([right(run) for run in other], axis=0)
-    shares = [np.array([right(run).mean() for run in runs]) for runs in (own, other) if len(runs) > 1]
-    return over_seeds(float(gaps.mean()), float(gaps.var(ddof=1)) / len(gaps), len(gaps), shares)[0]
-
-
 def differences(experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The lines that set embedding against the others, row by row, and a variant against what it is like.
 
@@ -228,6 +212,7 @@ def main() -> None:
     lines, found = opening(), results()
     files = sorted((HERE / "experiments").glob("*.toml"), key=lambda path: (not path.stem.startswith(REAL), path.stem))
     wanted = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in files}
+    lines += claims(found)
     missing: dict[str, dict[str, list[str]]] = {}  # problem -> entry -> its points that lack a result
     for problem, experiment in wanted.items():
         if problem in found and any("@" in point for point in found[problem]):

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from lasttoken.evaluation.seeds import Repeats, compare_means, measure_mean, rig
 from lasttoken.evaluation.significance import (
     DRAWS,
     bootstrap_difference,
+    detectable_rows,
     holm,
     mcnemar,
     minimum_detectable_effect,
@@ -292,6 +294,7 @@ def tested(
     gain = right_share(of_a) - right_share(of_b)
     # for single fits only: it ignores the variance between seeds and between training sets, and claims too much
     p_mcnemar = mcnemar(gain > 0, gain < 0) if one_fit else math.nan
+    by_row = one_fit and metric.of_decisions and metric.by_row(y, a.probs, a.chosen) is not None
     return Pair(
         *names,
         metric=metric.name,
@@ -302,12 +305,24 @@ def tested(
         p_mcnemar=p_mcnemar,
         p_mcnemar_holm=p_mcnemar,
         p_holm=p,
-        mde=minimum_detectable_effect(difference.standard_error or math.nan, alpha=ALPHA / family, freedom=freedom),
+        mde=detectable(difference, len(y) if by_row else 0, ALPHA / family, freedom),
         only_a=int((gain > 0).sum()),
         only_b=int((gain < 0).sum()),
         seeds=(len(of_a), len(of_b)),
         folds=0 if a.fold is None else int(a.fold.max()) + 1,
     )
+
+
+def detectable(difference: Interval, rows: int, alpha: float, freedom: float) -> float:
+    """The true difference that is shown with 80 % power; nan where there is no interval.
+
+    Its error is the larger of the standard error and what the interval comes to, for a claim needs both. rows: of which the
+    metric is a mean of rights and wrongs, which few rows that differ cannot show; 0 where it is none.
+    """
+    half = (difference.high - difference.low) / 2 / NormalDist().inv_cdf((1 + difference.level) / 2)
+    error = max(difference.standard_error, 0.0 if math.isfinite(freedom) else half) or math.nan
+    effect = minimum_detectable_effect(error, alpha=alpha, freedom=freedom)
+    return max(effect, detectable_rows(alpha=alpha) / rows) if rows else effect
 
 
 def align(runs: Mapping[str, Repeats]) -> dict[str, list[Predictions]]:

@@ -280,3 +280,14 @@ def minimum_detectable_effect(
         return float(stdtrit(freedom, 1 - alpha / 2) + stdtrit(freedom, power)) * standard_error
     normal = NormalDist()
     return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * standard_error
+
+
+def detectable_rows(*, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Rows that only the better of two classifiers has right, on average, from which an exact test shows it.
+
+    With k such rows and none of the other kind the exact p is 2^(1 - k); it takes k of them for p <= alpha, and their
+    number is Poisson. Where few rows differ no standard error tells of this.
+    """
+    from scipy.special import gammaincinv
+
+    return float(gammaincinv(math.ceil(math.log2(2 / alpha)), power))  # the mean whose P(k or more) is `power`

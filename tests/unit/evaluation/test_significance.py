@@ -9,6 +9,7 @@ from lasttoken.evaluation.problem_metrics import by_band
 from lasttoken.evaluation.significance import (
     bootstrap,
     bootstrap_difference,
+    detectable_rows,
     holm,
     mcnemar,
     minimum_detectable_effect,
@@ -64,6 +65,19 @@ def test_holm() -> None:
 def test_minimum_detectable_effect() -> None:
     assert minimum_detectable_effect(0.01) == pytest.approx(0.028016, abs=1e-6)  # 1.959964 + .841621
     assert minimum_detectable_effect(0.01, alpha=0.05 / 3) > minimum_detectable_effect(0.01)
+
+
+def test_few_rows_that_differ_show_no_difference_four_times_in_five() -> None:
+    # six rows of one kind give p = 2^-5 = .031, five give .063: P(Poisson(7.906) >= 6) = .8
+    assert detectable_rows() == pytest.approx(7.9060, abs=1e-4)
+    assert detectable_rows(alpha=0.05 / 3) > detectable_rows()
+    random, n, shown = rng(10), 85, 0
+    for _ in range(200):
+        lost = random.random(n) < detectable_rows() / n
+        b = np.eye(2)[lost.astype(int)]
+        a = np.eye(2)[np.zeros(n, dtype=int)]
+        shown += randomisation(METRICS["accuracy"], np.zeros(n, dtype=int), a, b, rng=random, draws=399) <= 0.05
+    assert 143 <= shown <= 177  # Binomial(200, .8), three standard deviations each way
 
 
 def test_resamples_draw_n_rows_in_as_many_blocks_as_memory_asks_for() -> None:
