@@ -135,6 +135,9 @@ class Predictor:
         """The classifier's own predictions, before calibration. what: the task's name for the journal."""
         if isinstance(texts, str):
             raise DataError("texts must be a list of strings, got one string; put it into a list")
+        odd = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if odd is not None:
+            raise DataError(f"text {odd} is {texts[odd]!r}, no string; leave such rows out, or give an empty string")
         key, latest = digest(texts), self._latest
         if latest is not None and latest[0] == key:
             return latest[1]

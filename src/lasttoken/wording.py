@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 DASH = "–"
 MINUS = "\u2212"
+SHORT = 30  # characters of a value that is shown
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -52,6 +54,13 @@ def p_value(p: float) -> str:
     if p < 0.001:
         return "p < .001"
     return f"p = {f'{p:.3f}' if p < 0.1 else f'{p:.2f}'}".replace("= 0.", "= .")
+
+
+def there_and_here(name: str, there: Any, here: Any, places: tuple[str, str] = ("there", "here")) -> str:
+    """`folds (3 there, 5 here)`: a setting that differs, with both values where they are short."""
+    shown = ["not given" if value is None else value for value in (there, here)]
+    plain = all(isinstance(value, str | int | float | None) and len(str(value)) <= SHORT for value in (there, here))
+    return f"{name} ({shown[0]} {places[0]}, {shown[1]} {places[1]})" if plain else name
 
 
 def listed(words: Sequence[str]) -> str:

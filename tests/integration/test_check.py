@@ -22,7 +22,7 @@ def test_findings_and_a_fixed_copy(command: Callable[..., Any], tmp_path: Path) 
     assert "! conflicts: 1 text occurs with different labels" in said.out
     left_out, then = said.err.splitlines()[-2:]
     assert left_out == f"{fixed}: 1 row left out, invisible characters removed from 1 text"
-    assert then.startswith(f"next: lasttoken compare {fixed} ")
+    assert then.startswith(f"next, once what ! marks is mended (conflicts, rare-labels): lasttoken compare {fixed} ")
     with fixed.open(encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
     assert [row["extra"] for row in kept] == [

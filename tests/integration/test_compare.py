@@ -114,9 +114,9 @@ def test_a_method_may_be_added(command: Callable[..., Any], table: Path, tmp_pat
 @pytest.mark.parametrize(
     ("other", "differs"),
     [
-        (("--set", "embedding.lora.r=4"), "method.lora.r"),
-        (("--seed", "1"), "seed, the rows"),
-        (("--group", "module"), "data.group, the rows"),
+        (("--set", "embedding.lora.r=4"), "method.lora.r (8 there, 4 here)"),
+        (("--seed", "1"), "seed (0 there, 1 here)"),
+        (("--group", "module"), "data.group (not given there, module here)"),
     ],
     ids=["setting", "seed", "data"],
 )

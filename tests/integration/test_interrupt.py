@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from lasttoken.cli.main import KEPT
 from lasttoken.record.folder import verify
 
 SECONDS = 20  # for what a free machine does in two; without an end to it training would go on for hours
@@ -69,7 +68,9 @@ def test_before_the_first_score_a_checkpoint_is_left(
     code, said = interrupted("train", table, *options, seen="embedding: training:", after=0.1)
     assert code == 130, said
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == f"lasttoken: stopped by Ctrl-C; {KEPT}"
+    assert said.splitlines()[-1] == (
+        "lasttoken: stopped by Ctrl-C; a checkpoint is kept, and the same command with --resume goes on"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["out.training"]
 
 
@@ -174,7 +175,7 @@ def test_training_that_was_stopped_can_be_given_again(
     other = command(*words, "--seed", "1", "--resume")
     assert other.code == 2
     assert other.err.splitlines()[-1] == (
-        f"lasttoken: {tmp_path / 'out'} holds a run that differs in seed, the rows; name another folder with --out"
+        f"lasttoken: {tmp_path / 'out'} holds a run that differs in seed (0 there, 1 here); name another folder with --out"
     )
     again = command(*words, "--resume")
     assert again.code == 0, again.err

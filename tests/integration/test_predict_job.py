@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from lasttoken.cli.main import KEPT
+PARTS_KEPT = "parts that were finished are kept, and the same command goes on with the others"
+PARTS_WOULD = "with -o FOLDER/ parts that are finished are kept"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -98,7 +99,10 @@ def test_sigterm_ends_a_job_with_a_sentence(runs: dict[str, Path], tmp_path: Pat
             time.sleep(0.01)
         job.terminate()
         _, told = job.communicate(timeout=60)
-    assert (job.returncode, told.splitlines()[-1]) == (143, f"lasttoken: stopped by SIGTERM; {KEPT}")
+    assert (job.returncode, told.splitlines()[-1]) == (
+        143,
+        f"lasttoken: stopped by SIGTERM; {PARTS_KEPT}",
+    )
     assert "semaphore" not in told
 
 
@@ -112,7 +116,10 @@ def test_sigterm_leaves_nothing_of_a_single_file(runs: dict[str, Path], tmp_path
             time.sleep(0.01)
         job.terminate()
         _, told = job.communicate(timeout=60)
-    assert (job.returncode, told.splitlines()[-1]) == (143, f"lasttoken: stopped by SIGTERM; {KEPT}")
+    assert (job.returncode, told.splitlines()[-1]) == (
+        143,
+        f"lasttoken: stopped by SIGTERM; {tmp_path / 'b.csv'} was not written; {PARTS_WOULD}",
+    )
     assert not list(tmp_path.glob(".b.csv.*.part"))
     assert not (tmp_path / "b.csv").exists()
 

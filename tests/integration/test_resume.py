@@ -150,7 +150,8 @@ def test_a_checkpoint_of_another_training_is_refused(
     other = command(*words(table, folder("llama"), out, "--resume", settings=more))
     assert other.code == 2
     assert other.err.rstrip().endswith(
-        f"{out}.training holds a training that differs in method.train.lr; give its command again, or delete that folder"
+        f"{out}.training holds a training that differs in method.train.lr (auto there, 0.5 here); "
+        "give its command again, or delete that folder"
     )
     shorter = table.with_name("shorter.csv")
     shorter.write_text("".join(table.read_text().splitlines(keepends=True)[:-2]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lasttoken.check import labels, texts, tokens
+from lasttoken.check import columns, labels, texts, tokens
 from lasttoken.check.finding import Finding
 from lasttoken.data.dataset import Rows
 from lasttoken.errors import DataError
@@ -30,6 +30,7 @@ def examine(
     if not rows.ids:
         return found
     steps: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("columns", lambda: columns.roles(rows)),
         ("texts", lambda: texts.copies(rows)),
         ("labels", lambda: [*labels.names(rows), *labels.balance(rows), *labels.unseen(rows)]),
         ("near-duplicates", lambda: texts.near(rows)),

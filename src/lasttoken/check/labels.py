@@ -68,7 +68,8 @@ def balance(rows: Rows) -> Iterator[Finding]:
             "rare-labels",
             f"{len(rare)} of {len(counts)} labels {'has' if len(rare) == 1 else 'have'} fewer than {FEW} rows: {told}",
             (),
-            "add rows, or merge them into another label",
+            "add rows, or merge them into another label"
+            + ("; train refuses labels of one row" if counts[rare[0]] == 1 and not rows.multi else ""),
         )
     (most, count), (least, fewest) = counts.most_common(1)[0], counts.most_common()[-1]
     if count >= 10 * fewest:
@@ -77,7 +78,7 @@ def balance(rows: Rows) -> Iterator[Finding]:
             f"{most!r} has {count} rows, {least!r} {fewest}: {count / fewest:.0f} times as many",
             (),
             "judge by macro-F1; "
-            + ("leave thresholds at auto" if rows.multi else "try class_weights = balanced or loss = logit_adjusted"),
+            + ("leave thresholds at auto" if rows.multi else "try --set method.loss=logit_adjusted"),
             serious=False,
         )
 
@@ -132,6 +133,11 @@ def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
         probs = out_of_fold(data, seed)
     except UserError:  # texts without a word that occurs twice
         return
+    guessed = max(counts.values()) / len(kept)  # right by always naming the commonest label
+    if not rows.multi and (probs.argmax(axis=1) == targets).mean() <= guessed:
+        told = "mislabelled rows were not looked for: these texts do not tell a linear model their labels"
+        yield Finding("label-errors", told, serious=False)
+        return
     try:
         from cleanlab.filter import find_label_issues
         from cleanlab.multilabel_classification.filter import find_label_issues as find_among_several
@@ -156,13 +162,13 @@ def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
 
 
 def likelier(labels: LabelSpace, target: np.ndarray, probs: np.ndarray) -> str:
-    """What a row is labelled with and what is likelier: `A, likelier B (0.93)`, of several labels the least likely decision."""
+    """What a row is labelled with and what is likelier: `A, probably B (0.93)`, of several labels the least likely decision."""
     if not labels.multi:
         best = int(probs.argmax())
-        return f"{labels.names[int(target)]}, likelier {labels.names[best]} ({probs[best]:.2f})"
+        return f"{labels.names[int(target)]}, probably {labels.names[best]} ({probs[best]:.2f})"
     column = int(np.where(target, 1 - probs, probs).argmax())
     name, p = labels.names[column], probs[column]
-    return f"{name}, likelier not ({1 - p:.2f})" if target[column] else f"not {name}, likelier so ({p:.2f})"
+    return f"{name}, probably not ({1 - p:.2f})" if target[column] else f"not {name}, probably so ({p:.2f})"
 
 
 def out_of_fold(data: Dataset, seed: int) -> np.ndarray:

@@ -164,7 +164,7 @@ def leakage(rows: Rows) -> Iterator[Finding]:
             "label-in-text",
             f"the text names its label: {shown(telling)}",
             tuple(places),
-            "fine if new texts contain it too; a leak if it was added with the label",
+            "fine if new texts contain it too; if it came with the label, it gives the answer away",
             serious=False,
         )
 

@@ -83,7 +83,7 @@ def check(
     )
     rows = joined(parts) if len(parts) > 1 else parts["train"]
     from lasttoken.check.examine import examine
-    from lasttoken.check.fix import write_fixed
+    from lasttoken.check.fix import SAFE, write_fixed
     from lasttoken.model.load import tokenizer_here
     from lasttoken.packages import default_model
 
@@ -122,8 +122,10 @@ def check(
         )
         left_out, cleared = counted(dropped, "row", "rows"), counted(cleaned, "text", "texts")
         say(f"{fix}: {left_out} left out, invisible characters removed from {cleared}")
-    first = ", once the findings marked ! are mended" if fix is None and any(one.serious for one in findings) else ""
-    say(f"next{first}: {o.command('compare', fix or source, *o.data_words(data))}")
+    left = dict.fromkeys(one.kind for one in findings if one.serious and not (fix and one.kind in SAFE))
+    if left.keys().isdisjoint({"columns", "one-label"}):
+        first = f", once what ! marks is mended ({', '.join(left)})" if left else ""
+        say(f"next{first}: {o.command('compare', fix or source, *o.data_words(data))}")
 
 
 def page(source: str, rows: str, findings: list[Finding]) -> str:

@@ -157,7 +157,8 @@ def compare(
     from lasttoken.studies.timed import limited
 
     limit = limited(time, began)
-    with stopping() as stop, Screen(loud=leads(first.device)) as screen:
+    kept = "runs that were finished are kept, and the same command goes on with the others"
+    with stopping(lambda: kept) as stop, Screen(loud=leads(first.device)) as screen:
         if written is not None and written.about:
             screen.note(f"{written.name}: {written.about}")
         for sentence in told:

@@ -24,15 +24,12 @@ from lasttoken.cli.report import report
 from lasttoken.cli.runs import runs
 from lasttoken.cli.screen import say
 from lasttoken.cli.serve import serve
+from lasttoken.cli.stopping import NOTHING
 from lasttoken.cli.train import train
 from lasttoken.cli.verify import verify
 from lasttoken.errors import Stopped, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-KEPT = (
-    "nothing half-written is left; parts, runs and checkpoints that were finished are kept, and the same command goes on "
-    "with them (`train` with --resume)"
-)
 BROKEN_PIPE = 141  # how a shell tells that a tool was ended by SIGPIPE
 
 app = typer.Typer(
@@ -87,14 +84,13 @@ def exit_code() -> int:
         say(f"{who()}: {error}")
         return 2
     except Stopped as ended:
-        name = signal.Signals(ended.number).name
-        say(f"lasttoken: {ended.told or f'stopped by {name}; {KEPT}'}")
+        say(f"lasttoken: {ended.told or f'stopped by {signal.Signals(ended.number).name}; {NOTHING}'}")
         return 128 + ended.number
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1
             raise end.__context__ from None
         if end.code == INTERRUPTED:
-            say(f"lasttoken: stopped by Ctrl-C; {KEPT}")
+            say(f"lasttoken: stopped by Ctrl-C; {NOTHING}")
             return INTERRUPTED
         return int(end.code or 0)
     return 0

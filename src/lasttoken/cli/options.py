@@ -117,9 +117,7 @@ Track = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(
-        "--backend", help="Of an export: the name of a form, or auto for the fastest when it was checked (the default)"
-    ),
+    typer.Option("--backend", help="Of an export: the name of a form, or auto, the default: the fastest near the run"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write; it must not exist yet")]

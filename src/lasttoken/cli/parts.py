@@ -59,7 +59,8 @@ def label_many(
     files, folder = inputs_of(source, out), OutputFolder(out.rstrip("/"))
     job = Job(files, folder, reads, asked.writes, made_by, strict, part or PART)
     naming = {"text": asked.data.text, "label": asked.data.label}
-    with stopping(), Screen() as screen, o.naming_options(naming):
+    kept = "parts that were finished are kept, and the same command goes on with the others"
+    with stopping(lambda: kept), Screen() as screen, o.naming_options(naming):
         engines = partial(engine_of, loading, engine, workers, lambda what: screen.progress("predict", what, 0, 0))
         done = run_job(job, engines, progress=lambda *seen: screen.progress("predict", *amount(*seen)))
     tell(done, out, as_json=asked.as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from lasttoken.train.outcome import Stop
 
 KINDS = (signal.SIGINT, signal.SIGTERM)
+NOTHING = "nothing half-written is left"
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
-    """Within the block signals are as said above; a second one ends a training at once, too."""
+def stopping(kept: Callable[[], str] = lambda: NOTHING) -> Iterator[Stop]:
+    """Within the block signals are as said above; a second one ends a training at once, too.
+
+    kept: what is said of what the command leaves.
+    """
     from lasttoken.train.outcome import Stop
 
     stop = Stop()
@@ -37,6 +41,11 @@ def stopping() -> Iterator[Stop]:
     before = {kind: signal.signal(kind, asked) for kind in KINDS if signal.getsignal(kind) != signal.SIG_IGN}
     try:
         yield stop
+    except KeyboardInterrupt as end:
+        raise Stopped(signal.SIGINT, f"stopped by Ctrl-C; {kept()}") from end
+    except Stopped as end:
+        end.told = end.told or f"stopped by {signal.Signals(end.number).name}; {kept()}"
+        raise
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

@@ -112,7 +112,13 @@ def train(
         refuse_encoder(encoder, load_config(encoder).model_type)
     limit = limited(time, began)
     first = leads(config.device)
-    with claimed(folder, here=first), stopping() as stop, Screen(loud=first) as screen:
+
+    def left() -> str:
+        """What is said after a signal that no training ended by."""
+        there = bool(updates_in(checkpoints_of(folder)))
+        return "a checkpoint is kept, and the same command with --resume goes on" if there else "nothing was written"
+
+    with claimed(folder, here=first), stopping(left) as stop, Screen(loud=first) as screen:
         journal = screen.journal(method)
         if told := stand_in([config.method]):
             screen.note(told)

@@ -12,7 +12,16 @@ from dataclasses import replace
 import numpy as np
 
 from lasttoken.data.dataset import Rows, Splits
-from lasttoken.data.split import assembled, check_singles, dataset_of, shared_out, too_few, truths, way_of
+from lasttoken.data.split import (
+    assembled,
+    check_several_groups,
+    check_singles,
+    dataset_of,
+    shared_out,
+    too_few,
+    truths,
+    way_of,
+)
 from lasttoken.data.stratify import Memberships, rows_of_labels
 from lasttoken.errors import DataError
 from lasttoken.seed import generator
@@ -38,6 +47,7 @@ def make_folds(rows: Rows, folds: int, *, seed: int, valid: float = 0.1) -> Spli
             f"{folds} folds and valid {valid:g}: two folds or more, and a share that leaves rows to train on"
         )
     check_singles(rows, truths(rows), np.full(len(rows), "train"))
+    check_several_groups(rows.groups)
     fold = fold_numbers(rows, folds, seed)
     origin = f"{folds}-fold cross-validation, {way_of(rows)}, seed {seed}"
     made = []

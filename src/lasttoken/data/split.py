@@ -81,6 +81,7 @@ def divided(rows: Rows, *, seed: int, valid: float = 0.1, test: float = 0.2) -> 
     pool = np.flatnonzero(parts == "train")
     shares = (1 - sum(missing.values()), *missing.values())
     groups = None if rows.groups is None else [rows.groups[i] for i in pool]
+    check_several_groups(groups)
     made = shared_out([named_rows[i] for i in pool], groups, shares, multi=rows.multi, rng=generator(seed, "split"))
     names = np.array(["train", *missing])
     parts[pool] = names[made]
@@ -244,9 +245,11 @@ def check_singles(rows: Rows, named_rows: Sequence[tuple[str, ...]], parts: np.n
         )
     if single:
         shown = ", ".join(repr(name) for name in single[:5]) + (", ..." if len(single) > 5 else "")
-        what = counted(len(single), "label has", "labels have")
+        what, them = counted(len(single), "label has", "labels have"), "it" if len(single) == 1 else "them"
         meant = misspelt(single[0], [name for name, count in counts.items() if count > 1])
-        raise DataError(f"{what} one row only: {shown}{meant}; add rows, merge it into another label, or remove it")
+        raise DataError(
+            f"{what} one row only: {shown}{meant}; add rows, merge {them} into another label, or remove {them}"
+        )
 
 
 def check_known(known: Iterable[str], truth: Sequence[tuple[str, ...]], part: str) -> None:
@@ -277,6 +280,15 @@ def misspelt(name: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known label closest to a misspelt `name`; "" if none is close, or if `name` is short."""
     return closest(name, known, cutoff=0.75) if len(name) > 5 else ""  # G06F and G06T are two codes
+
+
+def check_several_groups(groups: Sequence[str] | None) -> None:
+    """Raise DataError where all rows that are to be divided are of one group. groups: of each row; None: there are none."""
+    if groups is not None and len(groups) > 1 and len(set(groups)) == 1:
+        raise DataError(
+            f"all {len(groups):,} rows are of one group, {groups[0]!r}, and a group stays together; name another column with "
+            "--group (group= in Python), or none"
+        )
 
 
 def too_few(rows: Rows, count: int) -> str:

@@ -12,12 +12,12 @@ from lasttoken.errors import ArtifactError, DataError
 from lasttoken.predict.options import Input, Output
 from lasttoken.predict.places import InputFile, OutputFolder
 from lasttoken.record.folder import json_bytes
+from lasttoken.wording import there_and_here
 
 PART = 20_000  # rows of a part
 FORMAT = 1  # of job.json
 SETTINGS = "settings."  # of the command, beside the run's digest
 TEMPLATE = "settings.template"  # the run's, which no option gives
-SHORT = 30  # characters of a value that is shown
 JOB, DONE, ERRORS = "job.json", "done.json", "errors"
 
 
@@ -84,10 +84,8 @@ def difference(name: str, there: Any, here: Any) -> str:
     """A setting that differs, called as its option where it has one, with both values where they are short."""
     if name == "part" or (name.startswith(SETTINGS) and name != TEMPLATE):
         name = "--" + name.removeprefix(SETTINGS).replace("_", "-")
-    plain = all(isinstance(value, str | int | float | None) and len(str(value)) <= SHORT for value in (there, here))
-    words = {None: "not given", False: "not given", True: "given"}
-    shown = [words[value] if value is None or isinstance(value, bool) else value for value in (there, here)]
-    return f"{name} ({shown[0]} there, {shown[1]} here)" if plain else name
+    flags = {False: "not given", True: "given"}
+    return there_and_here(name, *(flags[value] if isinstance(value, bool) else value for value in (there, here)))
 
 
 def errors_of(part: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lasttoken.errors import ArtifactError
+from lasttoken.errors import ArtifactError, DataError
 from lasttoken.evaluation.comparison import align, compare, score
 from lasttoken.evaluation.gaining import remarks
 from lasttoken.evaluation.learning import fit_curve, sentences, to_dict
@@ -19,6 +20,11 @@ from lasttoken.record.folder import plain, verify
 from lasttoken.report.entries import Entry, entries, with_unique_names
 from lasttoken.report.page import check_page, render, write_page
 from lasttoken.report.verdict import title
+from lasttoken.wording import there_and_here
+
+DRAWN = (  # settings that decide which rows are tested
+    "source", "test", "valid", "split", "group", "folds", "seed", "split_seed", "valid_share", "test_share", "drop_empty", "id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,24 @@ def check_judged(folder: Path) -> None:
         )
 
 
+def check_drawn_alike(names: Sequence[str], views: Sequence[RunRecord]) -> None:
+    """Raises DataError, naming the settings, where they explain why a run has other test rows than the first."""
+    settings = [tomllib.loads(view.config) for view in views]
+    drawn = [{"seed": one.get("seed"), **one.get("data", {})} for one in settings]
+    for name, view, how in zip(names[1:], views[1:], drawn[1:], strict=True):
+        others = [key for key in DRAWN if how.get(key) != drawn[0].get(key)]
+        if others and set(view.predictions.ids) != set(views[0].predictions.ids):
+            shown = ", ".join(there_and_here(key, drawn[0].get(key), how.get(key), (names[0], name)) for key in others)
+            raise DataError(
+                f"{name} and {names[0]} were judged on different rows, for they differ in {shown}; report each by itself, or "
+                "train them alike"
+            )
+
+
 def in_one_order(views: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs with their test rows in the order of the first. Raises DataError, naming folders, where rows differ."""
     names = ["/".join(view.folder.absolute().parts[-2:]) for view in views]
+    check_drawn_alike(names, views)
     align({name: [view.predictions] for name, view in zip(names, views, strict=True)})
     first = views[0].predictions.ids
     ordered = []

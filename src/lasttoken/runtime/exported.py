@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BUDGET = 1024  # tokens of a batch
+CLOSE = 0.05  # largest difference from a probability of the run that a form may have which nobody chose
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +106,19 @@ def padded(encoded: Encoded, rows: np.ndarray, filler: int) -> tuple[np.ndarray,
 
 
 def read_export(folder: Path, backend: str | None = None) -> Any:
-    """The exported model in `folder`. backend: the name of a form, or auto for the one that was fastest when it was checked.
+    """The exported model in `folder`. backend: the name of a form, or auto for the fastest of those near the run.
 
     Raises ConfigError on an unknown form or without its package, ArtifactError where the folder is damaged.
     """
     facts, form = read_fact(folder / EXPORT, Export), form_of(folder, backend)
     if backend in (None, "auto") and len(facts.forms) > 1:
         LOGGER.info(
-            "%s: by %s, %.1f%% of decisions as the run's; --backend chooses",
+            "%s: by %s, which decided %.1f%% of %d validation rows as the run, probabilities within %.2g; --backend chooses",
             folder,
             form.name,
             100 * form.check.agreement,
+            form.check.rows,
+            form.check.largest,
         )
     if form.runtime == "lasttoken":
         from lasttoken.methods.instruction import of_export
@@ -141,9 +144,15 @@ def read_export(folder: Path, backend: str | None = None) -> Any:
 
 
 def quickest(forms: Sequence[Form]) -> Form:
-    """The fastest form; of those within a tenth of it, which is noise, the one nearest to the run."""
-    rate = max(form.check.rows_per_second for form in forms)
-    level = [form for form in forms if form.check.rows_per_second >= 0.9 * rate]
+    """The fastest form whose probabilities are the run's within CLOSE, the nearest where none is.
+
+    Of those within a tenth of the fastest, which is noise, it is the one nearest to the run.
+    """
+    near = [form for form in forms if form.check.largest <= CLOSE]
+    if not near:
+        return min(forms, key=lambda form: form.check.largest)
+    rate = max(form.check.rows_per_second for form in near)
+    level = [form for form in near if form.check.rows_per_second >= 0.9 * rate]
     return max(level, key=lambda form: (form.check.agreement, -form.check.largest))
 
 

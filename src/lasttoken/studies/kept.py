@@ -16,6 +16,7 @@ from lasttoken.journal import Journal
 from lasttoken.record.artifact import SETTINGS
 from lasttoken.record.folder import check_no_checkpoints, checkpoints_of, json_bytes, read_json, updates_in
 from lasttoken.train.distributed import World
+from lasttoken.wording import there_and_here
 
 if TYPE_CHECKING:
     from lasttoken.train.outcome import Stop
@@ -85,7 +86,8 @@ def settings_of(config: Run) -> dict[str, Any]:
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
     """Raises ArtifactError if the run in `folder` has other settings, rows or another base model."""
     others = differences(read_run(folder / "config.toml"), config)
-    if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
+    rows_follow = any(name.startswith("data.") or name == "seed" for name in others)
+    if not rows_follow and read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         others.append("the rows")
     base = read_json(folder / SETTINGS).get("base") or {}
     if base.get("fingerprint") is not None:
@@ -97,8 +99,8 @@ def check_same(config: Run, splits: Splits, folder: Path) -> None:
         raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
 
 
-def differences(one: Run, other: Run) -> list[str]:
-    """Dotted names of the settings in which two runs differ."""
+def differences(there: Run, here: Run) -> list[str]:
+    """Dotted names of the settings in which two runs differ, with both values where they are short."""
     # compared as TOML, since one was read from a file
-    a, b = settings_of(one), settings_of(other)
-    return [name for name in a | b if a.get(name) != b.get(name)]
+    a, b = settings_of(there), settings_of(here)
+    return [there_and_here(name, a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)]

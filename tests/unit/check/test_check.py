@@ -122,7 +122,7 @@ def test_mislabelled_rows_come_first() -> None:
     assert len(first & set(ids(finding))) >= 7  # of ten
     assert set(ids(finding)[:7]) <= first
     assert finding is not None
-    assert ", likelier " in finding.places[0].detail
+    assert ", probably " in finding.places[0].detail
 
 
 def test_mislabelled_rows_of_several_labels() -> None:
@@ -140,7 +140,7 @@ def test_mislabelled_rows_of_several_labels() -> None:
     assert len(first & set(ids(finding))) >= 8  # of ten
     assert set(ids(finding)[:8]) <= first
     details = [place.detail for place in finding.places[:8]]
-    assert all(re.match(r"not sport, likelier so \(0|sport, likelier not \(0", detail) for detail in details)
+    assert all(re.match(r"not sport, probably so \(0|sport, probably not \(0", detail) for detail in details)
 
 
 def test_a_label_that_every_row_has_is_no_reason_to_fail() -> None:
@@ -261,3 +261,25 @@ def test_a_fixed_copy_keeps_quotes_that_are_characters_and_rows_without_a_key(tm
     assert read_rows(target, columns=columns).texts == ["one"]
     with pytest.raises(DataError, match=r"f\.json: files ending in '\.json' cannot be written; use one of \.csv"):
         write_fixed(source, tmp_path / "f.json", given, [], columns=columns)
+
+
+def test_columns_that_are_no_text_and_no_label_are_told() -> None:
+    data = dataset(60)
+    names = [data.labels.names[j] for j in data.targets.tolist()]
+    swapped = found(rows(names, data.texts), "columns")
+    assert swapped is not None
+    assert swapped.sentence.endswith(" different texts; are --text and --label swapped?")
+    numbers = found(rows([str(i) for i in range(60)], names), "columns")
+    assert numbers is not None
+    assert numbers.sentence.startswith("60 of 60 texts have no letter, such as '0'")
+    assert found(rows(data.texts, names), "columns") is None
+
+
+def test_no_row_looks_mislabelled_where_texts_do_not_tell_labels() -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(["one", "two", "three", "four", "five", "six"], 6)) for _ in range(300)]
+    names = ["ab"[j] for j in (random.random(300) < 0.35).astype(int)]
+    finding = found(rows(texts, names), "label-errors")
+    assert finding is not None
+    assert finding.sentence.startswith("mislabelled rows were not looked for")
+    assert finding.places == ()

@@ -175,8 +175,8 @@ def test_texts_in_several_folds_are_told(tmp_path: Path) -> None:
     table.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
     made = load_data(Data(source=str(table), folds=4), seed=0, journal=Journal())
     assert made.doubts == (
-        "4 of 40 texts are in another fold too, word for word; scores on them show memory: remove them, or keep equal texts "
-        "in one fold: --group and a column that is equal for them",
+        "4 of 40 texts are in another fold too, word for word; scores on them show memory: remove them "
+        "(`lasttoken check --fix`), or keep equal texts in one fold: --group with the text column",
     )
 
 
