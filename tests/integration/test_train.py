@@ -323,7 +323,7 @@ def test_a_time_is_kept_to_and_told(
     short = ("--set", "method.train.epochs=1", "--set", "method.max_length=48")
     said = command(*words, *short, "--time", "5m", "--out", tmp_path / "out")
     assert said.code == 0, said.err
-    assert "embedding: --time 5m: nothing is left out, 1 epoch of 70 rows take about " in said.err
+    assert "embedding: --time 5m: all of it fits, 1 epoch of 70 rows take about " in said.err
     notes = json.loads((tmp_path / "out/metrics.json").read_text())["notes"]
     assert any(note.startswith("--time 5m: ") for note in notes)
     assert "time" not in tomllib.loads((tmp_path / "out/config.toml").read_text())["method"]["train"]

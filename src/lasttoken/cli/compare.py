@@ -125,7 +125,9 @@ def compare(
             settings=settings or [],
         )
         asks = any(run.method.method in ("embedding", "instruction") for run in configs.values())  # a language model
-        folder = out or o.default_folder(source, model or default_model() if asks or model else "-".join(configs))
+        folder = out or o.default_folder(
+            source, model or default_model() if asks or model else "-".join(["compare", *configs])
+        )
     else:
         if precision is not None:
             raise ConfigError(["--precision: a recipe may hold several; set one with --set ENTRY.precision=float32"])
@@ -217,11 +219,14 @@ def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:
 
 
 def chosen(methods: str | None) -> tuple[str, ...]:
-    """The methods that are named, or all. Raises ConfigError where none is."""
+    """The methods that are named, or all, the quickest first: memory, which is of the whole process, grows with the model.
+
+    Raises ConfigError where none is named.
+    """
     names = QUICKEST_FIRST if methods is None else o.listed(methods)
     if not names:
         raise ConfigError([f"--methods: no method is named; choose from {', '.join(QUICKEST_FIRST)}"])
-    return names
+    return tuple(sorted(names, key=[*QUICKEST_FIRST, ZERO_SHOT, *names].index))
 
 
 def method_configs(

@@ -14,7 +14,7 @@ from lasttoken.errors import ArtifactError, DataError
 SAYS = {
     "calm": "no change is shown",
     "changed": "the texts have changed a little: label some of them, and test the run on these",
-    "worry": "worry: the texts are others than those the run was tested on; label some, test on them, and train again",
+    "worry": "worry: the texts differ from those the run was tested on; label some, test on them, and train again",
 }
 
 

@@ -19,7 +19,8 @@ WAYS = ("auto", "gradients", "removal")
 
 def explain(
     run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
-    text: Annotated[str, typer.Argument(help="The text, or - for standard input")],
+    text: Annotated[str | None, typer.Argument(help="The text, or - for standard input")] = None,
+    text_is: Annotated[str | None, typer.Option("--text-is", help="The text, as of predict")] = None,
     label: Annotated[
         str | None, typer.Option("--label", help="Label, or several separated by commas; default: the predicted ones")
     ] = None,
@@ -43,6 +44,8 @@ def explain(
     from lasttoken.record.folder import check_run
 
     check_run(run)
+    if (text is None) == (text_is is None):
+        raise ConfigError(["give one text to explain, or - for standard input"])
     from lasttoken.cli.screen import say
     from lasttoken.explain.explanation import MISSING
     from lasttoken.explain.explanation import explain as explained
@@ -50,7 +53,8 @@ def explain(
 
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
-    given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else text
+    given = text_is or text or ""
+    given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else given
     if is_file(given):
         meant = f"{o.command('explain', run, '-')} < {shlex.quote(given)}"
         say(f"note: {given!r} is taken as the text itself, not as a file; for a file: {meant}")

@@ -51,7 +51,8 @@ def without_interval(test: Mapping[str, Any]) -> list[str]:
     ]
     if not bare:
         return []
-    return [f"  no interval for {listed(bare)}: too few of the {test['n']} test rows affect them"]
+    depend = "they depend" if bare[1:] else "it depends"
+    return [f"  no interval for {listed(bare)}: {depend} on too few of the {test['n']} test rows"]
 
 
 def guarantees(found: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from lasttoken.config.run import Run
 from lasttoken.config.settings import Settings
 from lasttoken.errors import ConfigError
 from lasttoken.paths import escaped
-from lasttoken.wording import closest
+from lasttoken.wording import closest, listed
 
 
 def parse(kind: type[Settings], values: Mapping[str, Any]) -> Any:
@@ -74,8 +74,8 @@ def sentence(kind: type[Settings], problem: dict[str, Any], given: Any = None) -
             chosen = next(part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS)
             bare = name.removeprefix(f"{place[0]}.") if place[1:] else name
             others = [m for m, c in METHOD_CONFIGS.items() if any(f"{n}.".startswith(f"{bare}.") for n in names(c))]
-            have = f"{' and '.join(others)} {'have' if others[1:] else 'has'}"
-            return f"{name}: {chosen} has no such setting; {have} (compare: --set METHOD.NAME=VALUE)"
+            have = f"{listed(others)} {'have' if others[1:] else 'has'} it"
+            return f"{name}: {chosen} has no such setting; {have} (in compare: --set METHOD.NAME=VALUE)"
         if chosen := next((part for part in map(str, problem["loc"]) if part in METHOD_CONFIGS), None):
             known = sorted(names(METHOD_CONFIGS[chosen], f"{place[0]}." if place[:-1] else ""))
         every = known + sorted({setting.rpartition(".")[0] for setting in known} - {"", *known})  # and their tables

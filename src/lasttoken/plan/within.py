@@ -121,8 +121,10 @@ def told(job: Job, chosen: Job, speed: Speed, *, time: str) -> str:
         parts.append(f"LoRA on the upper {job.depth - chosen.trunk} of {job.depth} blocks")
     took, whole = duration(seconds_of(chosen, speed)), duration(seconds_of(job, speed))
     if not parts and job.untrained:
-        return f"{time}: nothing is left out, loading the model and predicting {job.valid + job.test:,} rows take about {took}"
+        return (
+            f"{time}: all of it fits, loading the model and predicting {job.valid + job.test:,} rows take about {took}"
+        )
     if not parts:
         epochs = f"{job.epochs:g} epoch{'' if job.epochs == 1 else 's'} of " if job.epochs else ""
-        return f"{time}: nothing is left out, {epochs}{job.rows:,} rows take about {took}"
+        return f"{time}: all of it fits, {epochs}{job.rows:,} rows take about {took}"
     return f"{time}: {listed(parts)}, about {took}; all of it would take about {whole}"

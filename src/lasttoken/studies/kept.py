@@ -86,7 +86,7 @@ def settings_of(config: Run) -> dict[str, Any]:
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
     """Raises ArtifactError if the run in `folder` has other settings, rows or another base model."""
     others = differences(read_run(folder / "config.toml"), config)
-    rows_follow = any(name.startswith("data.") or name == "seed" for name in others)
+    rows_follow = any(name.startswith(("data.", "seed")) for name in others)
     if not rows_follow and read_json(folder / "env.json")["data_digest"] != data_digest(splits):
         others.append("the rows")
     base = read_json(folder / SETTINGS).get("base") or {}

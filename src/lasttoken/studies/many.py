@@ -49,6 +49,12 @@ class Study:
     folders: list[Path]  # one per entry of `runs`: that of its first seed
     report: Path  # report.html
 
+    def __str__(self) -> str:
+        """What was found, sentence by sentence, and where the report is."""
+        pairs = [f"{pair['verdict']}." for pair in self.comparison.get("pairs", [])]
+        told = [self.comparison.get("summary", ""), *pairs, *self.failed, f"report: {self.report}"]
+        return "\n".join(filter(None, told))
+
 
 def study(
     data: Data | Splits,

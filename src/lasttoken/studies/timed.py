@@ -157,7 +157,11 @@ def within(
     chosen = choose(job, speed, ends - limit.clock(), time=limit.asked)
     fitting = chosen_run(run, job, chosen).model_copy(update={"explained": explained})
     training = ends - seconds_after(chosen, speed) - chosen.valid * speed.row  # the last weights are validated
-    fewer = f"; {explained} of {run.explained} mistakes are explained" if explained < run.explained else ""
+    fewer = (
+        f"; in the report {explained} of {run.explained} mistakes will be explained"
+        if explained < run.explained
+        else ""
+    )
     journal.note(told(job, chosen, speed, time=share) + fewer)
     return Within(fitting, of_rows(whole, fitting), Until(training, ends - explained * WEIGHED * speed.row))
 

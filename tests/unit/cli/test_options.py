@@ -162,7 +162,7 @@ def test_an_option_that_the_method_would_ignore_is_refused(method: str, options:
 def test_all_methods_run_unless_some_are_named_the_quickest_first() -> None:
     assert chosen(None) == ("linear", "probe", "encoder", "embedding", "instruction")
     assert set(chosen(None)) == set(METHOD_CONFIGS)
-    assert chosen("probe,linear") == ("probe", "linear")
+    assert chosen("probe,linear") == ("linear", "probe")
     with pytest.raises(ConfigError, match="--methods: no method is named; choose from linear, probe"):
         chosen(" ,")
 

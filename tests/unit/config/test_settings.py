@@ -244,7 +244,7 @@ def test_a_setting_of_another_method_is_said_to_be_one() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Run, {"method": {"method": "linear", "lora": {"r": 2}}})
     assert str(caught.value) == (
-        "method.lora: linear has no such setting; embedding and instruction have (compare: --set METHOD.NAME=VALUE)"
+        "method.lora: linear has no such setting; embedding and instruction have it (in compare: --set METHOD.NAME=VALUE)"
     )
     with pytest.raises(ConfigError, match=r"^train: no such setting; did you mean 'method.train.epochs'\?$"):
         parse(Run, {"train": {"epochs": 2}})

@@ -36,7 +36,7 @@ def test_frozen_blocks_run_once_over_all_texts() -> None:
 def test_where_all_fits_nothing_is_given_up() -> None:
     assert chosen(3800) == (20, 0, 4800)
     assert told(JOB, JOB, SPEED, time="--time 2h") == (
-        "--time 2h: nothing is left out, 20 epochs of 4,800 rows take about 55 min 56 s"
+        "--time 2h: all of it fits, 20 epochs of 4,800 rows take about 55 min 56 s"
     )
 
 

@@ -96,9 +96,7 @@ def test_zero_shot_is_told_or_refused_since_test_rows_stay() -> None:
     run = run_of(Instruction(model="tiny", train_model=False))
     made, journal = chosen(run, 23)
     assert (made.run, made.splits) == (run, SPLITS)
-    assert journal.notes == [
-        "--time 5m: nothing is left out, loading the model and predicting 51 rows take about 20.1 s"
-    ]
+    assert journal.notes == ["--time 5m: all of it fits, loading the model and predicting 51 rows take about 20.1 s"]
     with pytest.raises(ConfigError, match=r"predicting 51 validation and test rows take about 22\.3 s; give more time"):
         chosen(run, 20)
     speed, _ = measure(run, SPLITS, Journal(tell=lambda sentence: None))
@@ -118,7 +116,7 @@ def test_explaining_mistakes_has_a_tenth_of_the_time(folder: Callable[..., Path]
     made, journal = chosen(run, 250)
     assert made.run.explained == 2
     assert made.until.explaining == 330
-    assert journal.notes[0].endswith("; 2 of 5 mistakes are explained")
+    assert journal.notes[0].endswith("; in the report 2 of 5 mistakes will be explained")
     assert chosen(run, 90)[0].run.explained == 0
 
 
