@@ -13,6 +13,7 @@ WORDS = {
     "embedding-half-rate": "embedding, rate .0007",
     "embedding-double-rate": "embedding, rate .003",
     "embedding-probe-start": "embedding, head begun without names",
+    "instruction-half-rate": "instruction, rate .0007",
     "instruction-base": "instruction, no chat template",
     "zero-shot-contextual": "zero-shot, contextual",
     "probe-minilm": "probe (MiniLM)",
