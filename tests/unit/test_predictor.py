@@ -69,6 +69,11 @@ def test_the_same_texts_run_once_and_others_again() -> None:
     assert classifier.calls == [2, 1, 0]
 
 
+def test_what_is_no_text_is_named() -> None:
+    with pytest.raises(DataError, match=r"text 1 is None, no string; leave such rows out, or give an empty string"):
+        Predictor(Counting())(["a", None])  # type: ignore[arg-type, list-item]
+
+
 def test_many_texts_go_part_by_part() -> None:
     classifier = Counting()
     found = Predictor(classifier)(["a"] * (PART + 3))  # type: ignore[arg-type]

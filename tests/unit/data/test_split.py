@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lasttoken.data.dataset import Rows
+from lasttoken.data.folds import make_folds
 from lasttoken.data.split import check_known, check_singles, divided, make_splits, splits_from
 from lasttoken.data.splits_file import data_digest, write_splits
 from lasttoken.data.stratify import iterative, stratified
@@ -52,6 +53,14 @@ def test_a_class_of_two_rows_is_in_train() -> None:
     for seed in range(20):
         parts, _ = divided(rows("A" * 20 + "BB"), seed=seed, valid=0.3, test=0.6)
         assert "train" in parts[20:]
+
+
+def test_one_group_for_all_rows_is_refused_by_its_name() -> None:
+    told = "all 20 rows are of one group, 'g', and a group stays together; name another column with --group"
+    given = rows("AB" * 10, groups="g" * 20)
+    assert refusal(given).startswith(told)
+    with pytest.raises(DataError, match=told):
+        make_folds(given, 5, seed=0)
 
 
 def test_seed_decides_and_repeats() -> None:

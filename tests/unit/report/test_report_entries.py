@@ -103,6 +103,14 @@ def test_seeds_judged_on_other_rows_are_refused(study: Path, tmp_path: Path) -> 
         write_report([study / "linear-None-0", tmp_path / "other"], tmp_path / "page.html", metric="accuracy")
 
 
+def test_the_settings_that_gave_other_rows_are_named(study: Path, tmp_path: Path) -> None:
+    other = Splits(SPLITS.train, SPLITS.valid, rows(200, 9), "given")
+    run = Run(data=Data(source="rows", group="author"), method=Linear(min_count=1))
+    run_method(run, other, tmp_path / "other", name="linear", journal=Journal())
+    with pytest.raises(DataError, match=r"they differ in group \(not given .*/words, author .*/other\); report each"):
+        write_report([study / "words", tmp_path / "other"], tmp_path / "page.html", metric="accuracy")
+
+
 def test_smaller_sizes_judged_on_other_rows_are_refused_too(study: Path, tmp_path: Path) -> None:
     other = Splits(SPLITS.train.take(np.arange(60)), SPLITS.valid, rows(150, 9), "given")
     run = Run(seed=3, data=Data(source="rows", train_rows=60), method=Linear(min_count=1, regularisation=(3.0,)))
