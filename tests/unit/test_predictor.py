@@ -23,7 +23,7 @@ from lasttoken import (
     LinearClassifier,
     ProbeClassifier,
 )
-from lasttoken.errors import ArtifactError, ModelError
+from lasttoken.errors import ArtifactError, DataError, ModelError
 from lasttoken.methods.classifier import Said
 from lasttoken.model.backbone import Backbone
 from lasttoken.predictor import PART, Predictor
