@@ -3,7 +3,7 @@
     python bench/quality/before_after.py BEFORE [AFTER]
 
 BEFORE and AFTER are folders of results of run.py, AFTER being the committed ones unless it is named. A row's score is the
-share of the seeds in both folders that decided it exactly right; the interval is as in table.py.
+share of the seeds in both folders that decided it exactly right; the interval is as in paired.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from table import HERE, difference, signed
+from paired import difference
+from words import signed
 
 
 def pairs(before: Path, after: Path) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
@@ -30,7 +31,7 @@ def pairs(before: Path, after: Path) -> dict[str, tuple[list[dict[str, Any]], li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path, nargs="?", default=HERE / "results")
+    parser.add_argument("after", type=Path, nargs="?", default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     found = pairs(arguments.before, arguments.after)
     if not found:

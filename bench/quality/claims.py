@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from paired import difference
-from words import figure, interval
+from paired import alike, difference
+from words import ends, interval
 
 CLAIMS = {"instruction": "head less instruction", "embedding-mean": "last less mean pooling"}
 
@@ -21,9 +21,11 @@ def claims(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
             others = {other: methods.get(f"{other}@{point}" if point else other) for other in CLAIMS}
             if not any(others.values()):
                 continue
-            gaps = [interval(difference(runs, other)) if other else "" for other in others.values()]
+            gaps = [interval(difference(*alike(runs, other))) if other else "" for other in others.values()]
             answered = others["instruction"]
-            errors = f"{ece(runs)}; {ece(answered)}" if answered else ""
+            errors = (
+                "; ".join(ends(side[0]["test"]["metrics"]["ece"]) for side in alike(runs, answered)) if answered else ""
+            )
             rows, updates = runs[0]["problem"]["train"], runs[0]["updates"]
             where = f"{problem.removeprefix('smollm2-').removeprefix('curve-')} | {rows:,} | {updates or 'all'}"
             lines.append(((problem, rows, updates or 0), f"| {where} | {' | '.join([*gaps, errors])} |"))
@@ -42,9 +44,3 @@ def claims(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
         *(line for _, line in sorted(lines)),
         "",
     ]
-
-
-def ece(runs: list[dict[str, Any]]) -> str:
-    """.041 [.005, .058], of the first seed."""
-    one = runs[0]["test"]["metrics"]["ece"]
-    return f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]"

@@ -23,3 +23,10 @@ def difference(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> Interv
     gaps = np.mean([right(run) for run in own], axis=0) - np.mean([right(run) for run in other], axis=0)
     shares = [np.array([right(run).mean() for run in runs]) for runs in (own, other) if len(runs) > 1]
     return over_seeds(float(gaps.mean()), float(gaps.var(ddof=1)) / len(gaps), len(gaps), shares)[0]
+
+
+def alike(own: list[dict[str, Any]], other: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Both sides, of the seeds that both have."""
+    seeds = {run["seed"] for run in own} & {run["seed"] for run in other}
+    mine, theirs = ([run for run in side if run["seed"] in seeds] for side in (own, other))
+    return mine, theirs

@@ -1,4 +1,4 @@
-"""The sections of docs/explain/quality.md on promises, each from the file that a script of its own wrote.
+"""The sections of docs/explain/quality.md that are no table of results, each from the file that a script of its own wrote.
 
 A section whose script has not been run has no lines.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from words import NAMES, figure, signed
+from words import NAMES, ends, figure, signed
 
 HERE = Path(__file__).parent
 
@@ -69,7 +69,7 @@ def false_positives() -> list[str]:
         "|---|---|---|---|",
     ]
     for case, shares in found["cases"].items():
-        cells = [f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]" for one in shares.values()]
+        cells = [ends(one) for one in shares.values()]
         test, mcnemar, claimed = cells
         # the first pair of three methods is that of the best two: its test is no draw from the null
         several = "methods" in case
@@ -158,9 +158,7 @@ def guarantees() -> list[str]:
     ]
     for name, case in found["cases"].items():
         for rule, one in case["rules"].items():
-            broken = (
-                f"{figure(one['broken']['estimate'])} [{figure(one['broken']['low'])}, {figure(one['broken']['high'])}]"
-            )
+            broken = ends(one["broken"])
             words = f"**{rule}**" if rule == "lasttoken" else rule
             lines.append(
                 f"| {name} | {case['rows']:,} | {words} | {broken} | {figure(case['allowed'])} | {figure(one['of_rows'])} |"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from claims import claims
-from paired import difference
+from paired import alike, difference
 from points import points
 from sections import coverage, false_positives, few_rows, folds, guarantees
-from words import NAMES, WORDS, figure, interval
+from words import NAMES, WORDS, ends, figure, interval
 
 HERE = Path(__file__).parent
 REAL = ("smollm2", "curve", "few", "head-bias")  # experiments with a real model, which come first
@@ -85,9 +85,8 @@ def beside(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             continue
         both = ours.keys() & theirs.keys()
         own, runs = (side[max(both or side)] for side in (ours, theirs))
-        seeds = {run["seed"] for run in runs} & {run["seed"] for run in own}
-        if seeds:
-            pair = [[run for run in side if run["seed"] in seeds] for side in (own, runs)]
+        pair = alike(own, runs)
+        if pair[0]:
             updates = f" and {max(both):,} updates" if max(both, default=0) else ""
             gap = interval(difference(*pair))
             lines.append(f"- {rows:,} rows{updates}, embedding less {WORDS.get(name, name)}: {gap}")
@@ -99,7 +98,7 @@ def shown(runs: list[dict[str, Any]], metric: str) -> str:
     if len(runs) > 1:
         return cell(runs, metric)
     one = runs[0]["test"]["metrics"][metric]
-    return f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]"
+    return ends(one)
 
 
 def table(problem: str, experiment: dict[str, Any], methods: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -196,9 +195,8 @@ def opening() -> list[str]:
         "",
         "In tables that begin with `smollm2`, `curve`, `few` and `head-bias` the language model is SmolLM2-135M-Instruct, in the",
         "others `tiny` (6.9 M parameters), which shows how the methods stand to each other, not what a larger model reaches.",
-        "`encoder`, and `probe (MiniLM)`, have MiniLM. Settings are in `bench/quality/experiments`. `embedding` on patents and",
-        "GoEmotions, after 50 updates and with mean pooling, and all of `tiny`, are from before its head was held back at the",
-        "start ([the lab](../lab.md), 2026-11-30), which may cost them a point.",
+        "`encoder`, and `probe (MiniLM)`, have MiniLM. Settings are in `bench/quality/experiments`. `embedding` after",
+        "50 updates, and all of `tiny`, are from before its head was held back at the start ([the lab](../lab.md), 2026-11-30).",
         "",
         "*Differences* are of the share of test rows decided exactly right, paired row by row, with 95 % intervals. Of several",
         "seeds, they are means, and the intervals are wider for it. In curves without a number of updates, the longest training",
@@ -225,7 +223,7 @@ def main() -> None:
             name, _, point = entry.partition("@")
             seeds = len(experiment[name].get("seeds", experiment["seeds"]))
             lacking = seeds - len(found.get(problem, {}).get(entry, []))
-            if lacking:
+            if lacking > 0:
                 of = f"{lacking} of {seeds} seeds" if seeds > 1 else ""
                 missing.setdefault(problem, {}).setdefault(name, []).append(": ".join(filter(None, (point, of))))
     lines += coverage() + false_positives() + folds() + few_rows() + guarantees()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lasttoken.evaluation.intervals import Interval
 
 WORDS = {
@@ -26,11 +28,8 @@ WORDS = {
     "k0": "LoRA on all six blocks",
     "head": "head alone, cross-entropy",
     **{f"head-{loss}": f"head alone, {loss}" for loss in ("asymmetric", "balanced", "focal", "logit_adjusted")},
-    **{
-        f"{init}-{n}": f"{init} head, {n} epoch{'s' if n > 1 else ''}"
-        for init in ("random", "probe")
-        for n in (1, 3, 4)
-    },
+    "random-1": "random head, 1 epoch",
+    "probe-1": "probe head, 1 epoch",
     **{f"k{k}": f"on the upper {6 - k}, trunk = {k}" for k in range(2, 6)},
 }
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "ece": "ECE"}
@@ -44,6 +43,11 @@ def figure(value: float) -> str:
 def signed(value: float) -> str:
     """+.012 or -.012."""
     return f"{value:+.3f}".replace("0.", ".", 1)
+
+
+def ends(one: Mapping[str, float]) -> str:
+    """.041 [.005, .058]."""
+    return f"{figure(one['estimate'])} [{figure(one['low'])}, {figure(one['high'])}]"
 
 
 def interval(found: Interval) -> str:

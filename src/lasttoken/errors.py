@@ -43,7 +43,7 @@ class Diverged(UserError):
 
 
 class Stopped(BaseException):
-    """A signal ended the command. number: of the signal. told: a sentence on what is left, empty where nothing is."""
+    """A signal ended the command. number: of the signal. told: a sentence on what is left; `stopping` fills it in."""
 
     def __init__(self, number: int, told: str = ""):
         super().__init__(told)

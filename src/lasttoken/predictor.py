@@ -89,7 +89,7 @@ class Predictor:
         off, in the place of what the run was fitted with; off keeps 4-bit weights as they are, for less memory and more time.
         precision: float32, bfloat16, or auto for the faster one here, in the place of what the run was computed in. shared:
         models in memory that other runs have loaded, over whose weights this one is built. backend: of an exported model, the
-        name of a form, or auto for the one that was fastest when it was checked.
+        name of a form, or auto for the fastest of those near the run.
         Raises ArtifactError, naming the file, where anything is missing or damaged.
         """
         folder, model = local(folder), None if model is None else local_text(model)
@@ -135,9 +135,11 @@ class Predictor:
         """The classifier's own predictions, before calibration. what: the task's name for the journal."""
         if isinstance(texts, str):
             raise DataError("texts must be a list of strings, got one string; put it into a list")
-        odd = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-        if odd is not None:
-            raise DataError(f"text {odd} is {texts[odd]!r}, no string; leave such rows out, or give an empty string")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(
+                    f"text {i} is {repr(text)[:40]}, no string; leave such rows out, or give an empty string"
+                )
         key, latest = digest(texts), self._latest
         if latest is not None and latest[0] == key:
             return latest[1]

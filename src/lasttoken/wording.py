@@ -58,9 +58,18 @@ def p_value(p: float) -> str:
 
 def there_and_here(name: str, there: Any, here: Any, places: tuple[str, str] = ("there", "here")) -> str:
     """`folds (3 there, 5 here)`: a setting that differs, with both values where they are short."""
-    shown = ["not given" if value is None else value for value in (there, here)]
+    shown = [spelt(value) for value in (there, here)]
     plain = all(isinstance(value, str | int | float | None) and len(str(value)) <= SHORT for value in (there, here))
     return f"{name} ({shown[0]} {places[0]}, {shown[1]} {places[1]})" if plain else name
+
+
+def spelt(value: Any) -> Any:
+    """A value for a sentence: true and false as settings have them, text in quotes where it would not be seen otherwise."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and not (value.strip() and value.isprintable()):
+        return repr(value)
+    return "not given" if value is None else value
 
 
 def listed(words: Sequence[str]) -> str:

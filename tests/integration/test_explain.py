@@ -31,6 +31,10 @@ def test_json_holds_every_word(command: Callable[..., Any], runs: dict[str, Path
     found = json.loads(said.out)
     assert [one["label"] for one in found] == labels[:2]
     assert [word["word"] for word in found[0]["words"]] == text.split()
+    named = command("explain", runs["linear"], "--text-is", text, "--label", ",".join(labels[:2]), "--json")
+    assert named.out == said.out
+    for wrong in ((), (text, "--text-is", text)):
+        assert "give one text to explain" in command("explain", runs["linear"], *wrong).err
     again = load(runs["linear"]).explain(text, labels[:1])[0]
     assert [word["score"] for word in found[0]["words"]] == pytest.approx(again.scores)
 

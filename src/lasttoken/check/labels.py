@@ -78,7 +78,7 @@ def balance(rows: Rows) -> Iterator[Finding]:
             f"{most!r} has {count} rows, {least!r} {fewest}: {count / fewest:.0f} times as many",
             (),
             "judge by macro-F1; "
-            + ("leave thresholds at auto" if rows.multi else "try --set method.loss=logit_adjusted"),
+            + ("leave thresholds at auto" if rows.multi else "try --set embedding.loss=logit_adjusted in compare"),
             serious=False,
         )
 
@@ -133,8 +133,9 @@ def mislabelled(rows: Rows, *, seed: int) -> Iterator[Finding]:
         probs = out_of_fold(data, seed)
     except UserError:  # texts without a word that occurs twice
         return
-    guessed = max(counts.values()) / len(kept)  # right by always naming the commonest label
-    if not rows.multi and (probs.argmax(axis=1) == targets).mean() <= guessed:
+    shares = np.array([counts[name] for name in labels.names]) / len(kept)
+    loss = -np.log(np.maximum(probs[np.arange(len(kept)), targets], 1e-12)).mean() if not rows.multi else 0.0
+    if loss >= -(shares * np.log(shares)).sum():  # no better than the labels' frequencies
         told = "mislabelled rows were not looked for: these texts do not tell a linear model their labels"
         yield Finding("label-errors", told, serious=False)
         return

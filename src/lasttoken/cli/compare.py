@@ -125,9 +125,7 @@ def compare(
             settings=settings or [],
         )
         asks = any(run.method.method in ("embedding", "instruction") for run in configs.values())  # a language model
-        folder = out or o.default_folder(
-            source, model or default_model() if asks or model else "-".join(["compare", *configs])
-        )
+        folder = out or o.default_folder(source, (model or default_model()) if model or asks else "compared")
     else:
         if precision is not None:
             raise ConfigError(["--precision: a recipe may hold several; set one with --set ENTRY.precision=float32"])
@@ -219,14 +217,14 @@ def score_of(run: dict[str, Any], comparison: dict[str, Any]) -> str:
 
 
 def chosen(methods: str | None) -> tuple[str, ...]:
-    """The methods that are named, or all, the quickest first: memory, which is of the whole process, grows with the model.
+    """The methods that are named, or all, the quickest first. Raises ConfigError where none is named.
 
-    Raises ConfigError where none is named.
+    On a CPU the peak memory is that of the whole process, and a later method inherits it.
     """
     names = QUICKEST_FIRST if methods is None else o.listed(methods)
     if not names:
         raise ConfigError([f"--methods: no method is named; choose from {', '.join(QUICKEST_FIRST)}"])
-    return tuple(sorted(names, key=[*QUICKEST_FIRST, ZERO_SHOT, *names].index))
+    return tuple(sorted(names, key=[*QUICKEST_FIRST[:-1], ZERO_SHOT, QUICKEST_FIRST[-1], *names].index))
 
 
 def method_configs(

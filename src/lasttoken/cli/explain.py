@@ -20,7 +20,7 @@ WAYS = ("auto", "gradients", "removal")
 def explain(
     run: Annotated[Path, typer.Argument(callback=o.path, help="Run folder")],
     text: Annotated[str | None, typer.Argument(help="The text, or - for standard input")] = None,
-    text_is: Annotated[str | None, typer.Option("--text-is", help="The text, as of predict")] = None,
+    text_is: Annotated[str | None, typer.Option("--text-is", help="The text itself")] = None,
     label: Annotated[
         str | None, typer.Option("--label", help="Label, or several separated by commas; default: the predicted ones")
     ] = None,
@@ -45,7 +45,7 @@ def explain(
 
     check_run(run)
     if (text is None) == (text_is is None):
-        raise ConfigError(["give one text to explain, or - for standard input"])
+        raise ConfigError(["give one text to explain: as it is, - for standard input, or with --text-is"])
     from lasttoken.cli.screen import say
     from lasttoken.explain.explanation import MISSING
     from lasttoken.explain.explanation import explain as explained

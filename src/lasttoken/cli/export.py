@@ -59,11 +59,13 @@ def export(
                 raise ConfigError([f"{option}: {one!r} is not among {', '.join(known)}{did_you_mean(one, known)}"])
     wanted = Wanted(tuple(dict.fromkeys(to)), tuple(precision), agreement, rows)
     from lasttoken.config.exportable import check_targets
-    from lasttoken.config.parse import read_run
-    from lasttoken.record.folder import check_free, check_run
+    from lasttoken.record.artifact import read_settings
+    from lasttoken.record.folder import check_free, check_run, is_export
 
     check_run(run)
-    check_targets(read_run(run / "config.toml").method.method, wanted.targets)
+    if is_export(run):
+        raise ConfigError([f"{run} is an export already; name the run that it was made from"])
+    check_targets(read_settings(run)[0].method, wanted.targets)
     check_free(out)
     from lasttoken.cli.screen import Screen, say
     from lasttoken.export.export import export as write

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
 
@@ -84,7 +83,7 @@ def exit_code() -> int:
         say(f"{who()}: {error}")
         return 2
     except Stopped as ended:
-        say(f"lasttoken: {ended.told or f'stopped by {signal.Signals(ended.number).name}; {NOTHING}'}")
+        say(f"lasttoken: {ended.told}")
         return 128 + ended.number
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes it exit 1

@@ -117,7 +117,9 @@ Track = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="Of an export: the name of a form, or auto, the default: the fastest near the run"),
+    typer.Option(
+        "--backend", help="Of an export: the name of a form, or auto (default): the fastest one within .05 of the run"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 Out = Annotated[Path | None, typer.Option("--out", callback=path, help="Folder to write; it must not exist yet")]

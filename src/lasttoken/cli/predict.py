@@ -187,10 +187,11 @@ def label_file(asked: Asked, source: str | None, text_is: str | None, out: str) 
         with o.naming_options(naming):
             check_header(place, reads.columns, encoding=reads.encoding, format=reads.format, quoting=reads.quoting)
     from lasttoken.cli.screen import Screen, say
-    from lasttoken.cli.stopping import NOTHING, stopping
+    from lasttoken.cli.stopping import stopping
     from lasttoken.predict.file import predict_file
 
-    kept = NOTHING if out == "-" else f"{out} was not written; with -o FOLDER/ parts that are finished are kept"
+    left = "the output ends early" if out == "-" else f"{out} was not written"
+    kept = f"{left}; with -o FOLDER/ parts that are finished are kept"
     with stopping(lambda: kept), Screen() as screen, o.naming_options(naming):
         screen.progress("predict", "loading the model", 0, 0)
         predictor = asked.loading()

@@ -114,9 +114,10 @@ def train(
     first = leads(config.device)
 
     def left() -> str:
-        """What is said after a signal that no training ended by."""
-        there = bool(updates_in(checkpoints_of(folder)))
-        return "a checkpoint is kept, and the same command with --resume goes on" if there else "nothing was written"
+        """What the command leaves when a signal ends it outside of a training's updates."""
+        if updates_in(checkpoints_of(folder)):
+            return "a checkpoint is kept, and the same command with --resume goes on"
+        return f"{folder} is finished" if folder.exists() else "nothing was written"
 
     with claimed(folder, here=first), stopping(left) as stop, Screen(loud=first) as screen:
         journal = screen.journal(method)

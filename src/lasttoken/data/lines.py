@@ -112,6 +112,14 @@ def decoded_lines(stream: IO[bytes], name: str, encoding: str) -> Iterator[str]:
         number += len(lines)
 
 
+def is_utf_8(encoding: str) -> bool:
+    """Whether the name of an encoding means UTF-8."""
+    try:
+        return codecs.lookup(encoding).name.startswith("utf-8")
+    except LookupError:
+        return False
+
+
 def whole_ones(text: str) -> list[str]:
     """The lines that end in the text."""
     lines = io.StringIO(text, newline="").readlines()

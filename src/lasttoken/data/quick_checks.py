@@ -113,7 +113,7 @@ def shared_texts(splits: Splits) -> Iterator[str]:
     add_texts(seen, splits.train)
     made = splits.origin.startswith("made here")
     remedy = (
-        "remove them (`lasttoken check --fix`), or keep equal texts in one part: --group with the text column"
+        "remove them (`lasttoken check --fix` does where labels agree), or keep equal texts in one part: --group with the text column"
         if made
         else "remove them from {}"
     )
@@ -139,7 +139,7 @@ def across_folds(splits: Splits) -> Iterator[str]:
     if again:
         yield (
             f"{again} of {len(splits.test)} texts are in another fold too, word for word; scores on them show memory: remove "
-            "them (`lasttoken check --fix`), or keep equal texts in one fold: --group with the text column"
+            "them (`lasttoken check --fix` does where labels agree), or keep equal texts in one fold: --group with the text column"
         )
 
 

@@ -287,7 +287,7 @@ def check_several_groups(groups: Sequence[str] | None) -> None:
     if groups is not None and len(groups) > 1 and len(set(groups)) == 1:
         raise DataError(
             f"all {len(groups):,} rows are of one group, {groups[0]!r}, and a group stays together; name another column with "
-            "--group (group= in Python), or none"
+            "--group (group= in Python), or leave it out"
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lasttoken.data.lines import PACKED, Measured, decoded_lines, file_lines, whole_lines
+from lasttoken.data.lines import PACKED, Measured, decoded_lines, file_lines, is_utf_8, whole_lines
 from lasttoken.data.records import Bad, check_columns, delimited_records, document_records, json_records
 from lasttoken.errors import DataError
 from lasttoken.wording import closest
@@ -103,8 +103,9 @@ def file_table(
         return parquet_table(path, str(path), wanted, whole=whole)
     lines, size = Measured(file_lines(path, encoding)), path.stat().st_size
     table = text_table(lines, str(path), wanted, format, quoting=quoting, whole=whole, optional=optional)
-    packed = path.suffix.lower() in PACKED
-    return table if packed else replace(table, expect=lambda taken: round(taken * max(1.0, size / max(1, lines.size))))
+    # of a packed file, a pipe, or lines that are not in UTF-8, bytes say nothing; a list of JSON is read at once
+    known = path.is_file() and path.suffix.lower() not in PACKED and table.unit == "line" and is_utf_8(encoding)
+    return replace(table, expect=lambda taken: round(taken * max(1.0, size / max(1, lines.size)))) if known else table
 
 
 def stream_table(

@@ -85,11 +85,10 @@ class Pair:
             return f"{self.a} and {self.b} are the same on these {self.n:,} rows by {words}"
         p = p_value(self.p_holm) + (" (Holm)" if self.family > 1 else "")
         if self.winner is None:
-            return (
-                f"no difference shown between {self.a} and {self.b} ({figure(found.estimate)} "
-                f"{span(found.low, found.high)}, {p}); {'these rows' if self.folds else 'this test set'} would show one of "
-                f"{figure(self.mde)} or more"
-            )
+            told = f"no difference shown between {self.a} and {self.b} ({figure(found.estimate)} {span(found.low, found.high)}, {p})"
+            if math.isnan(self.mde):
+                return f"{told}; these rows are too few to show one of any size"
+            return f"{told}; {'these rows' if self.folds else 'this test set'} would show one of {figure(self.mde)} or more"
         ends = sorted((abs(found.low), abs(found.high)))
         loser = self.b if self.winner == self.a else self.a
         return f"{self.winner} beats {loser} by {figure(abs(found.estimate))} {words} {span(*ends)}, {p}"
@@ -167,7 +166,7 @@ class Comparison:
         level = [self.score(other) for pair, other in pairs if pair.winner is None]
         worse = [self.score(other) for pair, other in pairs if pair.winner == name]
         better = [self.score(other) for pair, other in pairs if pair.winner == other]
-        said = f"; {self.score(name)} is" if self.reference else ";"
+        said = f"; {self.score(name)} is" if self.reference or len(alike) > 1 else ";"
         parts = [
             *([f"{said} not shown to differ from {listed(level)}"] if level else []),
             *([f"{said} shown to beat {listed(worse)}"] if worse else []),
@@ -294,7 +293,8 @@ def tested(
     gain = right_share(of_a) - right_share(of_b)
     # for single fits only: it ignores the variance between seeds and between training sets, and claims too much
     p_mcnemar = mcnemar(gain > 0, gain < 0) if one_fit else math.nan
-    by_row = one_fit and metric.of_decisions and metric.by_row(y, a.probs, a.chosen) is not None
+    each = metric.by_row(y, a.probs, a.chosen) if one_fit and metric.of_decisions else None
+    of_rights = each is not None and bool(np.isin(each, (0, 1)).all())
     return Pair(
         *names,
         metric=metric.name,
@@ -305,7 +305,7 @@ def tested(
         p_mcnemar=p_mcnemar,
         p_mcnemar_holm=p_mcnemar,
         p_holm=p,
-        mde=detectable(difference, len(y) if by_row else 0, ALPHA / family, freedom),
+        mde=detectable(difference, len(y) if of_rights else 0, ALPHA / family, freedom),
         only_a=int((gain > 0).sum()),
         only_b=int((gain < 0).sum()),
         seeds=(len(of_a), len(of_b)),
@@ -314,15 +314,20 @@ def tested(
 
 
 def detectable(difference: Interval, rows: int, alpha: float, freedom: float) -> float:
-    """The true difference that is shown with 80 % power; nan where there is no interval.
+    """The true difference that is shown with 80 % power; nan where there is no interval, or no difference is large enough.
 
-    Its error is the larger of the standard error and what the interval comes to, for a claim needs both. rows: of which the
-    metric is a mean of rights and wrongs, which few rows that differ cannot show; 0 where it is none.
+    The test must show it at `alpha`, and the interval, which no family widens, exclude 0. rows: of which the metric is a
+    mean of rights and wrongs, which few rows that differ cannot show; 0 where it is none.
     """
+    if math.isnan(difference.low):
+        return math.nan
+    effect = minimum_detectable_effect(difference.standard_error or math.nan, alpha=alpha, freedom=freedom)
+    if math.isfinite(freedom):
+        return effect
     half = (difference.high - difference.low) / 2 / NormalDist().inv_cdf((1 + difference.level) / 2)
-    error = max(difference.standard_error, 0.0 if math.isfinite(freedom) else half) or math.nan
-    effect = minimum_detectable_effect(error, alpha=alpha, freedom=freedom)
-    return max(effect, detectable_rows(alpha=alpha) / rows) if rows else effect
+    effect = max(effect, minimum_detectable_effect(half or math.nan, alpha=1 - difference.level))
+    effect = max(effect, detectable_rows(alpha=alpha) / rows) if rows else effect
+    return effect if effect <= 1 or not rows else math.nan
 
 
 def align(runs: Mapping[str, Repeats]) -> dict[str, list[Predictions]]:

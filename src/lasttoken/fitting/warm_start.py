@@ -95,8 +95,8 @@ def start_head(
     names_used = f", from {best.share:g} times the label names' rows of the vocabulary head" if best.share else ""
     journal.note(
         f"head: fitted alone on the frozen model, validation loss {best.loss:.4g} (L2 penalty {best.penalty:g}{names_used}, "
-        f"{seconds:.0f} s); training begins from one "
-        f"that knows the training rows less well (penalty {start.penalty:g}, validation loss {start.loss:.4g})"
+        f"{seconds:.0f} s); training begins from a "
+        f"more regularised one (L2 penalty {start.penalty:g}, validation loss {start.loss:.4g})"
     )
     return seconds, partial(put_in, head, start, world)
 

@@ -23,7 +23,7 @@ from lasttoken.report.verdict import title
 from lasttoken.wording import there_and_here
 
 DRAWN = (  # settings that decide which rows are tested
-    "source", "test", "valid", "split", "group", "folds", "seed", "split_seed", "valid_share", "test_share", "drop_empty", "id",
+    "source", "test", "valid", "split", "group", "folds", "split_seed", "valid_share", "test_share", "drop_empty", "id",
 )  # fmt: skip
 
 
@@ -81,8 +81,7 @@ def check_judged(folder: Path) -> None:
 
 def check_drawn_alike(names: Sequence[str], views: Sequence[RunRecord]) -> None:
     """Raises DataError, naming the settings, where they explain why a run has other test rows than the first."""
-    settings = [tomllib.loads(view.config) for view in views]
-    drawn = [{"seed": one.get("seed"), **one.get("data", {})} for one in settings]
+    drawn = [what_draws(view) for view in views]
     for name, view, how in zip(names[1:], views[1:], drawn[1:], strict=True):
         others = [key for key in DRAWN if how.get(key) != drawn[0].get(key)]
         if others and set(view.predictions.ids) != set(views[0].predictions.ids):
@@ -91,6 +90,14 @@ def check_drawn_alike(names: Sequence[str], views: Sequence[RunRecord]) -> None:
                 f"{name} and {names[0]} were judged on different rows, for they differ in {shown}; report each by itself, or "
                 "train them alike"
             )
+
+
+def what_draws(view: RunRecord) -> dict[str, Any]:
+    """The settings that decide which rows a run is tested on; none about the drawing where a file or a column gives them."""
+    settings = tomllib.loads(view.config)
+    data = settings.get("data", {})
+    given = data.get("test") or data.get("split")
+    return {**data, "split_seed": None if given else data.get("split_seed", settings.get("seed"))}
 
 
 def in_one_order(views: Sequence[RunRecord]) -> list[RunRecord]:

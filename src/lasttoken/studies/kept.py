@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from lasttoken.record.artifact import SETTINGS
 from lasttoken.record.folder import check_no_checkpoints, checkpoints_of, json_bytes, read_json, updates_in
 from lasttoken.train.distributed import World
 from lasttoken.wording import there_and_here
+
+ROWS, BASE = "the rows", "the base model"  # what may differ beside settings
 
 if TYPE_CHECKING:
     from lasttoken.train.outcome import Stop
@@ -64,17 +67,17 @@ def rows_and_base(config: Run, splits: Splits) -> dict[str, str | None]:
         from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
 
         base = fingerprint(base)
-    return {"the rows": data_digest(splits), "the base model": base}
+    return {ROWS: data_digest(splits), BASE: base}
 
 
 def check_same_training(config: Run, splits: Splits, folder: Path) -> None:
     """Raises ArtifactError, naming what differs, where the checkpoints in `folder` are of another training."""
     others = differences(read_run(folder / "config.toml"), config)
     kept, now = read_json(folder / "data.json"), rows_and_base(config, splits)
-    others += [name for name, value in now.items() if kept.get(name) != value]
+    others |= {name: () for name, value in now.items() if kept.get(name) != value}
     if others:
         raise ArtifactError(
-            f"{folder} holds a training that differs in {', '.join(others[:5])}; give its command again, or delete that folder"
+            f"{folder} holds a training that differs in {shown(others)}; give its command again, or delete that folder"
         )
 
 
@@ -86,21 +89,30 @@ def settings_of(config: Run) -> dict[str, Any]:
 def check_same(config: Run, splits: Splits, folder: Path) -> None:
     """Raises ArtifactError if the run in `folder` has other settings, rows or another base model."""
     others = differences(read_run(folder / "config.toml"), config)
-    rows_follow = any(name.startswith(("data.", "seed")) for name in others)
-    if not rows_follow and read_json(folder / "env.json")["data_digest"] != data_digest(splits):
-        others.append("the rows")
+    if read_json(folder / "env.json")["data_digest"] != data_digest(splits):
+        others[ROWS] = ()
     base = read_json(folder / SETTINGS).get("base") or {}
     if base.get("fingerprint") is not None:
         from lasttoken.model.load import fingerprint  # methods without a model need not wait for transformers
 
-        others += ["the base model"] if fingerprint(base["name"]) != base["fingerprint"] else []
+        others |= {BASE: ()} if fingerprint(base["name"]) != base["fingerprint"] else {}
     if others:
-        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        raise ArtifactError(f"{folder} holds a run that differs in {shown}; name another folder with --out")
+        raise ArtifactError(f"{folder} holds a run that differs in {shown(others)}; name another folder with --out")
 
 
-def differences(there: Run, here: Run) -> list[str]:
-    """Dotted names of the settings in which two runs differ, with both values where they are short."""
+def differences(there: Run, here: Run) -> dict[str, tuple[Any, ...]]:
+    """Dotted name -> (value there, value here) of the settings in which two runs differ."""
     # compared as TOML, since one was read from a file
     a, b = settings_of(there), settings_of(here)
-    return [there_and_here(name, a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)]
+    return {name: (a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)}
+
+
+def shown(others: Mapping[str, tuple[Any, ...]]) -> str:
+    """What differs, in words; not the rows where a setting that decides them says why. An empty tuple: no values to show."""
+    why = any(name.startswith("data.") or name == "seed" for name in others)
+    words = [
+        there_and_here(name, *values) if values else name
+        for name, values in others.items()
+        if not (why and name == ROWS)
+    ]
+    return ", ".join(words[:5]) + (", ..." if words[5:] else "")

@@ -273,6 +273,9 @@ def test_columns_that_are_no_text_and_no_label_are_told() -> None:
     assert numbers is not None
     assert numbers.sentence.startswith("60 of 60 texts have no letter, such as '0'")
     assert found(rows(data.texts, names), "columns") is None
+    mixed = found(rows(["hello", *map(str, range(59))], names), "columns")
+    assert mixed is not None
+    assert "such as '0'" in mixed.sentence
 
 
 def test_no_row_looks_mislabelled_where_texts_do_not_tell_labels() -> None:
@@ -283,3 +286,16 @@ def test_no_row_looks_mislabelled_where_texts_do_not_tell_labels() -> None:
     assert finding is not None
     assert finding.sentence.startswith("mislabelled rows were not looked for")
     assert finding.places == ()
+
+
+def test_mislabelled_rows_of_a_rare_label_are_looked_for() -> None:
+    """Always naming the common label is right more often than the model, which knows the rare one all the same."""
+    random = np.random.default_rng(0)
+    rare = random.random(400) < 0.1
+    said = np.where(rare ^ (random.random(400) < 0.02), "spam", "ham").tolist()
+    texts = [
+        " ".join([*random.choice(["one", "two", "three"], 5), "offer" if is_rare and i % 3 else "four"])
+        for i, is_rare in enumerate(rare.tolist())
+    ]
+    finding = found(rows(texts, said), "label-errors")
+    assert finding is None or "were not looked for" not in finding.sentence

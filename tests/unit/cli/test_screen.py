@@ -56,6 +56,16 @@ def test_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], clo
     ]
 
 
+def test_an_estimate_of_the_whole_may_change_on_the_way(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    screen = Screen(clock=clock)
+    for clock.now, done, whole in ((0.0, 0, 900), (10.0, 100, 900), (20.0, 200, 1000), (40.0, 400, 1000)):
+        screen.progress("predict", "rows", done, whole)
+    assert capsys.readouterr().err.splitlines() == [
+        "predict: rows, 200 of 1,000, about 80 s left",
+        "predict: rows, 400 of 1,000, about 60 s left",
+    ]
+
+
 def test_resumed_work_counts_from_where_it_began(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     screen = Screen(clock=clock)
     for clock.now, done in ((0.0, 50), (20.0, 60)):

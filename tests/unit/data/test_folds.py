@@ -176,7 +176,7 @@ def test_texts_in_several_folds_are_told(tmp_path: Path) -> None:
     made = load_data(Data(source=str(table), folds=4), seed=0, journal=Journal())
     assert made.doubts == (
         "4 of 40 texts are in another fold too, word for word; scores on them show memory: remove them "
-        "(`lasttoken check --fix`), or keep equal texts in one fold: --group with the text column",
+        "(`lasttoken check --fix` does where labels agree), or keep equal texts in one fold: --group with the text column",
     )
 
 

@@ -149,7 +149,24 @@ def test_runs_of_one_score_are_named_together() -> None:
     two = compare({"a": run(20), "b": run(20, start=100)}, metric="accuracy", draws=200)
     assert two.summary() == "a and b score alike (.900 accuracy)."
     three = compare({"a": run(20), "b": run(20, start=100), "c": run(90)}, metric="accuracy", draws=200)
-    assert three.summary() == "a and b score highest (.900 accuracy); shown to beat c (.550)."
+    assert three.summary() == "a and b score highest (.900 accuracy); a (.900) is shown to beat c (.550)."
+    # what is shown of one of them need not be of the other
+    near = compare({"a": run(20), "b": run(20, start=100), "c": run(32)}, metric="accuracy")
+    assert near.summary() == "a and b score highest (.900 accuracy); a (.900) is shown to beat c (.840)."
+    assert next(one for one in near.pairs if (one.a, one.b) == ("b", "c")).winner is None
+
+
+def test_few_rows_show_large_differences_alone() -> None:
+    y = np.zeros(85, dtype=np.int64)
+    ids = [str(i) for i in range(85)]
+    fits = {
+        name: Predictions(ids, y, np.eye(2)[np.r_[np.ones(wrong, dtype=int), np.zeros(85 - wrong, dtype=int)]], SPACE)
+        for name, wrong in (("a", 0), ("b", 2))
+    }
+    assert compare(fits, metric="accuracy").pairs[0].mde == pytest.approx(7.906 / 85, abs=1e-3)
+    ten = {name: fit.take(np.arange(10)) for name, fit in fits.items()}
+    five = compare({**ten, **{f"c{i}": ten["b"] for i in range(3)}}, metric="accuracy")
+    assert five.pairs[0].verdict.endswith("; these rows are too few to show one of any size")
 
 
 def test_a_single_run_has_nothing_to_be_compared_with() -> None:

@@ -268,9 +268,7 @@ def test_the_better_head_is_scored_and_the_other_one_begins(
     embedding.fit(config, dataset(60), dataset(60, seed=1), seed=0, device="cpu", journal=journal)
     assert len(seen) == times
     assert seen == sorted(seen)
-    assert any(
-        "; training begins from one that knows the training rows less well (penalty " in note for note in journal.notes
-    )
+    assert any("; training begins from a more regularised one (L2 penalty " in note for note in journal.notes)
 
 
 def test_names_that_mislead_are_left_out() -> None:

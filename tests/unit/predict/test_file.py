@@ -434,11 +434,14 @@ def test_rows_come_in_chunks_and_keep_their_order(tmp_path: Path) -> None:
 def test_the_rows_in_all_are_told_of_parquet_and_not_of_what_has_no_size(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["long"] * 7}), tmp_path / "r.parquet")
     (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"text\nlong\nlong\n"))
-    for source, total in (("r.parquet", 7), ("r.csv.gz", 0)):
+    (tmp_path / "list.json").write_text(json.dumps([{"text": "long"}] * 7), encoding="utf-8")
+    (tmp_path / "wide.csv").write_text("text\nlong\nlong\n", encoding="utf-16")
+    for source, total in (("r.parquet", 7), ("r.csv.gz", 0), ("list.json", 0), ("wide.csv", 0)):
+        wide = {"encoding": "utf-16"} if source == "wide.csv" else {}
         seen = set[int]()
         target = tmp_path / f"{source}.jsonl"
         told = partial(lambda seen, _, all: seen.add(all), seen)
-        predict_file(Predictor(Length()), tmp_path / source, target, columns=TEXT, progress=told)
+        predict_file(Predictor(Length()), tmp_path / source, target, columns=TEXT, progress=told, **wide)
         assert seen == {total}
 
 
