@@ -85,7 +85,8 @@ def difference(name: str, there: Any, here: Any) -> str:
     if name == "part" or (name.startswith(SETTINGS) and name != TEMPLATE):
         name = "--" + name.removeprefix(SETTINGS).replace("_", "-")
     flags = {False: "not given", True: "given"}
-    return there_and_here(name, *(flags[value] if isinstance(value, bool) else value for value in (there, here)))
+    before, now = (flags[value] if isinstance(value, bool) else value for value in (there, here))
+    return there_and_here(name, before, now)
 
 
 def errors_of(part: str) -> str:
