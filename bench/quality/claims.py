@@ -18,14 +18,12 @@ def claims(found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
             entry, _, point = name.partition("@")
             if entry != "embedding" or not problem.startswith(("smollm2-", "curve-")):
                 continue
-            others = {other: methods.get(f"{other}@{point}" if point else other) for other in CLAIMS}
-            if not any(others.values()):
+            named = {other: f"{other}@{point}" if point else other for other in CLAIMS}
+            pairs = {other: alike(runs, methods.get(name, [])) for other, name in named.items()}  # empty where none
+            if not any(own for own, _ in pairs.values()):
                 continue
-            gaps = [interval(difference(*alike(runs, other))) if other else "" for other in others.values()]
-            answered = others["instruction"]
-            errors = (
-                "; ".join(ends(side[0]["test"]["metrics"]["ece"]) for side in alike(runs, answered)) if answered else ""
-            )
+            gaps = [interval(difference(*pair)) if pair[0] else "" for pair in pairs.values()]
+            errors = "; ".join(ends(side[0]["test"]["metrics"]["ece"]) for side in pairs["instruction"] if side)
             rows, updates = runs[0]["problem"]["train"], runs[0]["updates"]
             where = f"{problem.removeprefix('smollm2-').removeprefix('curve-')} | {rows:,} | {updates or 'all'}"
             lines.append(((problem, rows, updates or 0), f"| {where} | {' | '.join([*gaps, errors])} |"))

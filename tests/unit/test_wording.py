@@ -1,6 +1,6 @@
 import pytest
 
-from lasttoken.wording import figure, listed, p_value, span
+from lasttoken.wording import figure, listed, p_value, span, there_and_here
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ def test_p_value(p: float, said: str) -> None:
 
 def test_span() -> None:
     assert span(-0.011, 0.019) == "[-.011, .019]"
+
+
+def test_a_setting_that_differs_is_one_line() -> None:
+    assert there_and_here("folds", 3, None) == "folds (3 there, not given here)"
+    assert there_and_here("suffix", "", "\nTopic:") == r"suffix ('' there, '\nTopic:' here)"
+    assert there_and_here("dora", True, False, ("in a", "in b")) == "dora (true in a, false in b)"
+    assert there_and_here("source", "a" * 31, "b") == "source"
 
 
 def test_listed() -> None:

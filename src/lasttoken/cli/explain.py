@@ -53,8 +53,7 @@ def explain(
 
     if by not in WAYS:
         raise ConfigError([f"--by: {by!r} is not among {', '.join(WAYS)}"])
-    given = text_is or text or ""
-    given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else given
+    given = sys.stdin.read().removesuffix("\n").removesuffix("\r") if text == "-" else f"{text or text_is or ''}"
     if is_file(given):
         meant = f"{o.command('explain', run, '-')} < {shlex.quote(given)}"
         say(f"note: {given!r} is taken as the text itself, not as a file; for a file: {meant}")

@@ -305,7 +305,7 @@ def tested(
         p_mcnemar=p_mcnemar,
         p_mcnemar_holm=p_mcnemar,
         p_holm=p,
-        mde=detectable(difference, len(y) if of_rights else 0, ALPHA / family, freedom),
+        mde=detectable(metric, difference, len(y) if of_rights else 0, ALPHA / family, freedom),
         only_a=int((gain > 0).sum()),
         only_b=int((gain < 0).sum()),
         seeds=(len(of_a), len(of_b)),
@@ -313,8 +313,8 @@ def tested(
     )
 
 
-def detectable(difference: Interval, rows: int, alpha: float, freedom: float) -> float:
-    """The true difference that is shown with 80 % power; nan where there is no interval, or no difference is large enough.
+def detectable(metric: Metric, difference: Interval, rows: int, alpha: float, freedom: float) -> float:
+    """The true difference that is shown with 80 % power; nan where there is no interval, or the metric has none as large.
 
     The test must show it at `alpha`, and the interval, which no family widens, exclude 0. rows: of which the metric is a
     mean of rights and wrongs, which few rows that differ cannot show; 0 where it is none.
@@ -322,12 +322,13 @@ def detectable(difference: Interval, rows: int, alpha: float, freedom: float) ->
     if math.isnan(difference.low):
         return math.nan
     effect = minimum_detectable_effect(difference.standard_error or math.nan, alpha=alpha, freedom=freedom)
+    most = metric.bounds[1] - metric.bounds[0]
     if math.isfinite(freedom):
-        return effect
+        return effect if effect <= most else math.nan
     half = (difference.high - difference.low) / 2 / NormalDist().inv_cdf((1 + difference.level) / 2)
     effect = max(effect, minimum_detectable_effect(half or math.nan, alpha=1 - difference.level))
     effect = max(effect, detectable_rows(alpha=alpha) / rows) if rows else effect
-    return effect if effect <= 1 or not rows else math.nan
+    return effect if effect <= most else math.nan
 
 
 def align(runs: Mapping[str, Repeats]) -> dict[str, list[Predictions]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -95,10 +94,19 @@ def start_head(
     names_used = f", from {best.share:g} times the label names' rows of the vocabulary head" if best.share else ""
     journal.note(
         f"head: fitted alone on the frozen model, validation loss {best.loss:.4g} (L2 penalty {best.penalty:g}{names_used}, "
-        f"{seconds:.0f} s); training begins from a "
-        f"more regularised one (L2 penalty {start.penalty:g}, validation loss {start.loss:.4g})"
+        f"{seconds:.0f} s)"
     )
-    return seconds, partial(put_in, head, start, world)
+
+    def begin() -> None:
+        """Put in the head that LoRA starts from, and say so where it is not the one that was scored."""
+        put_in(head, start, world)
+        if (start.penalty, start.loss) != (best.penalty, best.loss):
+            journal.note(
+                f"head: training begins from a more regularised one (L2 penalty {start.penalty:g}, validation loss "
+                f"{start.loss:.4g}), which leaves LoRA something to learn"
+            )
+
+    return seconds, begin
 
 
 @torch.no_grad()

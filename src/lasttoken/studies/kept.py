@@ -19,11 +19,11 @@ from lasttoken.record.folder import check_no_checkpoints, checkpoints_of, json_b
 from lasttoken.train.distributed import World
 from lasttoken.wording import there_and_here
 
-ROWS, BASE = "the rows", "the base model"  # what may differ beside settings
-
 if TYPE_CHECKING:
     from lasttoken.train.outcome import Stop
     from lasttoken.train.state import TrainState
+
+ROWS, BASE = "the rows", "the base model"  # what may differ beside settings
 
 
 @dataclass(frozen=True)

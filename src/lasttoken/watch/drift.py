@@ -33,7 +33,7 @@ LARGE = {
 }  # effects to worry about
 WORDS = {
     "length": "words a text",
-    "vocabulary": "share of words that are in none of the run's test texts",
+    "vocabulary": "share of words that no test text of the run has",
     "confidence": "confidence of the decisions",
     "labels": "shares of the labels",
     "classifier": "a classifier that tells the two apart",

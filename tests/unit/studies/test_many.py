@@ -43,3 +43,6 @@ def test_a_method_that_failed_does_not_keep_its_model(tmp_path: Path, monkeypatc
     done = many.study(splits, {"first": Linear(), "second": Linear()}, tmp_path)
     assert len(models) == 1
     assert done.failed == ["first left out: the device ran out of memory"]
+    told = str(done).splitlines()
+    assert told[1:] == [*done.failed, f"report: {tmp_path / 'report.html'}"]
+    assert told[0].startswith("second scores ")
